@@ -4,17 +4,19 @@ metrics, spans and logs alike.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import signal
 import socket
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.collector import collector
+from tests.collector import Collector, collector
 from tests.engines import until
 from tests.nodes import node
 from tests.servers import RealServer
@@ -22,6 +24,28 @@ from tests.yard import Yard, both_ways, worker, yard
 
 __all__ = ["yard"]  # the fixture
 
+PROGRAM = """
+import os, sys
+from opentelemetry import metrics
+from prometheus_client import CollectorRegistry, Counter, generate_latest
+from delaybox import Worker
+
+before = dict(os.environ)
+own = CollectorRegistry()
+orders = Counter("orders", "Of the program itself.", registry=own)
+worker = Worker("inside", servers=sys.argv[1], clock=False)
+
+@worker.task
+async def quick():
+    orders.inc()
+
+code = worker.run()
+shown = generate_latest(own).decode()
+assert "orders_total 6.0" in shown and "orders_created" in shown, shown
+assert type(metrics.get_meter_provider()).__name__ == "_ProxyMeterProvider", "nobody has set one"
+assert dict(os.environ) == before
+sys.exit(code)
+"""
 ANSWERED = "delaybox_http_requests_total"
 TOOK = "delaybox_http_request_seconds"
 
@@ -92,25 +116,14 @@ async def test_a_workers_metrics_arrive_for_all_its_processes_and_to_the_end(yar
     """Of a node's worker over gRPC, of one straight on Redis over HTTP."""
     with collector() as seen, pytest.MonkeyPatch.context() as environ:
         many = {"quick": 6, "sleeps": 3, "computes": 2, "rejects": 1}
-        sent = seen.url if yard.way == "grpc" else f"{seen.http_url}/otlp/v1/metrics"
-        environ.setenv("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", sent)
-        environ.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc" if yard.way == "grpc" else "http/protobuf")
-        environ.setenv("OTEL_METRIC_EXPORT_INTERVAL", "100")
-        environ.setenv("OTEL_SERVICE_NAME", "kitchen")
+        for name, value in {**asked(yard, seen), "OTEL_SERVICE_NAME": "kitchen"}.items():
+            environ.setenv(name, value)
         async with worker(yard, tmp_path, "--processes", "2", "--cpu-processes", "1", sessions=6) as process:
             for name, count in many.items():
                 arguments = {"sleeps": (0.01,), "computes": (100,)}.get(name, ())
                 await yard.call(name, *arguments, count=count)
 
-            def ended() -> dict[str, int]:
-                """Attempts by function, whatever became of them."""
-                by_function: Counter[str] = Counter()
-                for point in seen.metrics.points("delaybox_worker_attempts_total"):
-                    labels = {pair.key: pair.value.string_value for pair in point.attributes}
-                    by_function[labels["function"]] += round(point.as_double)
-                return dict(+by_function)
-
-            await until(lambda: ended() == many)
+            await until(lambda: ended(seen) == many)
             (processes,) = seen.metrics.points("delaybox_worker_processes")
             (took,) = seen.metrics.points("delaybox_worker_attempt_seconds", function="sleeps")
             assert (processes.as_double, took.count, sum(took.bucket_counts)) == (2, 3, 3)
@@ -123,4 +136,46 @@ async def test_a_workers_metrics_arrive_for_all_its_processes_and_to_the_end(yar
             await yard.begun(last)
             process.signal(signal.SIGTERM)
             assert await process.end() == 0, process.output()
-            assert ended() == {**many, "naps": 1}
+            assert ended(seen) == {**many, "naps": 1}
+
+
+@both_ways
+async def test_a_program_that_runs_a_worker_sends_its_metrics_and_stays_as_it_is(yard: Yard, tmp_path: Path) -> None:
+    with collector() as seen, (tmp_path / "log").open("wb") as out:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", PROGRAM, yard.address, env={**os.environ, **asked(yard, seen)}, stdout=out, stderr=out
+        )
+        try:
+            await yard.call("quick", count=6)
+            await until(lambda: ended(seen) == {"quick": 6})
+            about = seen.metrics.resource
+            assert about["service.name"] == "delaybox" and about["delaybox.process"] == "worker"
+            assert about["service.instance.id"] == f"{socket.gethostname()}/worker/{process.pid}"
+            process.send_signal(signal.SIGTERM)
+            assert await asyncio.wait_for(process.wait(), 20) == 0, (tmp_path / "log").read_text()
+            # It drained: the last push is of the end.
+            (ready,) = seen.metrics.points("delaybox_worker_ready")
+            assert ready.as_double == 0 and "orders_total" not in seen.metrics.latest, "the program's own are its own"
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+
+
+def asked(yard: Yard, seen: Collector) -> dict[str, str]:
+    """The variables that ask a worker for its metrics: over gRPC, or straight on Redis over HTTP with a path."""
+    by_grpc = yard.way == "grpc"
+    return {
+        "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": seen.url if by_grpc else f"{seen.http_url}/otlp/v1/metrics",
+        "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc" if by_grpc else "http/protobuf",
+        "OTEL_METRIC_EXPORT_INTERVAL": "100",
+    }
+
+
+def ended(seen: Collector) -> dict[str, int]:
+    """Attempts of a worker by function, whatever became of them."""
+    by_function: Counter[str] = Counter()
+    for point in seen.metrics.points("delaybox_worker_attempts_total"):
+        labels = {pair.key: pair.value.string_value for pair in point.attributes}
+        by_function[labels["function"]] += round(point.as_double)
+    return dict(+by_function)

@@ -54,6 +54,26 @@ def test_a_queue_is_bounded_and_nobody_waits_for_it() -> None:
     assert sent == list(range(3 * AT_ONCE)), "what waited is sent at the end, in order"
 
 
+def test_of_figures_the_newest_wait() -> None:
+    sent: list[int] = []
+    dropped: list[int] = []
+    first, go_on = threading.Event(), threading.Event()
+
+    def send(batch: Sequence[int]) -> bool:
+        sent.extend(batch)
+        first.set()
+        return go_on.wait(10)
+
+    queue: SendQueue[int] = SendQueue("x", send, dropped.append, most=1, pause_s=0.01, keep_newest=True)
+    queue.put(1)
+    assert first.wait(10)
+    for n in (2, 3, 4):
+        queue.put(n)
+    go_on.set()
+    queue.end(10)
+    assert (sent, dropped) == ([1, 4], [1, 1])
+
+
 def test_what_is_refused_is_counted_and_the_rest_is_sent() -> None:
     dropped: list[int] = []
     sent: list[str] = []

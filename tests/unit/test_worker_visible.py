@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import socket
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 
 from delaybox.processes import counters
 from delaybox.processes.sockets import CannotListen
-from delaybox.worker import Reject, RetryLater, Worker, add_task_fields, exposition, pulse
+from delaybox.worker import Reject, RetryLater, Worker, add_task_fields, exposition, pulse, pushing
 from delaybox.worker.exposition import condition_of
 from delaybox.worker.figures import MOST_FUNCTIONS, OTHERS, Figures, Places, State
 from delaybox.worker.functions import FunctionKind
@@ -169,6 +170,19 @@ def test_another_programs_folder_keeps_no_worker_from_starting(tmp_path: Path, m
     assert not pulse.wanted(None)
     monkeypatch.delenv(counters.VARIABLE)
     assert not pulse.wanted(None)
+
+
+async def test_another_parts_interval_keeps_no_worker_from_starting(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "http://127.0.0.1:1")
+    monkeypatch.setenv("OTEL_METRIC_EXPORT_INTERVAL", "often")
+    assert pushing.wanted(os.environ)
+    made = pulse.Pulse(Figures(["f"]), Stats(), state, host="127.0.0.1", port=None, push=True)
+    await made.start()
+    await made.stop()
+    (warning,) = [record.getMessage() for record in caplog.records]
+    assert warning.startswith("the worker's metrics are not sent to a collector: OTEL_METRIC_EXPORT_INTERVAL is 'oft")
 
 
 def test_the_level_of_the_log_is_checked() -> None:

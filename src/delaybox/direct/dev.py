@@ -17,6 +17,7 @@ from urllib.parse import quote
 
 from delaybox.client.endpoints import VARIABLE
 from delaybox.embedded import EmbeddedServer
+from delaybox.processes import counters
 from delaybox.worker.launch import Launch
 
 log = logging.getLogger("delaybox.worker")
@@ -79,7 +80,7 @@ class _Development:
         while not stopping.done():
             await self._start()
             assert self._child is not None
-            ended = asyncio.create_task(self._child.wait())
+            ended = asyncio.create_task(_end_of(self._child))
             reported = False
             while not stopping.done():
                 await asyncio.wait({stopping} if reported else {stopping, ended}, timeout=_LOOK_S,
@@ -115,6 +116,14 @@ class _Development:
             with contextlib.suppress(ProcessLookupError):
                 self._child.kill()
             await ended
+
+
+async def _end_of(child: asyncio.subprocess.Process) -> int:
+    """Its exit code, when it has ended. What it showed of its last moment is shown no more."""
+    code = await child.wait()
+    if folder := os.environ.get(counters.VARIABLE):
+        counters.forget(folder, str(child.pid))
+    return code
 
 
 def _stamps(root: Path) -> dict[Path, tuple[int, int]]:

@@ -15,7 +15,6 @@ from typing import Final
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
     CollectorRegistry,
-    disable_created_metrics,
     generate_latest,
     values,
 )
@@ -24,7 +23,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
 from delaybox.metrics.parts import ALL, MetricPart, OnePart
-from delaybox.processes.openmetrics import exposed
+from delaybox.processes.openmetrics import WithoutCreated, exposed
 
 CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
 DIRECTORY_VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"
@@ -33,7 +32,6 @@ DELIVERY_BUCKETS_MS: Final[tuple[float, ...]] = (1, 2, 4, 8, 15, 25, 50, 100, 25
 if os.environ.get(DIRECTORY_VARIABLE) and (_name := os.environ.get(NAME_VARIABLE)):
     # Instead of the process id. Only one process at a time has this name, so it goes on where the last one ended.
     values.ValueClass = values.MultiProcessValue(lambda: _name)  # type: ignore[no-untyped-call]
-disable_created_metrics()  # type: ignore[no-untyped-call]
 REGISTRY = CollectorRegistry()
 
 
@@ -57,7 +55,7 @@ def _merged(more: Collector | None) -> CollectorRegistry:
     merged = CollectorRegistry()
     directory = os.environ.get(DIRECTORY_VARIABLE)
     if not directory or not Path(directory).is_dir():
-        merged.register(REGISTRY)
+        merged.register(WithoutCreated(REGISTRY))
     else:
         MultiProcessCollector(merged, path=directory)  # type: ignore[no-untyped-call]
     if more is not None:

@@ -41,7 +41,8 @@ _Labels = dict[str, str]
 
 
 class MetricSender:
-    """Sends what is put on a thread of its own. One push waits at most; further ones are dropped and counted."""
+    """Sends what is put on a thread of its own. One push waits at most, the newest; the others are dropped and
+    counted."""
 
     def __init__(self, endpoint: str, facts: Mapping[str, str], *, protocol: str = "") -> None:
         """``endpoint``: of the collector; "": as the environment says; ``protocol``: likewise. ``facts``: attributes
@@ -52,8 +53,9 @@ class MetricSender:
         self._scope = InstrumentationScope("delaybox", facts.get("service.version"))
         self._began_ns = time.time_ns()
         self._queue: SendQueue[_Push] = SendQueue(
-            "metrics", self._send, otlp.counter("metrics"), most=1, pause_s=_LEAST_S, why=otlp.complaints.first
-        )
+            "metrics", self._send, otlp.counter("metrics"), most=1, pause_s=_LEAST_S, why=otlp.complaints.first,
+            keep_newest=True,
+        )  # fmt: skip
 
     def put(self, families: Iterable[Family]) -> None:
         """What Prometheus's collectors show right now. It never waits."""

@@ -52,9 +52,9 @@ def exporter(signal: Signal, endpoint: str, protocol: str = "") -> Any:
 
 def resource(facts: Mapping[str, str]) -> Resource:
     """Who sends: the service as the environment names it, else ``delaybox``, with these attributes."""
-    if _SERVICE not in os.environ and "service.name=" not in os.environ.get(_RESOURCE, ""):
-        os.environ[_SERVICE] = "delaybox"
-    return Resource.create(dict(facts))
+    named = _SERVICE in os.environ or "service.name=" in os.environ.get(_RESOURCE, "")
+    # Not by setting the variable: the rest of a user's program would send under this name, too.
+    return Resource.create(dict(facts) if named else {"service.name": "delaybox", **facts})
 
 
 def counter(signal: Literal["spans", "metrics", "logs"]) -> Callable[[int], None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from collections import deque
@@ -25,6 +26,7 @@ class SendQueue(Generic[Item]):
 
     ``dropped`` is called with how many were not sent: there was no room, or the collector did not take them. The first
     time that it takes none a warning is logged, with what ``why`` returns then. It is asked after each batch.
+    ``keep_newest``: where there is no room, the oldest that waits is dropped, not what comes.
     """
 
     def __init__(
@@ -36,6 +38,7 @@ class SendQueue(Generic[Item]):
         most: int = MOST,
         pause_s: float = PAUSE_S,
         why: Callable[[], str] = lambda: "",
+        keep_newest: bool = False,
     ) -> None:
         self._name = name
         self._send = send
@@ -43,6 +46,7 @@ class SendQueue(Generic[Item]):
         self._most = most
         self._pause_s = pause_s
         self._why = why
+        self._keep_newest = keep_newest
         self._refused = False
         self._waiting: deque[Item] = deque()
         self._wake = threading.Event()
@@ -55,7 +59,10 @@ class SendQueue(Generic[Item]):
         waiting = self._waiting
         if len(waiting) >= self._most:
             self._dropped(1)
-            return
+            if not self._keep_newest:
+                return
+            with contextlib.suppress(IndexError):  # it has just been taken
+                waiting.popleft()
         waiting.append(item)
         if len(waiting) >= AT_ONCE:
             self._wake.set()

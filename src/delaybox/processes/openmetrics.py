@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Final
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client.metrics_core import Metric
@@ -11,6 +12,8 @@ from prometheus_client.registry import Collector
 from prometheus_client.samples import Exemplar
 
 from delaybox.processes import examples
+
+_WITH_CREATED: Final = frozenset({"counter", "histogram", "summary"})
 
 
 def exposed(
@@ -27,6 +30,20 @@ def exposed(
         return generate_latest(shown), CONTENT_TYPE_LATEST
     text: bytes = exposition.generate_latest(shown)  # type: ignore[no-untyped-call]
     return text, exposition.CONTENT_TYPE_LATEST
+
+
+class WithoutCreated(Collector):
+    """What another collector collects, without the moments at which its series were made, which nobody here needs.
+    prometheus-client can leave them out by itself, but then it does so for the rest of a user's program as well."""
+
+    def __init__(self, inner: Collector) -> None:
+        self._inner = inner
+
+    def collect(self) -> Iterator[Metric]:
+        for metric in self._inner.collect():
+            if metric.type in _WITH_CREATED:
+                metric.samples = [one for one in metric.samples if not one.name.endswith("_created")]
+            yield metric
 
 
 class _WithExamples(Collector):

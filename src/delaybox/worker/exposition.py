@@ -19,7 +19,6 @@ from prometheus_client import (
     Gauge,
     Histogram,
     Metric,
-    disable_created_metrics,
 )
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.multiprocess import MultiProcessCollector
@@ -27,15 +26,13 @@ from prometheus_client.registry import Collector
 
 from delaybox import __version__
 from delaybox.processes import counters, examples
-from delaybox.processes.openmetrics import exposed
+from delaybox.processes.openmetrics import WithoutCreated, exposed
 from delaybox.worker.figures import BOUNDS_S, Figures, State, WorkerCondition
 from delaybox.worker.run import Stats
 
 STANDS_S: Final = 30.0
 """A process whose event loop has not turned for this long needs a restart."""
 _MOST_SERVERS: Final = 50
-
-disable_created_metrics()  # type: ignore[no-untyped-call]
 
 
 class Exposition:
@@ -178,11 +175,20 @@ def collected() -> Iterator[Metric]:
     return iter(_merged(None).collect())
 
 
+def collected_of(own: CollectorRegistry) -> Iterator[Metric]:
+    """The metrics of this process alone, family by family, whatever folder the environment names."""
+    return iter(_with_build(own).collect())
+
+
 def _merged(own: CollectorRegistry | None) -> CollectorRegistry:
+    return _with_build(_shared() or own)
+
+
+def _with_build(counted: Collector | None) -> CollectorRegistry:
     merged = CollectorRegistry()
     merged.register(_Build())
-    if (counted := _shared() or own) is not None:
-        merged.register(counted)
+    if counted is not None:
+        merged.register(WithoutCreated(counted))
     return merged
 
 

@@ -80,17 +80,17 @@ def run(launch: Launch) -> int:
         return _report(error)
     if launch.processes < 1:
         return _report(ConfigError(f"--processes {launch.processes}: at least 1"))
-    if launch.dev:
-        return _develop(launch)
     with contextlib.ExitStack() as stack:
         pushed = pushing.wanted(os.environ)
         if (pushed or launch.metrics_port is not None) and counters.VARIABLE not in os.environ:
             # Before the worker's module is imported: it may import what counts.
             os.environ[counters.VARIABLE] = stack.enter_context(counters.folder())
         try:
-            end = pushing.MetricPush().end if pushed else telemetry.nothing
+            end = pushing.MetricPush(pushing.of_all_processes).end if pushed else telemetry.nothing
         except ConfigError as error:
             return _report(error)
+        if launch.dev:
+            return _develop(launch, end)
         return _supervise(launch, end) if launch.processes > 1 else _run(launch, end, until=None)
 
 
@@ -110,10 +110,14 @@ def _log_sent() -> telemetry.End:
     return begin_logs(os.environ, sys.modules["delaybox"].__version__, "worker", logs.TraceFilter())
 
 
-def _develop(launch: Launch) -> int:
+def _develop(launch: Launch, end_push: telemetry.End) -> int:
     try:
-        code: int = loaded(_DEV, "file:")(launch)
-        return code
+        end = telemetry.together(end_push, _log_sent())
+        try:
+            code: int = loaded(_DEV, "file:")(launch)
+            return code
+        finally:
+            end()
     except (DelayBoxError, ValueError) as error:
         return _report(error)
 
@@ -133,7 +137,7 @@ def _run(launch: Launch, end_push: telemetry.End, *, until: int | None) -> int:
         end = telemetry.together(end_push, _log_sent(), traced)
         collector.set_apart()
         try:
-            return worker.run(until=until, last_exit=True)
+            return worker.run(until=until, last_exit=True, metrics_sent=True)
         finally:
             end()
     except (DelayBoxError, ValueError) as error:

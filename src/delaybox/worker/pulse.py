@@ -12,6 +12,7 @@ from typing import Final
 
 from delaybox.core.errors import ConfigError
 from delaybox.processes import counters
+from delaybox.worker import pushing
 from delaybox.worker.figures import Figures, State
 from delaybox.worker.metrics_port import TEXT, Answer, MetricsPort
 from delaybox.worker.run import Stats
@@ -36,11 +37,11 @@ class Pulse:
     """Shows one run of a worker, from `start` to `stop`. ``state``: gives the state of this moment.
 
     ``port``: where probes and metrics are served, by a thread of this process; None: another process serves them.
-    ConfigError for a package that is missing.
+    ``push``: its figures are sent to a collector of OpenTelemetry as well. ConfigError for a package that is missing.
     """
 
     def __init__(
-        self, figures: Figures, stats: Stats, state: Callable[[], State], *, host: str, port: int | None
+        self, figures: Figures, stats: Stats, state: Callable[[], State], *, host: str, port: int | None, push: bool
     ) -> None:
         try:
             from delaybox.worker import exposition
@@ -56,6 +57,8 @@ class Pulse:
         self._address = None if port is None else (host, port)
         self._port: MetricsPort | None = None
         self._next: asyncio.TimerHandle | None = None
+        self._pushes = push
+        self._push: pushing.MetricPush | None = None
 
     async def start(self) -> None:
         """Opens the port. CannotListen."""
@@ -63,16 +66,26 @@ class Pulse:
             self._port = MetricsPort(*self._address, self._answer)
             self._port.start()
             log.info("probes and metrics on http://%s", self._port.address)
+        if self._pushes:
+            own = self._metrics.registry
+            try:
+                self._push = pushing.MetricPush(lambda: self._exposition.collected_of(own))
+            except ConfigError as error:
+                # The variable may be another part's of this program: it must not keep a worker from starting.
+                log.warning("the worker's metrics are not sent to a collector: %s", error)
         self._beat(asyncio.get_running_loop().time())
 
     async def stop(self) -> None:
-        """Closes the port. Twice is harmless."""
+        """Closes the port, and sends the last figures. Twice is harmless."""
         if self._next is not None:
             self._next.cancel()
             self._next = None
             self.show()
         if self._port is not None:
             await asyncio.to_thread(self._port.stop)
+        if self._push is not None:
+            push, self._push = self._push, None
+            await asyncio.to_thread(push.end)
 
     def show(self) -> None:
         """Shows this moment."""

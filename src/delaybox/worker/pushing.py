@@ -1,12 +1,17 @@
-"""Sends a worker's metrics to a collector of OpenTelemetry: what its port shows or would show, of all its processes."""
+"""Sends a worker's metrics to a collector of OpenTelemetry: what its port shows or would show.
+
+`delaybox worker` sends for all of its processes. A worker that runs inside a program of the user's sends for its own
+process alone: the folder that processes of one worker share would change how all of that program counts.
+"""
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import socket
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Final
@@ -15,6 +20,8 @@ from delaybox import __version__
 from delaybox.otel.environment import metrics_to
 
 if TYPE_CHECKING:
+    from prometheus_client import Metric
+
     from delaybox.otel.export_metrics import MetricSender
 
 log = logging.getLogger("delaybox.worker")
@@ -23,6 +30,7 @@ _EXPORT: Final = "delaybox.otel.export_metrics"
 """Loaded by name, because it needs packages that are not everywhere."""
 _RESOURCE: Final = "OTEL_RESOURCE_ATTRIBUTES"
 _INSTANCE: Final = "service.instance.id"
+_made: Final = itertools.count(1)
 
 
 def wanted(environ: Mapping[str, str]) -> bool:
@@ -38,15 +46,24 @@ def wanted(environ: Mapping[str, str]) -> bool:
     return True
 
 
-class MetricPush:
-    """Sends from when it is made until `end`, on a thread of its own: a function may keep the event loop.
+def of_all_processes() -> Iterable[Metric]:
+    """What the processes count in the folder that the environment names."""
+    # Imported here, because prometheus-client reads the folder's name when it is imported.
+    from delaybox.worker.exposition import collected
 
-    The worker's processes count in the folder that the environment names. ConfigError for an interval that is not
-    possible.
+    return collected()
+
+
+class MetricPush:
+    """Sends what ``families`` returns, from when it is made until `end`, on a thread of its own: a function may keep
+    the event loop.
+
+    ConfigError for an interval that is not possible.
     """
 
-    def __init__(self) -> None:
-        self._sender: MetricSender = import_module(_EXPORT).MetricSender("", _facts(os.environ))
+    def __init__(self, families: Callable[[], Iterable[Metric]]) -> None:
+        self._families = families
+        self._sender: MetricSender = import_module(_EXPORT).MetricSender("", _facts(os.environ, next(_made)))
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="delaybox-metric-push", daemon=True)
         self._thread.start()
@@ -63,18 +80,17 @@ class MetricPush:
             self._push()
 
     def _push(self) -> None:
-        # Imported here, because prometheus-client reads the folder's name when it is imported.
-        from delaybox.worker.exposition import collected
-
         try:
-            self._sender.put(collected())
+            self._sender.put(self._families())
         except Exception:
             log.exception("the metrics could not be read for the collector; the next push tries again")
 
 
-def _facts(environ: Mapping[str, str]) -> dict[str, str]:
-    """Which worker it is. Sums of several would be mixed up if their instances had one name."""
+def _facts(environ: Mapping[str, str], number: int) -> dict[str, str]:
+    """Which worker it is. Sums of several would be mixed up if their instances had one name. ``number``: which one of
+    this process's, which may run several workers."""
     facts = {"service.version": __version__, "delaybox.process": "worker"}
     if f"{_INSTANCE}=" not in environ.get(_RESOURCE, ""):
-        facts[_INSTANCE] = f"{socket.gethostname()}/worker/{os.getpid()}"
+        further = f"/{number}" if number > 1 else ""
+        facts[_INSTANCE] = f"{socket.gethostname()}/worker/{os.getpid()}{further}"
     return facts

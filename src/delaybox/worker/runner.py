@@ -16,7 +16,7 @@ from delaybox.client import channel
 from delaybox.core.errors import ConfigError, DelayBoxError
 from delaybox.otel.environment import follow_program
 from delaybox.wire.gen import worker_pb2 as pb
-from delaybox.worker import forks, pulse
+from delaybox.worker import forks, pulse, pushing
 from delaybox.worker.coroutines import STOP_S, Coroutines
 from delaybox.worker.crew import Crew
 from delaybox.worker.figures import Figures, Places, State
@@ -50,6 +50,7 @@ class Runner:
         labels: Mapping[str, str],
         metrics_port: int | None = None,
         metrics_host: str = "127.0.0.1",
+        metrics_sent: bool = False,
     ) -> None:
         self._source = target.source()
         self._common = Common()
@@ -80,10 +81,11 @@ class Runner:
             self._crews.append((crew, hello))
         self._pulse: pulse.Pulse | None = None
         # The source comes first: straight on Redis it may name the folder in which processes count.
-        if pulse.wanted(metrics_port):
+        push = not metrics_sent and pushing.wanted(os.environ)
+        if push or pulse.wanted(metrics_port):
             figures = self._common.figures = Figures(name for names in served.values() for name in names)
             port = None if self._source.serves_metrics else metrics_port
-            self._pulse = pulse.Pulse(figures, self.stats, self._state, host=metrics_host, port=port)
+            self._pulse = pulse.Pulse(figures, self.stats, self._state, host=metrics_host, port=port, push=push)
 
     @property
     def stats(self) -> Stats:

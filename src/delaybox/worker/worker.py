@@ -224,8 +224,8 @@ class Worker:
                 found.setdefault(function.kind, {})[function.name] = queues
         return found
 
-    def runner(self) -> Runner:
-        """Makes the runner, for one run. ConfigError when there is nothing to serve."""
+    def runner(self, *, metrics_sent: bool = False) -> Runner:
+        """Makes the runner, for one run. ``metrics_sent``: see `run`. ConfigError when there is nothing to serve."""
         served = self.served()
         if not served:
             what = f" from the queues {', '.join(self.queues)}" if self.queues and self._functions else ""
@@ -239,6 +239,7 @@ class Worker:
             labels=self.labels,
             metrics_port=self._given["metrics_port"],
             metrics_host=self._given["metrics_host"],
+            metrics_sent=metrics_sent,
         )
 
     @contextlib.asynccontextmanager
@@ -251,14 +252,15 @@ class Worker:
         finally:
             await runner.stop(self.grace_s)
 
-    def run(self, *, until: int | None = None, last_exit: bool = False) -> int:
+    def run(self, *, until: int | None = None, last_exit: bool = False, metrics_sent: bool = False) -> int:
         """Runs until SIGTERM or SIGINT: then it takes no more, lets what runs end, hands back the rest. A second
         signal ends it at once. Returns the exit code.
 
         last_exit: nothing comes after this in the process: it ends soon, whatever threads still do.
         until: a file descriptor whose end means that whoever started this process is gone: the same as a signal.
+        metrics_sent: whoever started this process sends its metrics, where OpenTelemetry's variables ask for that.
         """
-        runner = self.runner()
+        runner = self.runner(metrics_sent=metrics_sent)
         try:
             import uvloop
         except ModuleNotFoundError:
