@@ -15,12 +15,17 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 DEPLOY = ROOT / "deploy"
 TOOLS = ROOT / ".tools"
-HELM = "helm.sh/helm/v3/cmd/helm@v3.22.0"
+MODULES = {
+    "helm": "helm.sh/helm/v3/cmd/helm@v3.22.0",
+    "kubeconform": "github.com/yannh/kubeconform/cmd/kubeconform@v0.7.0",
+}
+"""Tools that are built with Go where they are not on the PATH."""
 KUBERNETES = ("1.30", "1.37")
 CHART = DEPLOY / "helm/delaybox"
 WAYS_TO_SET_IT = (
@@ -31,6 +36,11 @@ WAYS_TO_SET_IT = (
     "redis.existingSecret=store,auth.existingSecret=tokens,keda.enabled=true,keda.tokenSecret=scaler",
     "redis.existingSecret=store,auth.existingSecret=tokens,clock.enabled=false,api.roles=api\\,clock\\,work",
 )
+SCHEMAS = (
+    "configmap-v1", "deployment-apps-v1", "horizontalpodautoscaler-autoscaling-v2", "ingress-networking-v1",
+    "networkpolicy-networking-v1", "poddisruptionbudget-policy-v1", "secret-v1", "service-v1", "serviceaccount-v1",
+)  # fmt: skip
+"""Of the chart's kinds, but for those of Prometheus's operator and of KEDA, which are not Kubernetes's own."""
 REFUSED = {
     "insecure=true": "name your server",
     "redis.url=redis://redis:6379": "who may call?",
@@ -70,20 +80,22 @@ def tool(name: str, how: str) -> str:
     return found
 
 
-def helm() -> str:
-    """helm's path; built from its module where it is missing and Go is there."""
+def built(name: str) -> str:
+    """The path of one of MODULES; built where it is missing and Go is there. Missing."""
     try:
-        return tool("helm", "https://helm.sh, or Go, with which this check builds it")
+        return tool(name, "its own site, or Go, with which this check builds it")
     except Missing:
         go = shutil.which("go")
         if go is None:
             raise
-        print("  building helm with Go (once)", flush=True)
+        print(f"  building {name} with Go (once)", flush=True)
         environ = {**os.environ, "GOBIN": str(TOOLS / "bin"), "GOFLAGS": "-mod=mod"}
-        done = subprocess.run([go, "install", HELM], env=environ, capture_output=True, text=True, check=False)
+        command = [go, "install", MODULES[name]]
+        done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
         if done.returncode:
-            raise Missing(f"helm (go install {HELM} failed: {done.stderr.strip().splitlines()[-1:]})") from None
-        return tool("helm", "")
+            why = done.stderr.strip().splitlines()[-1:]
+            raise Missing(f"{name} (go install {MODULES[name]} failed: {why})") from None
+        return tool(name, "")
 
 
 def dockerfile() -> None:
@@ -244,7 +256,7 @@ def same_alerts() -> None:
 
 def chart() -> None:
     """helm lint and template, each way of setting it, against Kubernetes' schemas; and what must be refused."""
-    command = helm()
+    command = built("helm")
     validate = tool("kubernetes-validate", "pip")
     run([command, "lint", "--strict", CHART, "--set", WAYS_TO_SET_IT[0]])
     with tempfile.TemporaryDirectory() as made:
@@ -256,6 +268,35 @@ def chart() -> None:
                 run([validate, "--kubernetes-version", version, "--strict", "--quiet", "--no-warn", file])
     for settings, words in REFUSED.items():
         run([command, "template", "shop", CHART, "--kube-version", KUBERNETES[0], "--set", settings], fails_with=words)
+
+
+def whole_schemas(folder: Path, made: Path) -> str:
+    """Schemas of the chart's kinds, each with its definitions inside, as kubeconform wants them; where they lie."""
+    made.mkdir()
+    definitions = json.loads((folder / "_definitions.json").read_text())["$defs"]
+    for name in SCHEMAS:
+        schema = json.loads((folder / f"{name}.json").read_text().replace("/api/_definitions.json#", "#"))
+        schema.pop("$id", None)
+        (made / f"{name}.json").write_text(json.dumps({**schema, "$defs": definitions}))
+    return f"{made}/{{{{.ResourceKind}}}}{{{{.KindSuffix}}}}.json"
+
+
+def conform() -> None:
+    """kubeconform, by the schemas that kubernetes-validate brings: its own lie in a network that may not be there."""
+    command, package = built("kubeconform"), find_spec("kubernetes_validate")
+    if package is None or package.origin is None:
+        raise Missing("kubernetes-validate (pip)")
+    schemas = Path(package.origin).parent / "kubernetes-json-schema"
+    with tempfile.TemporaryDirectory() as made:
+        for version in KUBERNETES:
+            where = whole_schemas(schemas / f"v{version}.0-local-strict", Path(made, version))
+            files = []
+            for number, settings in enumerate(WAYS_TO_SET_IT):
+                files.append(Path(made) / f"{version}-{number}.yaml")
+                shown = [built("helm"), "template", "shop", CHART, "--kube-version", version, "--set", settings]
+                files[-1].write_text(run(shown))
+            others = ["-skip", "ServiceMonitor,PrometheusRule,ScaledObject"]
+            run([command, "-strict", "-kubernetes-version", f"{version}.0", "-schema-location", where, *others, *files])
 
 
 CHECKS: tuple[Callable[[], None], ...] = (
@@ -271,6 +312,7 @@ CHECKS: tuple[Callable[[], None], ...] = (
     boards,
     mends,
     chart,
+    conform,
 )
 
 
