@@ -125,7 +125,8 @@ def engine() -> str:
 def image(command: str, version: str, file: Path) -> None:
     """Builds the image and writes it to ``file``."""
     tag = f"delaybox:{version}"
-    written = ["push", tag, f"docker-archive:{file}:{tag}"] if command == "buildah" else ["save", "--output", file, tag]
+    archive = ["push", tag, f"docker-archive:{file}:{tag}"]
+    written = archive if command == "buildah" else ["save", "--output", str(file), tag]
     run(
         [command, "build", "--file", ROOT / "deploy/Dockerfile", "--tag", tag, ROOT],
         what="building the image",
