@@ -290,11 +290,10 @@ def conform() -> None:
     with tempfile.TemporaryDirectory() as made:
         for version in KUBERNETES:
             where = whole_schemas(schemas / f"v{version}.0-local-strict", Path(made, version))
-            files = []
-            for number, settings in enumerate(WAYS_TO_SET_IT):
-                files.append(Path(made) / f"{version}-{number}.yaml")
-                shown = [built("helm"), "template", "shop", CHART, "--kube-version", version, "--set", settings]
-                files[-1].write_text(run(shown))
+            files = [Path(made) / f"{version}-{number}.yaml" for number in range(len(WAYS_TO_SET_IT))]
+            for file, settings in zip(files, WAYS_TO_SET_IT, strict=True):
+                shown = run([built("helm"), "template", "shop", CHART, "--kube-version", version, "--set", settings])
+                file.write_text(shown)
             others = ["-skip", "ServiceMonitor,PrometheusRule,ScaledObject"]
             run([command, "-strict", "-kubernetes-version", f"{version}.0", "-schema-location", where, *others, *files])
 
