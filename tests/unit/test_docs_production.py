@@ -24,11 +24,12 @@ def test_the_guides_configuration_takes_the_tokens_that_the_command_prints(capsy
     tokens = written(capsys.readouterr().out.partition("  tokens:\n")[2], "tokens.yaml")
     named = settings.replace("/etc/delaybox/tokens.yaml", str(tokens))
     assert named != settings
-    loaded = load(path=written(named), environ={"REDIS_PASSWORD": "secret"})
+    loaded = load(path=written(named), environ={"REDIS_PASS": "secret"})
     assert loaded.warnings == ()
     config = loaded.config
-    url = config.storage.redis_url
-    assert url is not None and ":secret@redis.internal" in url.get_secret_value()
+    server = config.storage.server()
+    assert server is not None and server.host == "redis.internal"
+    assert (server.username, server.password) == ("delaybox", "secret")
     assert (config.http_server.host, config.http_server.port, config.grpc_server.port) == ("0.0.0.0", 8088, 9088)
     assert (config.probe.host, config.probe.port) == ("0.0.0.0", 8090)
     assert [one.name for one in config.auth.tokens] == ["shop"]
