@@ -14,7 +14,14 @@ from pathlib import Path
 
 FOLDER = "DELAYBOX_BENCH_TALLY"
 """The variable that tells a worker where to count."""
+RESULTS = "DELAYBOX_BENCH_RESULTS"
+"""The variable that tells a peer to keep results."""
 _EMPTY = bytes(8)
+
+
+def results() -> bool:
+    """Whether tasks' results are kept."""
+    return RESULTS in os.environ
 
 
 def ticker(*, per_thread: bool = False) -> Callable[[], None]:

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import time
+from statistics import median
+
 from benchmarks import ours, workload
 from benchmarks.harness.bench import Bench, Scenario
 from benchmarks.harness.figures import reset_costs, server_microseconds
 from benchmarks.harness.report import OURS, Row, at_least
 from benchmarks.peers import asynq, bare, bullmq, single_zset
+from delaybox import Client, NewTask
 
 WHAT = "schedule in bulk"
 UNIT = "tasks/s"
 TARGET = (at_least(80_000), at_least(5, of=bullmq.NAME), at_least(3, of=asynq.NAME))
+OVER_GRPC = f"{OURS}, Python client over gRPC"
+STRAIGHT = f"{OURS}, Python client straight on Redis"
+STRAIGHT_TARGET = (at_least(1.2, of=OVER_GRPC), at_least(10, of=bullmq.NAME), at_least(3, of=asynq.NAME))
 
 
 def run(bench: Bench) -> None:
@@ -87,12 +94,48 @@ def run(bench: Bench) -> None:
             what=WHAT, subject=asynq.NAME, value=peer_n / seconds, unit=UNIT, note=note, extra={"server_us": cost}
         )
 
+    def clients() -> list[Row]:
+        """The Python client both ways by turns, each turn on a server of its own; the median of each."""
+        start = workload.now_ms() + workload.HOUR_MS
+        # Made beforehand: what is measured is sending and storing.
+        tasks = [
+            NewTask.publish(b"x" * workload.PAYLOAD_BYTES, at_ms=start + i * workload.DAY_MS // n) for i in range(n)
+        ]
+        rates: dict[str, list[float]] = {OVER_GRPC: [], STRAIGHT: []}
+        for _ in range(bench.size(3, 1)):
+            with bench.server() as server, ours.serve(server) as node, Client(node.grpc) as client:
+                rates[OVER_GRPC].append(_rate(client, tasks))
+            with bench.server() as server, Client(f"unix://{server.unix}") as client:
+                rates[STRAIGHT].append(_rate(client, tasks))
+        return [
+            Row(
+                what=WHAT,
+                subject=subject,
+                value=median(found),
+                unit=UNIT,
+                note=f"schedule_many, n={n}, tasks made before; median of {', '.join(f'{one:,.0f}' for one in found)}",
+                bounds=STRAIGHT_TARGET if subject == STRAIGHT else (),
+            )
+            for subject, found in rates.items()
+        ]
+
     bench.attempt(WHAT, OURS, UNIT, delaybox, bounds=TARGET)
+    bench.attempt(WHAT, STRAIGHT, UNIT, clients, bounds=STRAIGHT_TARGET)
     bench.attempt(WHAT, bare.NAME, UNIT, lambda: floor(variadic=False))
     bench.attempt(WHAT, "bare, one HSET+ZADD a chunk", UNIT, lambda: floor(variadic=True))
     bench.attempt(WHAT, single_zset.NAME, UNIT, zset)
     bench.attempt(WHAT, bullmq.NAME, UNIT, peer)
     bench.attempt(WHAT, asynq.NAME, UNIT, go)
+
+
+def _rate(client: Client, tasks: list[NewTask]) -> float:
+    client.schedule_many(tasks[:1_000])
+    began = time.perf_counter()
+    done = client.schedule_many(tasks)
+    took = time.perf_counter() - began
+    if done.created != len(tasks):
+        raise RuntimeError(f"{len(tasks)} sent, {done.created} answered as created")
+    return len(tasks) / took
 
 
 SCENARIO = Scenario("bulk", "bulk scheduling, one client process", run)

@@ -22,6 +22,7 @@ BULK = "schedule in bulk over gRPC, batches of 1,000"
 STREAM = "schedule in bulk over gRPC, one stream"
 UNARY = "schedule one by one over gRPC, 64 calls under way"
 IN_PYTHON = f"{UNARY}, callers in Python"
+LONE = "schedule one by one over gRPC, one call at a time"
 CONNECTIONS = 16
 UNDER_WAY = 64
 TWO = f"{OURS}, 2 gRPC processes"
@@ -84,6 +85,19 @@ def run(bench: Bench) -> None:
             bounds=() if processes == 1 else TWO_TARGET,
         )
 
+    def alone() -> Row:
+        count = calls // 4
+        with bench.server() as server, ours.serve(server) as node:
+            options = {"address": node.grpc, "seed": 1, "under_way": 1, "connections": 1}
+            _load(calls // 20, options)
+            use = CpuUse(family(node.pid) | {server.process.pid: "server"})
+            found = _load(count, options)
+            note = use.note(count)
+        if found["accepted"] < count:
+            raise RuntimeError(f"{found['accepted']} of {count} answered")
+        note = f"p50 of {count}, own client; p99 {found['p99_ms']:.2f} ms; {note}"
+        return Row(what=LONE, subject=OURS, value=found["p50_ms"], unit="ms", note=note)
+
     def in_python(processes: int) -> Row:
         # A connection leads to one process, so there are several clients, of which each has its share of the calls.
         with bench.server() as server, ours.serve(server, "--set", f"processes.grpc={processes}") as node:
@@ -99,6 +113,7 @@ def run(bench: Bench) -> None:
 
     bench.attempt(UNARY, OURS, UNIT, lambda: one_by_one(1))
     bench.attempt(UNARY, TWO, UNIT, lambda: one_by_one(2), bounds=TWO_TARGET)
+    bench.attempt(LONE, OURS, "ms", alone)
     bench.attempt(IN_PYTHON, OURS, UNIT, lambda: in_python(1))
     bench.attempt(IN_PYTHON, TWO, UNIT, lambda: in_python(2))
 

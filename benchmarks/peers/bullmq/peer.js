@@ -1,7 +1,7 @@
 'use strict';
-// BullMQ's side of the benchmarks: node peer.js <bulk|herd|drain|lateness|http> '<json options>'
+// BullMQ's side of the benchmarks: node peer.js <bulk|herd|drain|lateness|call|http> '<json options>'
 // Every command empties the server first, prints one JSON line on stdout and exits (http: stays until it is told to stop).
-const { Queue, Worker } = require('bullmq');
+const { Queue, QueueEvents, Worker } = require('bullmq');
 const IORedis = require('ioredis');
 const { fork } = require('child_process');
 
@@ -87,7 +87,7 @@ async function drain(redis) {
 
 async function worker() {
   let done = 0; let told = 0;
-  const running = new Worker('bench', async () => { done += 1; }, { connection, concurrency: options.concurrency });
+  const running = new Worker('bench', async (job) => { done += 1; return job.data.n; }, { connection, concurrency: options.concurrency });
   await running.waitUntilReady();
   setInterval(() => { if (done > told) { told = done; process.send(told); } }, 2);
   return new Promise(() => {});
@@ -106,6 +106,23 @@ async function lateness() {
   const end = base + (options.n * 1000) / options.rate + 10000;
   while (late.length < options.n && Date.now() < end) await sleep(50);
   return { n: options.n, lateness_ms: late };
+}
+
+// One job to its result in the caller's hands, one by one; the worker is a process of its own.
+async function call() {
+  const queue = new Queue('bench', { connection });
+  const events = new QueueEvents('bench', { connection });
+  await events.waitUntilReady();
+  const child = fork(__filename, ['worker', JSON.stringify({ ...options, concurrency: 10 })]);
+  const took = [];
+  for (let i = 0; i < options.n + 20; i += 1) {
+    const started = now();
+    const job = await queue.add('t', { n: i }, { removeOnComplete: 100 });
+    if (await job.waitUntilFinished(events, 30000) !== i) throw new Error('another result');
+    if (i >= 20) took.push(now() - started);
+  }
+  child.kill();
+  return { ms: took };
 }
 
 // The same curl body as DelayBox takes, one job a request, answered after it is stored.
@@ -138,6 +155,6 @@ async function http() {
   if (command === 'worker') await worker();
   const redis = new IORedis(connection);
   await redis.flushall();
-  print(await { bulk, herd, drain, lateness, http }[command](redis));
+  print(await { bulk, herd, drain, lateness, call, http }[command](redis));
   process.exit(0);
 })().catch((error) => { console.error(error); process.exit(1); });

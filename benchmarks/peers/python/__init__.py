@@ -5,6 +5,7 @@ They stand in two groups, each with an environment of its own, for they do not a
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -163,17 +164,9 @@ class Drained:
 
 def drain(peer: Peer, server: BenchServer, count: int, *, patience_s: float = 180.0) -> Drained:
     """``count`` tasks that are due already, drained by workers that are up, warm and idle when they appear."""
-    binaries = _installed(peer.group)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dbx-tally-")))
-        environment = {
-            **os.environ,
-            **{name: value.format(socket=server.unix) for name, value in (peer.environment or {}).items()},
-            tally.FOLDER: str(folder),
-            "DELAYBOX_BENCH_SOCKET": server.unix,
-            "PYTHONPATH": str(ROOT),
-            "PYTHONWARNINGS": "ignore",
-        }
+        binaries, environment = _installed(peer.group), _environment(peer, server, folder)
 
         def fill(tasks: int) -> None:
             command = [str(binaries / "python"), "-m", f"benchmarks.peers.python.{peer.app}", str(tasks)]
@@ -196,6 +189,40 @@ def drain(peer: Peer, server: BenchServer, count: int, *, patience_s: float = 18
                 raise RuntimeError(f"{peer.left(server)} tasks were never acked")
             time.sleep(0.002)
         return Drained(time.monotonic() - started, first_s)
+
+
+def call(peer: Peer, server: BenchServer, count: int, *, patience_s: float = 180.0) -> list[float]:
+    """How long each of ``count`` calls took until its result was in the caller's hands, one by one, in ms."""
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dbx-tally-")))
+        binaries = _installed(peer.group)
+        environment = {**_environment(peer, server, folder), tally.RESULTS: "1"}
+        command = [str(binaries / peer.worker[0]), *peer.worker[1:]]
+        for _ in range(peer.times):
+            stack.enter_context(Child(command, environment=environment))
+        app = [str(binaries / "python"), "-m", f"benchmarks.peers.python.{peer.app}"]
+        found: list[float] = []
+        # The first calls wait until the workers are up, and warm them.
+        for calls in (20, count):
+            ran = subprocess.run(
+                [*app, "call", str(calls)],
+                env=environment, cwd=ROOT, capture_output=True, text=True, timeout=patience_s, check=False,
+            )  # fmt: skip
+            if ran.returncode:
+                raise RuntimeError(f"{peer.name} did not answer: {ran.stderr.strip()[-300:]}")
+            found = [float(one) for one in json.loads(ran.stdout.splitlines()[-1])["ms"]]
+        return found
+
+
+def _environment(peer: Peer, server: BenchServer, folder: Path) -> dict[str, str]:
+    return {
+        **os.environ,
+        **{name: value.format(socket=server.unix) for name, value in (peer.environment or {}).items()},
+        tally.FOLDER: str(folder),
+        "DELAYBOX_BENCH_SOCKET": server.unix,
+        "PYTHONPATH": str(ROOT),
+        "PYTHONWARNINGS": "ignore",
+    }
 
 
 def _up(children: list[Child], folder: Path, fill: Callable[[], None], patience_s: float) -> None:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
+import time
 
 from celery import Celery
 
 from benchmarks.harness import tally
 
-app = Celery("bench", broker=f"redis+socket://{os.environ['DELAYBOX_BENCH_SOCKET']}")
+SOCKET = f"redis+socket://{os.environ['DELAYBOX_BENCH_SOCKET']}"
+app = Celery("bench", broker=SOCKET, backend=SOCKET if tally.results() else None)
 app.conf.update(
     accept_content=["msgpack"],
     task_serializer="msgpack",
-    task_ignore_result=True,
+    result_serializer="msgpack",
+    task_ignore_result=not tally.results(),
     task_store_errors_even_if_ignored=False,
     worker_prefetch_multiplier=1_000,
     worker_disable_rate_limits=True,
@@ -30,6 +34,22 @@ def noop(text: str) -> None:
     tick()
 
 
+@app.task(name="answer")
+def answer(n: int) -> int:
+    """Its argument."""
+    return n
+
+
+def call(count: int) -> list[float]:
+    """How long each call took until its result was here, in ms, one by one."""
+    found = []
+    for n in range(count):
+        began = time.perf_counter()
+        assert answer.delay(n).get(timeout=30) == n
+        found.append((time.perf_counter() - began) * 1000)
+    return found
+
+
 def fill(count: int) -> None:
     """So many tasks for now."""
     text = "x" * 108
@@ -39,4 +59,7 @@ def fill(count: int) -> None:
 
 
 if __name__ == "__main__":
-    fill(int(sys.argv[1]))
+    if sys.argv[1] == "call":
+        print(json.dumps({"ms": call(int(sys.argv[2]))}))
+    else:
+        fill(int(sys.argv[1]))
