@@ -231,3 +231,56 @@ def test_callers_and_the_reserve_leave_files_for_the_rest(limit: int):
     assert most >= 1 and reserve >= min(256, limit // 4)
     assert most + reserve <= limit - min(256, limit // 4)
     assert shares(1 << 20, 8_192) == (8_192, 256)
+
+
+def post(body: bytes, *more: bytes) -> bytes:
+    lines = (b"POST /task HTTP/1.1", b"Host: localhost", b"Content-Length: %d" % len(body), *more)
+    return b"\r\n".join(lines) + b"\r\n\r\n" + body
+
+
+def answered(reader: HttpReader, data: bytes) -> list[tuple[object, ...]]:
+    """What one part of the bytes brings, where each complete request is answered at once."""
+    found: list[tuple[object, ...]] = []
+    reader.feed(data)
+    while reader.requests and reader.requests[0].over:
+        request = reader.requests.popleft()
+        found.append((request.head, b"".join(request.parts), request.left, request.broken))
+        if not reader.requests:
+            reader.feed()
+    left = [(one.head, tuple(one.parts), one.broken) for one in reader.requests]
+    return [*found, (left, reader.in_head, reader.waiting, str(reader.refusal))]
+
+
+def test_the_same_head_is_parsed_once_for_a_connection() -> None:
+    reader = HttpReader()
+    heads = []
+    for body in (b'{"a":1}', b'{"b":2}'):
+        reader.feed(post(body))
+        (request,) = reader.requests
+        assert (b"".join(request.parts), request.size, request.over) == (body, len(body), True)
+        heads.append(request.head)
+        reader.requests.clear()
+    assert heads[0] is heads[1]
+    reader.feed(post(b'{"c":34}'))
+    assert reader.requests[0].head.length == 8
+    reader.close()
+
+
+PARTS = st.sampled_from(
+    [
+        post(b"ab"), post(b"cd"), post(b""), post(b"{}\r\n"), post(b"\r\n\r\nxy"), post(b"zz\r\n\r\n"), post(b"abcd"),
+        post(b"ab") + b"\r\n", post(b"\r\n\r\nxy") + b"\r\n\r\n", post(b"ab") + b"cd", b"\r\n" + post(b"ab"),
+        post(b"ab")[:-1], post(b"ab")[:20], post(b"ab") + post(b"cd"), post(b"ab", b"Connection: close"), b"\r\n",
+        post(b"ab", b"Connection: upgrade", b"Upgrade: h2c"), CHUNKED + b"2\r\nab\r\n0\r\n\r\n", GET + b"\r\n\r\n",
+    ]
+)  # fmt: skip
+
+
+@given(st.lists(PARTS, max_size=8))
+def test_a_kept_head_changes_nothing_that_is_read(parts: list[bytes]) -> None:
+    keeping, parsing = HttpReader(), HttpReader()
+    for part in parts:
+        parsing._known = None
+        assert answered(keeping, part) == answered(parsing, part)
+    keeping.close()
+    parsing.close()

@@ -6,7 +6,8 @@ import asyncio
 import logging
 
 from delaybox.api.opening import Opening
-from delaybox.api.rest.app import PROBES, build_app, refusals
+from delaybox.api.rest.answered import Answered
+from delaybox.api.rest.app import PROBES, build_app, quick_posts, refusals
 from delaybox.api.rest.http1.server import RESERVE, HttpServer
 from delaybox.api.rest.request_body import RequestBodies
 from delaybox.api.rest.settings import ApiSettings
@@ -36,13 +37,15 @@ async def serve(settings: ApiSettings) -> int:
     pushing: Pushing | None = None
     try:
         trying = await late.start()
-        app = build_app(late.service, settings, bodies=bodies)
+        answered = Answered()
+        app = build_app(late.service, settings, bodies=bodies, answered=answered)
         wanted = settings.max_connections
         most, reserve = shares(files.raise_limit(wanted + RESERVE + _OTHER_FILES), wanted)
         server = HttpServer(
             app,
             refusals(settings),
             probes=PROBES,
+            quick=quick_posts(late.service, settings, bodies, answered).take,
             most=most,
             reserve=reserve,
             head_s=settings.header_timeout_s,

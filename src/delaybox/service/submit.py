@@ -47,8 +47,36 @@ _MOST_KINDS = 4_096
 _AGAIN_S = 0.05
 _Item = TypeVar("_Item")
 
+Then = Callable[["Submitted | BaseException"], None]
+"""What is done with the answer to one task, or with the error that is its answer. It must not raise."""
+
 BatchItem = EncodedTask | NewTask | DelayBoxError
 """A task of a batch, or the error that is its answer."""
+
+
+class _Soon:
+    """In place of a future, for a caller that does not wait in a coroutine: a future wakes its task one turn later, and
+    both cost more than the answer."""
+
+    __slots__ = ("_own", "_task", "_then")
+
+    def __init__(self, task: NewTask, own: OwnQueues, then: Then) -> None:
+        self._task = task
+        self._own = own
+        self._then = then
+
+    def done(self) -> bool:
+        """Its caller never goes away."""
+        return False
+
+    def set_result(self, stored: Stored) -> None:
+        self._then(_submitted(self._task, stored, self._own))
+
+    def set_exception(self, error: BaseException) -> None:
+        self._then(error)
+
+
+_Waiter = asyncio.Future[Stored] | _Soon
 
 
 class Submitter:
@@ -80,7 +108,7 @@ class Submitter:
         self.labels = IndexedLabels(store)
         self._heads: dict[TaskKind, tuple[bytes, bytes]] = {}
         self._heads_version = -1
-        self._waiting: list[tuple[Draft, asyncio.Future[Stored], float]] = []
+        self._waiting: list[tuple[Draft, _Waiter, float]] = []
         self._pump_task: asyncio.Task[None] | None = None
         self._turn = 0
         self._rounds: set[asyncio.Task[None]] = set()
@@ -96,6 +124,17 @@ class Submitter:
             raise answer
         return answer
 
+    def submit_soon(self, task: NewTask, then: Then) -> bool:
+        """As `submit`, where nothing has to be read or waited for before; ``then`` gets the answer when it is there.
+
+        False: call `submit` instead, which also says why a task is refused. Errors of the task itself are raised.
+        """
+        stale = task.queue_unstated or ((task.labels or task.name) and self.labels.stale)
+        if stale or len(self._waiting) >= self._max_waiting:
+            return False
+        self._put((self._draft(task), _Soon(task, self._own, then), 0.0))
+        return True
+
     def _enqueue(self, new: Draft) -> asyncio.Future[Stored]:
         if len(self._waiting) >= self._max_waiting:
             raise Overloaded(f"{len(self._waiting)} tasks already wait for Redis; try again in a second")
@@ -103,7 +142,7 @@ class Submitter:
         self._put((new, future, 0.0))
         return future
 
-    def _put(self, waiting: tuple[Draft, asyncio.Future[Stored], float]) -> None:
+    def _put(self, waiting: tuple[Draft, _Waiter, float]) -> None:
         self._waiting.append(waiting)
         if self._pump_task is None:
             self._pump_task = asyncio.ensure_future(self._pump())
@@ -124,7 +163,7 @@ class Submitter:
                 await asyncio.wait(self._rounds, return_when=asyncio.FIRST_COMPLETED)
         self._pump_task = None
 
-    async def _round(self, taken: Sequence[tuple[Draft, asyncio.Future[Stored], float]]) -> None:
+    async def _round(self, taken: Sequence[tuple[Draft, _Waiter, float]]) -> None:
         """Stores tasks and answers their callers."""
         answers: Sequence[Stored | BaseException]
         try:
@@ -141,7 +180,7 @@ class Submitter:
             else:
                 future.set_result(answer)
 
-    def _later(self, new: Draft, future: asyncio.Future[Stored], until: float) -> bool:
+    def _later(self, new: Draft, future: _Waiter, until: float) -> bool:
         """Sends a task again in a moment: its part of the store is away, so nothing of it was sent. False: it has been
         tried for long enough."""
         loop = asyncio.get_running_loop()

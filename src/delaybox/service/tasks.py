@@ -38,7 +38,7 @@ from delaybox.service.refusals import PLACES, UNREADABLE, no_dead_letter, refusa
 from delaybox.service.rules import Rules
 from delaybox.service.scaling import Scaler
 from delaybox.service.serving import LIVE_NODE_MS, Serving, living
-from delaybox.service.submit import BatchItem, Submitter, submitter_kind
+from delaybox.service.submit import BatchItem, Submitter, Then, submitter_kind
 from delaybox.service.watch import Watch, Watcher
 from delaybox.store import by_key, offset_pages, pages
 from delaybox.store.by_id import Lookup
@@ -188,6 +188,10 @@ class Service:
             with suppress(DelayBoxError):
                 return structs.replace(stored, warning=await parts.serving.elsewhere(task.name, stored.queue))
         return stored
+
+    def submit_soon(self, task: NewTask, then: Then) -> bool:
+        """As the `Submitter`'s."""
+        return task.type is not TaskType.WORKER and self._opened.submitter.submit_soon(task, then)
 
     async def submit_many(self, tasks: Sequence[NewTask]) -> list[Submitted | DelayBoxError]:
         """As the `Submitter`'s."""

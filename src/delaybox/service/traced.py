@@ -10,7 +10,7 @@ from delaybox.core.errors import DelayBoxError
 from delaybox.core.task import NewTask, Submitted
 from delaybox.otel import tracing
 from delaybox.otel.spans import MOST_LINKS, parent_of
-from delaybox.service.submit import BatchItem, Submitter
+from delaybox.service.submit import BatchItem, Submitter, Then
 from delaybox.store.store import Store, Stored
 from delaybox.wire.in_trace import with_trace
 from delaybox.wire.trace import PARENT, trace_in
@@ -40,6 +40,9 @@ class TracedSubmitter(Submitter):
             span.set_attribute("messaging.message.id", stored.task_id)
             span.set_attribute("delaybox.created", stored.created)
             return stored
+
+    def submit_soon(self, task: NewTask, then: Then) -> bool:
+        return False  # a span lasts as long as a coroutine
 
     async def submit_many(self, tasks: Sequence[NewTask]) -> list[Submitted | DelayBoxError]:
         began, traces = time.time_ns(), _Traces()

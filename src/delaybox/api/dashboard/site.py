@@ -159,7 +159,7 @@ class Dashboard:
             return self._problem(scope, 500, DEFECT_TEXT) if reads_html else problems.V1.defect()
 
     async def _answer(self, route: Route | None, scope: Scope, receive: Receive) -> Answer:
-        headers = self._edge.headers(scope)
+        headers = self._edge.headers(scope["headers"])
         self._edge.origin(headers)
         scope["visit"] = visit = self._visit(scope, headers)
         if route is None:

@@ -14,23 +14,26 @@ from delaybox.api import policy
 from delaybox.api.dashboard.site import Dashboard
 from delaybox.api.readiness import Probe
 from delaybox.api.rest import problems
+from delaybox.api.rest.answer_headers import AnswerHeaders, headers_of
 from delaybox.api.rest.answered import Answered
 from delaybox.api.rest.asgi import Headers, Receive, Scope, Send
 from delaybox.api.rest.edge import Edge
 from delaybox.api.rest.http1.answers import GUARDS
 from delaybox.api.rest.http1.head import BadHead
 from delaybox.api.rest.http1.server import RefusedHead
+from delaybox.api.rest.quick_posts import QuickPost, QuickPosts
 from delaybox.api.rest.refusal import CLOSE, Refusal
 from delaybox.api.rest.request_body import Disconnected, RequestBodies
 from delaybox.api.rest.routing import Answer, Route, Router
 from delaybox.api.rest.settings import ApiSettings
 from delaybox.api.rest.traces import trace_of_request
 from delaybox.api.rest.v1.docs import pages
-from delaybox.api.rest.v1.routes import routes
+from delaybox.api.rest.v1.routes import quick_create, routes
 from delaybox.api.shown import ShownMetrics
+from delaybox.core.access import Grant
 from delaybox.core.errors import DelayBoxError, Denied
 from delaybox.core.limits import DEFAULT_PAGE, MAX_PAGE
-from delaybox.core.task import TaskType
+from delaybox.core.task import NewTask, Submitted, TaskType
 from delaybox.service import Service
 from delaybox.wire.in_trace import with_trace
 from delaybox.wire.original import answer, request
@@ -46,11 +49,14 @@ AsgiApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 _BROKEN = "the body ended before it was complete, or its chunks cannot be read; send it again, whole"
 
 
-def build_app(service: Service, settings: ApiSettings, *, bodies: RequestBodies | None = None) -> AsgiApp:
-    """The ASGI callable for ``service``. Pass ``bodies`` to start and stop their clock yourself."""
+def build_app(
+    service: Service, settings: ApiSettings, *, bodies: RequestBodies | None = None, answered: Answered | None = None
+) -> AsgiApp:
+    """The ASGI callable for ``service``. Pass ``bodies`` to start and stop their clock yourself, and ``answered`` where
+    others answer requests as well."""
     edge = Edge(settings)
     bodies = bodies or RequestBodies(settings)
-    answered = Answered()
+    answered = answered or Answered()
     api = _Api(service, settings, bodies, answered)
     root = settings.root
     router = Router()
@@ -77,7 +83,7 @@ def build_app(service: Service, settings: ApiSettings, *, bodies: RequestBodies 
     known_paths = "/livez, /readyz or /metrics" if apart else f"{v1}/tasks or {root}/task, and see /docs"
     create = api.create
     create_rule = task.rules["POST"]
-    length_headers: dict[int, list[tuple[bytes, bytes]]] = {}
+    response_headers = AnswerHeaders()
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -88,7 +94,7 @@ def build_app(service: Service, settings: ApiSettings, *, bodies: RequestBodies 
         unread = False
         try:
             if path == task_path and scope["method"] == "POST":
-                headers = edge.headers(scope)
+                headers = edge.headers(scope["headers"])
                 edge.origin(headers)
                 scope["auth"] = grant = edge.caller(headers)
                 policy.admit(grant, create_rule)
@@ -101,34 +107,24 @@ def build_app(service: Service, settings: ApiSettings, *, bodies: RequestBodies 
                 else:
                     answer = await _dispatch(route, edge, scope, receive, known_paths)
         except Refusal as refusal:
-            answer = _family(path, v1).refusal(refusal)
+            answer = problems.family(path, v1).refusal(refusal)
             unread = True
         except DelayBoxError as error:
-            answer = _family(path, v1).error(error)
+            answer = problems.family(path, v1).error(error)
             unread = isinstance(error, Denied)
         except Disconnected:
             # Chunks that cannot be read look the same; then the caller is still there, and gets the reason.
-            answer = _family(path, v1).refusal(Refusal(400, _BROKEN, CLOSE))
+            answer = problems.family(path, v1).refusal(Refusal(400, _BROKEN, CLOSE))
         except Exception:  # noqa: BLE001 - whatever it was, the caller gets an answer
             # The body is not logged: payloads are the callers' secrets.
             _log.exception("%s %s failed", scope["method"], name)
-            answer = _family(path, v1).defect()
+            answer = problems.family(path, v1).defect()
         if answer.parts is not None:
             answered.one(scope["method"], name, answer.status, perf_counter() - began, scope["headers"])
             await _stream(answer, answer.parts, send)
             return
-        size = len(answer.body)
-        if answer.headers or answer.status == 204 or answer.content_type != b"application/json":
-            response_headers = _headers_of(answer)
-        else:
-            known = length_headers.get(size)
-            if known is None:
-                known = _headers_of(answer)
-                if len(length_headers) < 1024:
-                    length_headers[size] = known
-            response_headers = known
         answered.one(scope["method"], name, answer.status, perf_counter() - began, scope["headers"])
-        await send({"type": "http.response.start", "status": answer.status, "headers": response_headers})
+        await send({"type": "http.response.start", "status": answer.status, "headers": response_headers.of(answer)})
         await send({"type": "http.response.body", "body": answer.body})
         if unread:
             await bodies.drain(receive)
@@ -144,13 +140,16 @@ async def _stream(answer: Answer, parts: AsyncGenerator[bytes, None], send: Send
             await send({"type": "http.response.body", "body": part, "more_body": True})
 
 
-def _headers_of(answer: Answer) -> list[tuple[bytes, bytes]]:
-    if answer.status == 204:
-        return [*GUARDS, *answer.headers]
-    size = b"%d" % len(answer.body)
-    own = {name for name, _ in answer.headers}
-    guards = [guard for guard in GUARDS if guard[0] not in own] if own else GUARDS
-    return [(b"content-type", answer.content_type), (b"content-length", size), *guards, *answer.headers]
+def quick_posts(service: Service, settings: ApiSettings, bodies: RequestBodies, answered: Answered) -> QuickPosts:
+    """What answers the usual POSTs of one task without the ASGI callable."""
+    posts: dict[str, QuickPost] = {}
+    if not settings.probes_only and not (settings.dashboard is not None and settings.dashboard.alone):
+        original = _Original(settings)
+        posts[f"{settings.root}/task"] = QuickPost(
+            "/task", policy.rule("POST", "/task"), original.read, original.written, problems.COMPATIBLE
+        )
+        posts[f"{settings.root}/v1/tasks"] = quick_create(service, bodies, settings)
+    return QuickPosts(service, Edge(settings), bodies, answered, posts)
 
 
 def refusals(settings: ApiSettings) -> Callable[[BadHead], RefusedHead]:
@@ -159,8 +158,8 @@ def refusals(settings: ApiSettings) -> Callable[[BadHead], RefusedHead]:
 
     def refuse(error: BadHead) -> RefusedHead:
         refusal = Refusal(error.status, error.message)
-        answer = _family(error.path or v1, v1).refusal(refusal, _BAD_HEADS.get(error.status, ""))
-        return answer.status, tuple(_headers_of(answer)), answer.body
+        answer = problems.family(error.path or v1, v1).refusal(refusal, _BAD_HEADS.get(error.status, ""))
+        return answer.status, tuple(headers_of(answer)), answer.body
 
     return refuse
 
@@ -172,13 +171,9 @@ PROBES: Final = frozenset(
 """The paths that are answered when callers hold every connection."""
 
 
-def _family(path: str, v1: str) -> problems.Problems:
-    return problems.V1 if path.startswith(v1) else problems.COMPATIBLE
-
-
 async def _dispatch(route: Route | None, edge: Edge, scope: Scope, receive: Receive, known_paths: str) -> Answer:
     """Answers one request. The handler finds what its caller may do in ``scope["auth"]``."""
-    headers = edge.headers(scope)
+    headers = edge.headers(scope["headers"])
     method = scope["method"]
     rule = None
     if route is not None:
@@ -200,6 +195,24 @@ async def _dispatch(route: Route | None, edge: Edge, scope: Scope, receive: Rece
     return await handler(scope, headers, receive)
 
 
+class _Original:
+    """How ``POST /task`` is read and answered."""
+
+    def __init__(self, settings: ApiSettings) -> None:
+        types = {TaskType.PUB_SUB, TaskType.SHELL_CMD} if settings.shell else {TaskType.PUB_SUB}
+        self._rules = request.OriginalRules(max_payload_bytes=settings.payload_limit, types=frozenset(types))
+
+    def read(self, body: bytes, headers: Headers, grant: Grant) -> NewTask:
+        """The task that a body asks for. DelayBoxError."""
+        task = with_trace(request.parse_task(body, self._rules), trace_of_request(headers))
+        policy.require_type(grant, task.type)
+        return task
+
+    def written(self, task: NewTask, stored: Submitted) -> Answer:
+        """The answer to a stored task."""
+        return Answer(200, answer.render_created(stored.task_id))
+
+
 class _Api:
     """The handlers. Each parses, asks the service and renders."""
 
@@ -207,8 +220,7 @@ class _Api:
         self._service = service
         self._answered = answered
         self._bodies = bodies
-        types = {TaskType.PUB_SUB, TaskType.SHELL_CMD} if settings.shell else {TaskType.PUB_SUB}
-        self._rules = request.OriginalRules(max_payload_bytes=settings.payload_limit, types=frozenset(types))
+        self._original = _Original(settings)
         self._probe = Probe(service)
         self._node_id = settings.node_id
         self._shown = ShownMetrics(service, self._probe)
@@ -221,10 +233,8 @@ class _Api:
 
     async def create(self, scope: Scope, headers: Headers, receive: Receive) -> Answer:
         body = await self._bodies.read_json(headers, receive)
-        task = with_trace(request.parse_task(body, self._rules), trace_of_request(headers))
-        policy.require_type(scope["auth"], task.type)
-        submitted = await self._service.submit(task)
-        return Answer(200, answer.render_created(submitted.task_id))
+        task = self._original.read(body, headers, scope["auth"])
+        return self._original.written(task, await self._service.submit(task))
 
     async def list(self, scope: Scope, headers: Headers, receive: Receive) -> Answer:
         query = dict(_query(scope))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ipaddress import ip_address
 
-from delaybox.api.rest.asgi import Headers, Scope
+from delaybox.api.rest.asgi import Headers
 from delaybox.api.rest.refusal import CLOSE, Refusal, shown
 from delaybox.api.rest.settings import ApiSettings
 from delaybox.api.tokens import Tokens
@@ -24,9 +24,8 @@ class Edge:
         self._tokens = Tokens(settings.tokens)
         self._good_hosts: set[bytes] = set()
 
-    def headers(self, scope: Scope) -> Headers:
+    def headers(self, pairs: list[tuple[bytes, bytes]]) -> Headers:
         """The request's headers by name; refuses those whose repetition could mean two things."""
-        pairs: list[tuple[bytes, bytes]] = scope["headers"]
         out = dict(pairs)
         if len(out) != len(pairs):
             names = [name for name, _ in pairs]

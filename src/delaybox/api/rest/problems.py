@@ -94,3 +94,8 @@ def _headers_of(error: DelayBoxError) -> tuple[tuple[bytes, bytes], ...]:
 
 COMPATIBLE: Final = Problems(rfc9457=False)
 V1: Final = Problems(rfc9457=True)
+
+
+def family(path: str, v1: str) -> Problems:
+    """How the routes at ``path`` write errors. ``v1``: the path of those of ``/v1``."""
+    return V1 if path.startswith(v1) else COMPATIBLE

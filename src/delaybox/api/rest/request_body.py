@@ -47,6 +47,14 @@ class RequestBodies:
             self._sweeper.cancel()
             self._sweeper = None
 
+    def usual(self, headers: Headers, size: int) -> bool:
+        """Whether `read_json` would take a whole body of so many bytes, as far as is known without learning a type."""
+        return (
+            headers.get(b"content-type", b"") in self._good_types
+            and b"content-encoding" not in headers
+            and size <= self._limit
+        )
+
     def read_json(self, headers: Headers, receive: Receive, *, limit: int = 0) -> Awaitable[bytes]:
         """The whole body of a JSON request, counted while it arrives. ``limit``: in place of the usual one."""
         content_type = headers.get(b"content-type", b"")

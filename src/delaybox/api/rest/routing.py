@@ -6,12 +6,13 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mappi
 from dataclasses import dataclass, field
 from urllib.parse import unquote
 
+from msgspec import Struct
+
 from delaybox.api import policy
 from delaybox.api.rest.asgi import Headers, Receive, Scope
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(Struct, frozen=True):
     """One response; the content type is JSON unless given.
 
     ``parts``: in place of a body, its parts as they come; the connection ends with the last one, or the stream with the

@@ -18,9 +18,21 @@ CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 _LINES: Final = {status.value: b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.encode()) for status in HTTPStatus}
 
 
+class SetHeaders(list[tuple[bytes, bytes]]):
+    """Headers of many answers, which are encoded once. They must not change."""
+
+    __slots__ = ("raw",)
+
+    def __init__(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        super().__init__(headers)
+        self.raw = b"".join([b"%b: %b\r\n" % pair for pair in self])
+
+
 def encode(status: int, headers: Iterable[tuple[bytes, bytes]], date: bytes, body: bytes) -> bytes:
     """One answer. ``date``: the line Date; ``body``: empty for an answer to HEAD, whose length is still that of GET's
     body."""
+    if type(headers) is SetHeaders:
+        return b"%b%b%b\r\n%b" % (_LINES[status], date, headers.raw, body)
     out = [_LINES[status], date]
     for name, value in headers:
         out += (name, b": ", value, b"\r\n")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from delaybox.api.rest.asgi import Message, Scope
@@ -99,7 +100,7 @@ class HttpConnection(asyncio.Protocol):
         self._eof = True
         self._wake()
         # One that reads a stream has nothing more to send: where it closes, it is gone.
-        return self._task is not None and not self._closing and not self._streaming
+        return self._request is not None and not self._closing and not self._streaming
 
     def pause_writing(self) -> None:
         self._writable = asyncio.get_running_loop().create_future()
@@ -113,7 +114,7 @@ class HttpConnection(asyncio.Protocol):
 
     def end(self) -> None:
         """Closes the connection if no request is under way, else after that request."""
-        if self._task is None:
+        if self._request is None:
             self._finish()
 
     def end_stream(self) -> None:
@@ -155,6 +156,12 @@ class HttpConnection(asyncio.Protocol):
         if self._eof and not request.over:
             request.broken = True
         self._awaits_continue = request.head.awaits_continue
+        if request.over and self._server.quick is not None:
+            body = request.parts[0] if len(request.parts) == 1 else b"".join(request.parts)
+            if self._server.quick(request.head, body, partial(self._reply, request)):
+                request.parts.clear()
+                request.size = 0
+                return True
         self._task = asyncio.get_running_loop().create_task(self._serve(request))
         return True
 
@@ -230,7 +237,7 @@ class HttpConnection(asyncio.Protocol):
             self._finish()
         else:
             reader.requests.popleft()
-            if not reader.requests:
+            if reader.waiting and not reader.requests:
                 reader.feed()
             self._read_on()
             if not self._next():
@@ -255,7 +262,28 @@ class HttpConnection(asyncio.Protocol):
         if "more_body" in message:
             await self._send_part(started, message["body"])
             return
-        head, headers = request.head, started["headers"]
+        self._answer(request, started["status"], started["headers"], message["body"])
+        if self._writable is not None:
+            await self._drained()
+
+    def _reply(self, request: Request, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+        """Answers a request that has no task, and goes on."""
+        if self._lost or self._request is not request:
+            return
+        self._answer(request, status, headers, body)
+        if self._writable is not None:
+            self._task = asyncio.get_running_loop().create_task(self._go_on(request))
+            return
+        self._request = None
+        self._over(request, whole=True)
+
+    async def _go_on(self, request: Request) -> None:
+        await self._drained()
+        self._task, self._request = None, None
+        self._over(request, whole=True)
+
+    def _answer(self, request: Request, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+        head = request.head
         if _CLOSE in headers:
             self._last = True
         elif not request.over or not self._stays(head):
@@ -263,9 +291,7 @@ class HttpConnection(asyncio.Protocol):
             headers = [*headers, _CLOSE]
         elif head.is_1_0:
             headers = [*headers, _KEEP]
-        self._write(started["status"], headers, b"" if head.method == "HEAD" else message["body"])
-        if self._writable is not None:
-            await self._drained()
+        self._write(status, headers, b"" if head.method == "HEAD" else body)
 
     async def _send_part(self, started: Message, body: bytes) -> None:
         """Sends a part of an answer whose length nobody knows: the end of the connection ends it."""

@@ -21,6 +21,8 @@ MAX_CHUNKS: Final = 10_000
 """Most chunks of one body. Each costs about a microsecond, however small it is."""
 _DRY: Final = 8 * 1024
 """Most bytes of a chunked body that are no content: extensions of chunks, and headers behind them."""
+_KNOWN_HEAD: Final = 1024
+"""Most bytes of a head that is kept for the next request of its connection."""
 _TLS_HELLO: Final = 0x16
 _LINE: Final = 4
 """Bytes of a header beside name and value."""
@@ -46,8 +48,8 @@ class HttpReader:
     request."""
 
     __slots__ = (
-        "_again", "_buffer", "_chunks", "_dry", "_fed", "_headers", "_headers_size", "_in_head", "_parser", "_target",
-        "_unserved", "refusal", "requests",
+        "_again", "_buffer", "_chunks", "_dry", "_fed", "_headers", "_headers_size", "_in_head", "_known", "_known_raw",
+        "_parser", "_target", "_unserved", "refusal", "requests",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -63,6 +65,8 @@ class HttpReader:
         self._dry = 0
         self._unserved = False
         self._again = False
+        self._known: Head | None = None
+        self._known_raw = b""
         self._parser: Any = httptools.HttpRequestParser(self)
 
     @property
@@ -78,13 +82,52 @@ class HttpReader:
     def close(self) -> None:
         """Drops all references. It and its parser refer to each other, and the garbage collector would free them too
         late."""
-        self._parser = self.refusal = None
-        self._buffer = b""
+        self._parser = self.refusal = self._known = None
+        self._buffer = self._known_raw = b""
         self._headers, self._in_head = [], False
         self.requests.clear()
 
     def feed(self, data: bytes = b"") -> None:
         """Takes bytes, and parses as long as no complete request waits."""
+        if not self.requests and not self._in_head and not self._buffer and data and self.refusal is None:
+            self._feed_first(data)
+        else:
+            self._feed(data)
+
+    def _feed_first(self, data: bytes) -> None:
+        """Takes bytes that begin a request.
+
+        Callers send the same head again and again, so one that is the same, byte for byte, as the last one of the
+        connection is not parsed again where the whole request has come, and nothing behind it. Parsing a head of three
+        headers takes a tenth of what a small POST costs.
+        """
+        known = self._known
+        if known is not None and len(data) == len(self._known_raw) + known.length and data.startswith(self._known_raw):
+            request = Request(known)
+            if known.length:
+                request.parts.append(data[len(self._known_raw) :])
+                request.size = known.length
+                request.left = 0
+            request.over = True
+            self.requests.append(request)
+            return
+        parser = self._parser
+        self._feed(data)
+        if self._parser is parser and len(self.requests) == 1 and not self._in_head and not self._buffer:
+            self._keep(self.requests[0], data)
+
+    def _keep(self, request: Request, data: bytes) -> None:
+        """Keeps a head for `_feed_first`, where ``data`` is its request from the first byte to the last.
+
+        The parser passes line breaks behind a request, so bytes that end with one may not be the request alone.
+        """
+        head = request.head
+        size = len(data) - head.length
+        whole = request.over and self.refusal is None and head.keep_alive and head.length >= 0 and size <= _KNOWN_HEAD
+        if whole and data.find(b"\r\n\r\n") + 4 == size and (not head.length or data[-1] not in b"\r\n"):
+            self._known, self._known_raw = head, data[:size]
+
+    def _feed(self, data: bytes) -> None:
         data = self._buffer + data if self._buffer else data
         at, end = 0, len(data)
         while at < end and self.refusal is None:
@@ -195,6 +238,8 @@ class HttpReader:
         except BadHead as error:
             self.refusal = error
             return
+        if not head.keep_alive:
+            self._known = None  # the parser refuses what comes behind it
         self.requests.append(Request(head))
         self._unserved = parser.should_upgrade()
 

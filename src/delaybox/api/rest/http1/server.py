@@ -18,7 +18,7 @@ from typing import Final
 
 from delaybox.api.rest.asgi import Receive, Scope, Send
 from delaybox.api.rest.http1.connection import HttpConnection
-from delaybox.api.rest.http1.head import BadHead
+from delaybox.api.rest.http1.head import BadHead, Head
 
 RESERVE: Final = 256
 _RESERVED_S: Final = 2.0
@@ -28,6 +28,10 @@ _PARTING_S: Final = 0.5
 its connection is closed gets no answer, and may not send a POST again; so each is asked to close, by an answer."""
 
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
+Reply = Callable[[int, list[tuple[bytes, bytes]], bytes], None]
+"""Sends a request's answer: status, headers and body. Called once."""
+Quick = Callable[[Head, bytes, Reply], bool]
+"""Takes a request that came whole and answers it later, or leaves it to the ASGI callable: False."""
 RefusedHead = tuple[int, tuple[tuple[bytes, bytes], ...], bytes]
 """Status, headers and body."""
 
@@ -36,6 +40,7 @@ class HttpServer:
     """``app``: the ASGI callable. ``refuse`` makes the answer to bytes that are no request. ``probes``: their paths, as
     sent.
 
+    ``quick``: is offered each request that came whole before the callable, which costs a task and several coroutines.
     ``most``: connections, beside the ``reserve``. ``head_s``: from the opening, or the first byte of a further head, to
     its end. ``idle_s``: between requests. ``write_timeout_s``: for a caller to take an answer.
     """
@@ -46,6 +51,7 @@ class HttpServer:
         refuse: Callable[[BadHead], RefusedHead],
         *,
         probes: frozenset[bytes],
+        quick: Quick | None = None,
         most: int,
         reserve: int = RESERVE,
         head_s: float,
@@ -54,6 +60,7 @@ class HttpServer:
     ) -> None:
         self.app = app
         self.refuse = refuse
+        self.quick = quick
         self.probes = probes
         self.write_timeout_s = write_timeout_s
         self.stopping = False

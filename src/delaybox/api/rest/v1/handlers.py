@@ -15,6 +15,7 @@ from delaybox.api.rest.asgi import Headers, Receive, Scope
 from delaybox.api.rest.problems import problem_of
 from delaybox.api.rest.request_body import RequestBodies
 from delaybox.api.rest.traces import trace_of_request
+from delaybox.core.access import Grant
 from delaybox.core.errors import DelayBoxError, InvalidTask, TaskNotFound
 from delaybox.core.limits import MAX_BATCH, MAX_BATCH_BYTES
 from delaybox.core.query import BulkResult
@@ -79,19 +80,30 @@ class V1:
         if scope["query_string"]:
             queries.parse_none(scope["query_string"])
         body = await self._bodies.read_json(headers, receive)
-        task = with_trace(tasks.parse_task(body, self._rules, key=_key(headers)), trace_of_request(headers))
-        if task.type is not _PUB_SUB:
-            policy.require_type(scope["auth"], task.type)
+        task = self.new_task(body, headers, scope["auth"])
         stored = await self._service.submit(task)
-        location = (b"location", self._location + stored.task_id.encode())
         if stored.created:
-            return Reply(rendering.scheduled(task, stored, _now_ms()), 201, (location,))
+            return self.created(task, stored)
         try:
             view = await self._service.get(stored.task_id)
             answer = rendering.found(view) if not view.remembered else rendering.gone(task, stored, view.state)
         except TaskNotFound:
             answer = rendering.gone(task, stored)
-        return Reply(answer, 200, (location,))
+        return Reply(answer, 200, (self._location_of(stored),))
+
+    def new_task(self, body: bytes, headers: Headers, grant: Grant) -> NewTask:
+        """The task that a body asks for. DelayBoxError."""
+        task = with_trace(tasks.parse_task(body, self._rules, key=_key(headers)), trace_of_request(headers))
+        if task.type is not _PUB_SUB:
+            policy.require_type(grant, task.type)
+        return task
+
+    def created(self, task: NewTask, stored: Submitted) -> Reply:
+        """The answer to a new task."""
+        return Reply(rendering.scheduled(task, stored, _now_ms()), 201, (self._location_of(stored),))
+
+    def _location_of(self, stored: Submitted) -> tuple[bytes, bytes]:
+        return b"location", self._location + stored.task_id.encode()
 
     async def batch(self, scope: Scope, headers: Headers, receive: Receive) -> Reply:
         queries.parse_none(scope["query_string"])
