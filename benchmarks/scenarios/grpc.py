@@ -89,9 +89,9 @@ def run(bench: Bench) -> None:
         count = calls // 4
         with bench.server() as server, ours.serve(server) as node:
             options = {"address": node.grpc, "seed": 1, "under_way": 1, "connections": 1}
-            _load(calls // 20, options)
+            send_alone(calls // 20, options)
             use = CpuUse(family(node.pid) | {server.process.pid: "server"})
-            found = _load(count, options)
+            found = send_alone(count, options)
             note = use.note(count)
         if found["accepted"] < count:
             raise RuntimeError(f"{found['accepted']} of {count} answered")
