@@ -36,7 +36,7 @@ def test_the_page_of_a_step_sends_the_next_one_by_itself() -> None:
     assert "3 tasks were cancelled so far" in text and text.count("<form method") == 1
     done = BulkResult(changed=10_000, matched=10_000, cursor="further")
     text = many._shown(visit, "cancel", "cancelled", done).body.decode()
-    assert "Go on with the next" in text and 'name="cursor" value="further"' in text and "hx-trigger" not in text
+    assert "Go on with the next" in text and 'name="cursor" value="further"' in text and 'hx-trigger="load' not in text
 
 
 def test_a_delay_counts_from_the_change_and_not_from_the_count() -> None:
