@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metr
 from prometheus_client.registry import Collector
 
 from delaybox.metrics.parts import OF_STORE, MetricPart, OnePart, of_store
+from delaybox.processes.openmetrics import WithoutCreated
 
 OPERATIONS = Path(__file__).parents[2] / "docs/operations.md"
 
@@ -23,7 +24,7 @@ class Counted(Collector):
         Gauge("delaybox_queue_ready_tasks", "Ready.", ["queue"], registry=self._registry).labels("mail").set(7)
 
     def collect(self) -> Iterator[Metric]:
-        return iter(self._registry.collect())
+        return WithoutCreated(self._registry).collect()
 
 
 def lines(part: MetricPart) -> list[str]:
