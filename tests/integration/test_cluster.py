@@ -18,6 +18,7 @@ from delaybox.service import Service
 from delaybox.store import keys, nodes
 from delaybox.store.address import ServerSettings
 from delaybox.store.fsck import fsck
+from delaybox.store.loader import load
 from delaybox.store.record import draft
 from delaybox.store.servers import Servers
 from delaybox.store.slots import slot_of
@@ -177,6 +178,11 @@ async def test_the_documented_user_is_enough(cluster: RealCluster, prefix: str) 
         store = await Store.open(servers, prefix=name, partitions=PARTITIONS)
         assert len(servers.primaries()) == 3
         async with running(store, {TaskType.SHELL_CMD: target}, channel="") as engine:
+            for server in cluster.servers:
+                known = server.admin.script_exists(*(load(name, None, True).sha for name in ("claim", "ack", "fail")))
+                assert all(known) or server.admin.info("replication")["role"] != "master", (
+                    "compiled before it is needed"
+                )
             await everywhere(store, one(0))
             await until(lambda: len(target.got) == PARTITIONS)
             assert engine.in_flight <= PARTITIONS

@@ -23,12 +23,13 @@ from delaybox.engine.reaper import Reaper
 from delaybox.service import Service
 from delaybox.store import keys, nodes
 from delaybox.store.fsck import fsck
-from delaybox.store.loader import ScriptCall, ScriptRunner
+from delaybox.store.loader import ScriptCall, ScriptRunner, load
 from delaybox.store.servers import Servers
 from delaybox.store.store import ClaimLimits, Store
 from delaybox.targets.pubsub import PubSubTarget
 from delaybox.wire import body as wire_body
 from delaybox.wire import result as wire_result
+from tests.servers import RealServer
 from tests.waiting import until_async
 
 OPTIONS = EngineOptions(node_id="test", channel="", lease_ms=1_500, heartbeat_ms=300, reap_ms=40)
@@ -403,3 +404,16 @@ async def test_claims_overlap_when_there_is_much_to_do(client: Redis, prefix: st
     counts = await service.counts()
     assert counts.in_flight == 0 and counts.pending == count - len(ran), "what was claimed ran, or went back"
     assert (await fsck(store)).problems == []
+
+
+async def test_scripts_are_compiled_before_tasks_come_due(make_server: Callable[..., RealServer], prefix: str) -> None:
+    server = make_server()
+    store = await Store.open(Servers.connect(server.settings), prefix=prefix, partitions=1)
+    engine = Engine(store, {TaskType.PUB_SUB: Recorder()}, OPTIONS)
+    await engine.start()
+    try:
+        shas = [load(name).sha for name in ("claim", "ack", "fail", "complete", "reap", "release", "extend")]
+        assert await store.servers.ask("SCRIPT", "EXISTS", *shas) == [1] * len(shas)
+    finally:
+        await engine.stop()
+        await store.close()

@@ -53,6 +53,8 @@ _ANNOUNCED_MOST = 10_000
 _PARTITIONS_SHOWN = 256
 """A heartbeat has no more, or it would be large in a store of thousands of partitions."""
 _HOOKS = TaskType.HTTP.value
+_SCRIPTS = ("claim", "ack", "complete", "fail", "release", "extend", "reap", "note", "index", "expand", "survey")
+"""The server compiles these before tasks come due: a millisecond each, which the first tasks would be late by."""
 _MUCH = 100_000
 """Members times partitions: from here on shares are computed in a thread, for it takes longer than a claim."""
 
@@ -160,6 +162,8 @@ class Engine:
 
     async def start(self) -> None:
         """Returns when it is subscribed to wake-ups and claiming has begun."""
+        if self._claims:
+            await self._store.prepare(*_SCRIPTS)
         if self._listens:
             await self._wakeups.start()
         self._dispatcher.start()

@@ -223,6 +223,10 @@ class ScriptRunner:
         self._observe = observe
         self._gate = gate
 
+    def source(self, name: str) -> str:
+        """A script as this runner sends it."""
+        return load(name, self._clock, self._sharded).source
+
     async def run(self, call: ScriptCall) -> Any:
         """The reply of one script; StoreUnavailable or StoreFull where the server failed.
 

@@ -257,6 +257,12 @@ class Servers:
         )
         return [one for one in found if isinstance(one, ServerReport)]
 
+    async def prepare(self, source: str) -> None:
+        """Has each server compile a script before it is needed. What fails is left to the first run of the script."""
+        command = ("SCRIPT", "LOAD", source)
+        with contextlib.suppress(RedisError, OSError):
+            await (self.send([command]) if self._cluster is None else self._cluster.at_each(*command))
+
     async def measured_clock_offset_ms(self) -> float:
         """The server's clock minus this machine's (`probe.clock_offset_ms`); of a cluster that of any server.
         StoreUnavailable."""

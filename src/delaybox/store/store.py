@@ -117,6 +117,11 @@ class Store:
         """Closes the connections."""
         await self.servers.close()
 
+    async def prepare(self, *scripts: str) -> None:
+        """Has the servers compile scripts that are needed soon."""
+        for name in scripts:
+            await self.servers.prepare(self.runner.source(name))
+
     def subscribe(self, *channels: str) -> Subscribed:
         """A subscription to channels of the store's servers, not opened yet."""
         return self.servers.subscribe(*channels)
