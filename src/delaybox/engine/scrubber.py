@@ -22,8 +22,8 @@ _PAUSE_S = 0.1
 _REST_S = 10.0
 """Between two rounds."""
 _TOGETHER = 50
-"""In a hurry: buckets that are looked at together; those of them with so few records share round trips."""
-_SMALL = 25
+"""In a hurry: buckets that are looked at together. Those with few records share round trips, of as many records as one
+script may look at."""
 _LEASES_AT_ONCE = 100
 _MOST_LEASES = 20_000
 """Most leases of one partition in one round."""
@@ -114,11 +114,20 @@ class Scrubber:
     async def _index(self, p: int, numbers: Sequence[int]) -> AsyncIterator[None]:
         """Asserts the hints of some buckets. Where tasks lie thin over months there is a bucket for each, and as many
         round trips would take longer than all records of dense minutes."""
-        small = await scrubbed.small(self._store, p, numbers, _SMALL) if len(numbers) > 1 else []
-        left = [(number, b"0") for number in numbers if number not in small]
-        for at in range(0, len(small), MAX_ITEMS // _SMALL):
-            left += await scrubbed.index(self._store, p, small[at : at + MAX_ITEMS // _SMALL], count=self._chunk)
-            yield
+        sizes = await scrubbed.sizes(self._store, p, numbers) if len(numbers) > 1 else []
+        left = [(number, b"0") for number in numbers[len(sizes) :]]
+        together: list[int] = []
+        records = 0
+        for number, size in [*zip(numbers, sizes, strict=False), (-1, MAX_ITEMS)]:
+            if together and records + size > MAX_ITEMS:
+                left += await scrubbed.index(self._store, p, together, count=self._chunk)
+                yield
+                together, records = [], 0
+            if size > MAX_ITEMS // 2:
+                left += [(number, b"0")] if number >= 0 else []
+            else:
+                together.append(number)
+                records += size
         for number, cursor in left:
             while True:
                 cursor, _, _ = await self._store.index(p, number, cursor, count=self._chunk)

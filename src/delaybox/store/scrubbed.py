@@ -32,10 +32,10 @@ async def note(store: Store, partition: int, run: bytes) -> None:
     await store.runner.run(ScriptCall("scrubbed", store.tags[partition], (run,)))
 
 
-async def small(store: Store, partition: int, numbers: Sequence[int], most: int) -> list[int]:
-    """Those of some buckets that hold no more records than ``most``. StoreUnavailable."""
+async def sizes(store: Store, partition: int, numbers: Sequence[int]) -> list[int]:
+    """How many records some buckets hold. StoreUnavailable."""
     asks: list[Command] = [("HLEN", keys.bucket(store.tags[partition], number)) for number in numbers]
-    return [number for number, size in zip(numbers, await store.servers.ask_many(asks), strict=True) if size <= most]
+    return await store.servers.ask_many(asks)
 
 
 async def index(store: Store, partition: int, numbers: Sequence[int], *, count: int) -> list[tuple[int, bytes]]:
