@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from http import HTTPStatus
 from typing import Any, Final
+
+from msgspec.structs import replace
 
 from delaybox.api.dashboard import render
 from delaybox.api.dashboard.sessions import LASTS_S, Session, Sessions

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from delaybox.api.dashboard.frame import Frames, see_other
 from delaybox.api.dashboard.sessions import Brake, Sessions
