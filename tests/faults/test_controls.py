@@ -26,7 +26,7 @@ COUNT = 20
 
 # Records leave their bucket and go nowhere: what the claim took lives in the node's memory alone.
 POP_THEN_PUSH = {
-    "claim": [("redis.call('HSET', lease, unpack(leased, from, math.min(from + 999, #leased)))", "local _ = from")]
+    "claim": [("redis.call('HSET', lease, unpack(leased, first, math.min(first + 999, #leased)))", "local _ = first")]
 }
 NO_KEYS = {"schedule": [("local held = redis.call('GET', key)", "local held = false")]}
 EARLY = {"claim": [("local now = now_ms()", "local now = now_ms() + 400")]}
