@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 
 from delaybox.core import ids
+from delaybox.core.queue import QueueRules
 from delaybox.core.task import NewTask, OnConflict, TaskType, UniqueWhile
+from delaybox.service.rules import Rules
 from delaybox.store import keys
 from delaybox.store.record import draft
 from delaybox.store.replies import Batch, Stored
@@ -188,3 +190,21 @@ async def test_who_cancels_the_first_again_does_not_free_the_key_of_the_next(lab
     assert (await put(lab, b"2", delay_ms=60_000)).created
     assert await lab.store.cancel([first.task_id], free_key=True) == ["cancelled"], "which it is"
     assert not (await put(lab, b"2", replace=False, delay_ms=60_000)).created
+
+
+async def test_one_that_was_ready_when_the_clock_went_back_is_not_taken_through_its_former_lane(lab: Lab) -> None:
+    """It stands among the ready ones and, hinted by the scrubber, in near: what replaces it leaves the former entry."""
+    one = await put(lab, b"1", queue="a", delay_ms=5)
+    await lab.move(10)
+    await lab.claim(slots=0)
+    await lab.move(-8)
+    await lab.index(one.due_ms // 1_000)
+    two = await put(lab, b"2", queue="b")
+    assert two.task_id == one.task_id
+    assert await lab.ready("wa:f") == [one.task_id], "or this test shows nothing"
+    await Rules(lab.store).set("b", QueueRules(paused=True))
+    assert await lab.lease(LEASE, types="w") == {}, "its queue is paused"
+    await Rules(lab.store).set("b", QueueRules(paused=False))
+    assert await lab.lease(LEASE, types="w", lanes=(b"wa:f",)) == {}
+    assert list(await lab.lease(LEASE, types="w", lanes=(b"wb:f",))) == [one.task_id]
+    assert await lab.problems() == []

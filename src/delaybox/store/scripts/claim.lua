@@ -259,10 +259,13 @@ for i = 1, n_ids do
     end
     if kind == 'ok' and due <= now then
       local does = how[byte(rec, at + 1)]
-      local stale = candidates.fair and candidates.fair[i] and rec_lane(rec, at) ~= candidates.lanes[i]
+      -- the same as rec_lane compared, without the call
+      local lane = candidates.lanes[i]
+      local stale = lane and (byte(rec, at) ~= #lane or sub(rec, at + 1, at + #lane) ~= lane)
       if does == 2 and (first >= FRESH_EXT or not may_fire_in_place(flags)) then does = 1 end
       if stale then
-        -- It was replaced by a task of another lane, and the queue of its former key names it still. It has its hint there.
+        -- It was replaced by a task of another lane, and an entry of the former one names it still: that of a fairness key, or one beside
+        -- a hint in near, as they stand together once the clock went back. It has its hint in its own lane.
         dropped, seen[id] = dropped + 1, nil
       elseif c.steered and candidates.lanes[i] and (does == 1 and n_leased < slots or does == 2)
         and permits().blocks(candidates, i, id, rec, at, flags, due + slack_of(rec_lane(rec, at), flags % 4)) then
