@@ -97,6 +97,22 @@ async def test_what_is_cancelled_or_moved_leaves_nothing(lab: Lab) -> None:
     assert await lab.names("fair*") == [f"{lab.tag}:fair".encode()]
 
 
+@pytest.mark.parametrize("left", ["cancelled", "moved"])
+async def test_what_left_before_its_turn_is_no_turn_of_its_key(lab: Lab, left: str) -> None:
+    gone = await lab.add(*(call("a") for _ in range(60)))
+    await lab.move(1)
+    await lab.add(*(call("a") for _ in range(10)), *(call("b") for _ in range(100)))
+    for _ in range(2):
+        await lab.claim(slots=0)
+    if left == "cancelled":
+        await lab.store.cancel(gone)
+    else:
+        for task_id in gone:
+            await lab.store.reschedule(task_id, delay_ms=50_000)
+    assert Counter((await taken(lab, 40, slots=5))[:40])["a"] == 10, "those of b do not come before them for it"
+    assert await lab.problems() == []
+
+
 async def test_fsck_finds_keys_that_are_kept_for_nothing(lab: Lab) -> None:
     lab.dirty = True
     await lab.client.zadd(f"{lab.tag}:fair:w:f", {"k": 1})

@@ -247,6 +247,7 @@ for i = 1, n_ids do
   if not rec or rec == '' or seen and seen[id] then
     -- nothing there, or the second of two hints (another priority's, left by a script that stopped half-way)
     dropped = dropped + 1
+    fair.no_turn(candidates, i)
   else
     if seen then seen[id] = true end
     local first, flags, size = byte(rec, 1, 3)
@@ -267,6 +268,7 @@ for i = 1, n_ids do
         -- It was replaced by a task of another lane, and an entry of the former one names it still: that of a fairness key, or one beside
         -- a hint in near, as they stand together once the clock went back. It has its hint in its own lane.
         dropped, seen[id] = dropped + 1, nil
+        fair.no_turn(candidates, i)
       elseif c.steered and candidates.lanes[i] and (does == 1 and n_leased < slots or does == 2)
         and permits().blocks(candidates, i, id, rec, at, flags, due + slack_of(rec_lane(rec, at), flags % 4)) then
         -- A limit key of it has no room: it stands apart, and no other waits for it.
@@ -302,10 +304,12 @@ for i = 1, n_ids do
         if c.steered and candidates.lanes[i] then permits().fire(id, rec, at, now) end
         if is_keyed(flags) then touched[#touched + 1] = k_idem(rec_key(rec, at)) end
       else
+        fair.no_turn(candidates, i)
         put_back[#put_back + 1] = { id, rec_lane(rec, at), flags % 4, due, rec, flags }
       end
     elseif kind == 'ok' then
       local lane = rec_lane(rec, at)
+      fair.no_turn(candidates, i)
       if due < horizon then add2(again, K_NEAR[near_of(flags, lane)], due, id .. lane)
       else pointers[#pointers + 1] = { id, flags, lane, due } end
     elseif kind == 'bad' then

@@ -183,11 +183,12 @@ function fair.take(out, lane, n)
     end
     return heap[1] and pop()
   end
-  local function put(id, score)
+  -- Of one that its key brought, that key and the charge; of others the virtual deadline.
+  local function put(id, score, key, charge)
     local at = #out.ids + 1
     out.ids[at], out.keys[at], out.lanes[at] = id, lane.key, lane.name
     out.fair = out.fair or {}
-    out.fair[at] = { s, score }
+    out.fair[at] = { s, score, key, charge, lane }
     f.taken[id] = true
   end
   local function by_deadline()
@@ -224,12 +225,12 @@ function fair.take(out, lane, n)
         local id, start = sub(m, #k.key + 8, #k.key + 23), k.start
         out.gone = out.gone or gather()
         add1(out.gone, k_queue(s), m)
-        local fresh = not f.taken[id]
-        if fresh then k.start = start + struct.unpack('>d', m, #k.key + 24) end
+        local fresh, charge = not f.taken[id], struct.unpack('>d', m, #k.key + 24)
+        if fresh then k.start = start + charge end
         push(k)
         if fresh then
           f.state.virtual = math.max(f.state.virtual, start)
-          put(id)
+          put(id, nil, k, charge)
           return true
         end
       end
@@ -249,6 +250,17 @@ function fair.take(out, lane, n)
   end
   lane.n = lane.n + got
   return got
+end
+
+-- A candidate that is not handed out after all, such as one that was cancelled, is no turn of its key, and none of its lane: or who cancels
+-- much would wait for as many turns of others. Returns whether it is one that fair.take chose.
+function fair.no_turn(out, i)
+  local where = out.fair and out.fair[i]
+  if not where then return false end
+  local key, lane = where[3], where[5]
+  lane.n = lane.n - 1
+  if key then key.start = key.start - where[4] end
+  return true
 end
 
 -- After a claim: what was taken leaves the queues of its keys, keys move on, and some that are remembered for nothing are forgotten.

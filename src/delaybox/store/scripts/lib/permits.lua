@@ -302,20 +302,14 @@ local function state_of(name, now)
 end
 
 -- A candidate of a claim that stands apart is no turn of its lane, and no turn of its fairness key.
-local function no_turn(out, i, rec, at, flags)
+local function no_turn(out, i)
+  if fair.no_turn(out, i) then return end
   if not turns then
     turns = {}
     for _, lane in ipairs(out.turns) do turns[lane.key] = lane end
   end
   local lane = turns[out.keys[i]]
-  if not lane then return end
-  lane.n = lane.n - 1
-  local by = lane.fair and out.fair and out.fair[i]
-  if by and not by[2] then
-    local key, charge = fair.of(rec, at, flags)
-    local used = lane.fair.used[key]
-    if used then used.start = used.start - charge end
-  end
+  if lane then lane.n = lane.n - 1 end
 end
 
 -- Whether a record that lies at home stands apart because of a limit key.
@@ -353,7 +347,7 @@ function permits.blocks(out, i, id, rec, at, flags, deadline)
       add2(apart, k_waits(member), deadline, id)
       add2(apart, K_APART, 0, member)
       state.apart, permits.moved = true, true
-      no_turn(out, i, rec, at, flags)
+      no_turn(out, i)
       return true
     end
   end
