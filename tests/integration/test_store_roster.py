@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 
-from delaybox.core.membership import Member
+from delaybox.core.membership import Activity, Member
+from delaybox.engine.membership import Identity, Membership
 from delaybox.store import keys, nodes, roster
 from delaybox.store.roster import Beat, Roster
 from tests.lab import Lab
@@ -188,3 +190,39 @@ async def test_a_reader_knows_what_a_reader_of_the_whole_list_knows(lab: Lab):
         if rng.random() < 0.5:
             found, whole = await reader.read(), await nodes.MemberList(lab.store).read()
             assert found == whole
+
+
+class Listing:
+    """A member that is driven by hand. ``lanes``: what it serves; ``seen``: the lanes of each member as it knows."""
+
+    def __init__(self, lab: Lab, name: str) -> None:
+        self.lanes = (b"w:f",)
+        self.seen: dict[str, tuple[bytes, ...]] = {}
+        self.membership = Membership(lab.store, Identity(id=name), lambda: Activity(lanes=self.lanes), self)
+
+    async def listed(
+        self, ranking: Sequence[Member], returned: Sequence[Member], ending: Sequence[Member] = ()
+    ) -> None:
+        self.seen = {member.id: member.activity.lanes for member in ranking}
+
+    async def beat(self) -> None:
+        await self.membership._beat()
+
+
+async def test_what_a_failover_loses_of_a_note_is_noted_again(lab: Lab):
+    a, b = Listing(lab, "a"), Listing(lab, "b")
+    for one in (a, b, a):
+        await one.beat()
+    assert a.seen == {"a": (b"w:f",), "b": (b"w:f",)}
+    before = {name: await lab.client.dump(name) for name in await lab.client.keys(f"*{lab.store.prefix}:nodes*")}
+    b.lanes = (b"w:g",)
+    await b.beat()
+    # The server that takes over never got that.
+    for name, value in before.items():
+        await lab.client.restore(name, 0, value, replace=True)
+    await b.beat()
+    await b.beat()
+    # The list changes.
+    await nodes.beat(lab.store, Member(id="c", noted=True))
+    await a.beat()
+    assert a.seen["b"] == (b"w:g",)

@@ -188,7 +188,8 @@ class Membership:
         changed, self._announces = self._announces or place != self._place, False
         noted = shown != self._shown
         answer = await nodes.beat(self._store, member, ending=self._ending, changed=changed, noted=noted)
-        self._place, self._shown = place, shown
+        # Versions only rise: from a lower one the server has lost its last writes, and maybe that this record is noted.
+        self._place, self._shown = place, shown if answer.version >= self._version else ()
         if answer.version != self._version:
             await self._read()
 
