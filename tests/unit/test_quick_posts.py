@@ -146,6 +146,8 @@ async def test_a_usual_post_is_answered_as_by_the_callable(request_: bytes) -> N
         (post(b"/task/", TASK), 200),
         (post(b"/task", b'{"pyload":"%b"}' % (b"a" * 3_000)), 413),
         (post(b"/v1/tasks?a=b", V1), 400),
+        (post(b"/v1%2Ftasks", V1), 404),
+        (post(b"/v1/t%61sks", V1), 201),
         (post(b"/v1/tasks", V1, b"idempotency-key: k"), 201),
         (post(b"/v1/tasks", b'{"payload":"hi","idempotency_key":"k"}'), 201),
         (post(b"/v1/tasks", b'{"type":"worker","name":"f"}'), 201),

@@ -43,7 +43,7 @@ class QuickPost:
 
 
 class QuickPosts:
-    """Of one process. ``posts``: by path."""
+    """Of one process. ``posts``: by path. One that is sent with escapes is left to the callable's router."""
 
     def __init__(
         self,
@@ -57,12 +57,12 @@ class QuickPosts:
         self._edge = edge
         self._bodies = bodies
         self._answered = answered
-        self._posts = dict(posts)
+        self._posts = {path.encode(): post for path, post in posts.items()}
         self._headers = AnswerHeaders()
 
     def take(self, head: Head, body: bytes, reply: Reply) -> bool:
         """See `http1.server.Quick`."""
-        post = self._posts.get(head.path)
+        post = self._posts.get(head.raw_path)
         if post is None or head.method != "POST" or head.query:
             return False
         began = perf_counter()
