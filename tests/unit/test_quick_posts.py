@@ -31,10 +31,13 @@ V1 = b'{"payload":"hi","at":%d}' % DUE
 
 @dataclass
 class FakeService:
-    """Answers in the next turn of the loop, as the store does. ``full``: refuses before it stores."""
+    """Answers in the next turn of the loop, as the store does. ``full``: refuses before it stores. ``broken``: it has a
+    defect."""
 
     error: Exception | None = None
     full: bool = False
+    broken: bool = False
+    due_ms: int = DUE
     soon: int = 0
     in_coroutines: int = 0
     tasks: list[NewTask] = field(default_factory=list)
@@ -45,15 +48,19 @@ class FakeService:
             raise Overloaded("too many tasks wait")
         if self.error is not None:
             raise self.error
+        if self.broken:
+            raise ValueError("a defect")
         self.tasks.append(task)
-        return Submitted(ID, DUE)
+        return Submitted(ID, self.due_ms)
 
     def submit_soon(self, task: NewTask, then: Then) -> bool:
         if self.full or task.type is TaskType.WORKER:
             return False
+        if self.broken:
+            raise ValueError("a defect")
         self.soon += 1
         self.tasks.append(task)
-        asyncio.get_running_loop().call_soon(then, self.error or Submitted(ID, DUE))
+        asyncio.get_running_loop().call_soon(then, self.error or Submitted(ID, self.due_ms))
         return True
 
 
@@ -179,6 +186,15 @@ async def test_errors_of_the_store_are_answered_as_by_the_callable(path: bytes, 
     answer = await Caller(quick).ask(asked)
     assert answer == await Caller(plain, quick=False).ask(asked) and answer[9:10] in (b"5", b"4")
     assert quick.soon == (error is not None)
+
+
+@pytest.mark.parametrize("more", [{"broken": True}, {"due_ms": 10**30}])
+async def test_a_defect_before_or_behind_the_store_is_answered_as_by_the_callable(more: dict[str, Any]) -> None:
+    asked = post(b"/v1/tasks", V1)
+    caller = Caller(FakeService(**more))
+    answer = await caller.ask(asked)
+    assert answer == await Caller(FakeService(**more), quick=False).ask(asked) and answer[9:12] == b"500"
+    assert statuses(await caller.ask(asked)) == [b"500"], "the connection goes on"
 
 
 def statuses(answers: bytes) -> Iterable[bytes]:

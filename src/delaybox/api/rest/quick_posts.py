@@ -19,7 +19,6 @@ from delaybox.api.rest.asgi import Headers
 from delaybox.api.rest.edge import Edge
 from delaybox.api.rest.http1.head import Head
 from delaybox.api.rest.http1.server import Reply
-from delaybox.api.rest.refusal import Refusal
 from delaybox.api.rest.request_body import RequestBodies
 from delaybox.api.rest.routing import Answer
 from delaybox.core.access import Grant
@@ -76,7 +75,7 @@ class QuickPosts:
             task = post.read(body, headers, grant)
             if task is None:
                 return False
-        except (Refusal, DelayBoxError):
+        except Exception:  # noqa: BLE001 - a refusal, or a defect: the callable finds it too, and answers it
             return False
 
         def then(stored: Submitted | BaseException) -> None:
@@ -89,14 +88,19 @@ class QuickPosts:
 
         try:
             return self._service.submit_soon(task, then)
-        except DelayBoxError:
+        except Exception:  # noqa: BLE001 - likewise: nothing has been handed to the store
             return False
 
     def _answer(self, post: QuickPost, task: NewTask, stored: Submitted | BaseException) -> Answer:
         if isinstance(stored, DelayBoxError):
             return post.problems.error(stored)
         if isinstance(stored, BaseException):
-            # The body is not logged: payloads are the callers' secrets.
-            _log.error("POST %s failed", post.name, exc_info=stored)
-            return post.problems.defect()
-        return post.write(task, stored)
+            defect = stored
+        else:
+            try:
+                return post.write(task, stored)
+            except Exception as error:  # noqa: BLE001 - whatever it was, the caller gets an answer
+                defect = error
+        # The body is not logged: payloads are the callers' secrets.
+        _log.error("POST %s failed", post.name, exc_info=defect)
+        return post.problems.defect()
