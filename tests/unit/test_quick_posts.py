@@ -22,6 +22,8 @@ from delaybox.core.errors import DelayBoxError, Overloaded, StoreUnavailable
 from delaybox.core.task import NewTask, Submitted, TaskType
 from delaybox.service import Service
 from delaybox.service.submit import Then
+from delaybox.wire.json import tasks
+from delaybox.wire.json.tasks import parse_task
 from tests.v1_apps import ID
 
 DUE = 4_000_000_000_000
@@ -167,6 +169,19 @@ async def test_what_is_not_usual_is_left_to_the_callable(request_: bytes, status
     answer = await Caller(quick, payload_limit=1_024).ask(request_)
     assert answer == await Caller(plain, quick=False, payload_limit=1_024).ask(request_)
     assert int(answer[9:12]) == status and quick.soon == 0, answer
+
+
+@pytest.mark.parametrize("body", [b'{"payload":"hi","idempotency_key":"k"}', b'{"type":"worker","name":"f"}'])
+async def test_what_is_left_to_the_callable_is_read_once(body: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[bytes] = []
+
+    def parse(given: bytes, *more: Any, **options: Any) -> NewTask:
+        read.append(given)
+        return parse_task(given, *more, **options)
+
+    monkeypatch.setattr(tasks, "parse_task", parse)
+    assert (await Caller(FakeService()).ask(post(b"/v1/tasks", body)))[9:12] == b"201"
+    assert read == [body]
 
 
 async def test_callers_without_the_right_are_refused_as_by_the_callable() -> None:

@@ -12,6 +12,7 @@ from delaybox.api.rest.http1.server import RESERVE, HttpServer
 from delaybox.api.rest.request_body import RequestBodies
 from delaybox.api.rest.settings import ApiSettings
 from delaybox.api.shown import Pushing
+from delaybox.otel import tracing
 from delaybox.processes import child, files, telemetry
 from delaybox.processes.child import Stopping
 from delaybox.processes.sockets import inherited
@@ -41,11 +42,13 @@ async def serve(settings: ApiSettings) -> int:
         app = build_app(late.service, settings, bodies=bodies, answered=answered)
         wanted = settings.max_connections
         most, reserve = shares(files.raise_limit(wanted + RESERVE + _OTHER_FILES), wanted)
+        # Spans last as long as coroutines, so where this process traces no POST could take the short way.
+        quick = quick_posts(late.service, settings, bodies, answered).take if tracing.spans is None else None
         server = HttpServer(
             app,
             refusals(settings),
             probes=PROBES,
-            quick=quick_posts(late.service, settings, bodies, answered).take,
+            quick=quick,
             most=most,
             reserve=reserve,
             head_s=settings.header_timeout_s,
