@@ -172,17 +172,24 @@ def test_another_programs_folder_keeps_no_worker_from_starting(tmp_path: Path, m
     assert not pulse.wanted(None)
 
 
-async def test_another_parts_interval_keeps_no_worker_from_starting(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(
+    ("variable", "value", "why"),
+    [
+        ("OTEL_METRIC_EXPORT_INTERVAL", "often", "OTEL_METRIC_EXPORT_INTERVAL is 'often'"),
+        ("OTEL_EXPORTER_OTLP_COMPRESSION", "zip", 'Invalid value "zip"'),
+    ],
+)
+async def test_another_parts_variable_keeps_no_worker_from_starting(
+    variable: str, value: str, why: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "http://127.0.0.1:1")
-    monkeypatch.setenv("OTEL_METRIC_EXPORT_INTERVAL", "often")
+    monkeypatch.setenv(variable, value)
     assert pushing.wanted(os.environ)
     made = pulse.Pulse(Figures(["f"]), Stats(), state, host="127.0.0.1", port=None, push=True)
     await made.start()
     await made.stop()
     (warning,) = [record.getMessage() for record in caplog.records]
-    assert warning.startswith("the worker's metrics are not sent to a collector: OTEL_METRIC_EXPORT_INTERVAL is 'oft")
+    assert warning.startswith(f"the worker's metrics are not sent to a collector: {why}")
 
 
 def test_the_level_of_the_log_is_checked() -> None:

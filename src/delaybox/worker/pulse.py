@@ -70,7 +70,7 @@ class Pulse:
             own = self._metrics.registry
             try:
                 self._push = pushing.MetricPush(lambda: self._exposition.collected_of(own))
-            except ConfigError as error:
+            except Exception as error:  # noqa: BLE001 - what exporters raise for a variable is theirs
                 # The variable may be another part's of this program: it must not keep a worker from starting.
                 log.warning("the worker's metrics are not sent to a collector: %s", error)
         self._beat(asyncio.get_running_loop().time())
