@@ -28,7 +28,8 @@ from delaybox.api.rest.routing import Answer, Route, Router
 from delaybox.api.rest.settings import ApiSettings
 from delaybox.api.rest.traces import trace_of_request
 from delaybox.api.rest.v1.docs import pages
-from delaybox.api.rest.v1.routes import quick_create, routes
+from delaybox.api.rest.v1.quick import quick_create
+from delaybox.api.rest.v1.routes import routes
 from delaybox.api.shown import ShownMetrics
 from delaybox.core.access import Grant
 from delaybox.core.errors import DelayBoxError, Denied

@@ -9,15 +9,11 @@ from typing import Any, Final
 from msgspec import Struct
 
 from delaybox.api import disclosure, policy
-from delaybox.api.rest import problems
 from delaybox.api.rest.asgi import Headers, Receive, Scope
-from delaybox.api.rest.quick_posts import QuickPost
 from delaybox.api.rest.request_body import RequestBodies
 from delaybox.api.rest.routing import Answer, Handler, Route
 from delaybox.api.rest.settings import ApiSettings
 from delaybox.api.rest.v1.handlers import V1, Replier
-from delaybox.core.access import Grant
-from delaybox.core.task import NewTask, Submitted
 from delaybox.service import Service
 from delaybox.wire.json import bulk_types, events, history, nodes, queue_types, scaling, tasks, types
 from delaybox.wire.json.rendering import encode
@@ -442,28 +438,8 @@ CALLS: Final[tuple[ApiCall, ...]] = (
 )
 
 
-def quick_create(service: Service, bodies: RequestBodies, settings: ApiSettings) -> QuickPost:
-    """The short way of ``POST /v1/tasks``: of tasks without a key, for callers who may see the whole answer."""
-    v1 = _calls(service, bodies, settings)
-
-    def read(body: bytes, headers: Headers, grant: Grant) -> NewTask | None:
-        if b"idempotency-key" in headers or not disclosure.whole(grant):
-            return None
-        # Most of what the callable will have to read is seen without reading it twice.
-        if b'"worker"' in body or b'"idempotency_key"' in body:
-            return None
-        task = v1.new_task(body, headers, grant)
-        return None if task.idempotency_key is not None else task
-
-    def write(task: NewTask, stored: Submitted) -> Answer:
-        reply = v1.created(task, stored)
-        assert reply.value is not None
-        return Answer(reply.status, encode(reply.value), reply.headers)
-
-    return QuickPost("/v1/tasks", policy.rule("POST", "/v1/tasks"), read, write, problems.V1)
-
-
-def _calls(service: Service, bodies: RequestBodies, settings: ApiSettings) -> V1:
+def calls(service: Service, bodies: RequestBodies, settings: ApiSettings) -> V1:
+    """What answers the calls."""
     shell = ShellRules(payloads=settings.shell, commands=frozenset(settings.shell_commands))
     rules = tasks.TaskRules(max_payload_bytes=settings.payload_limit, shell=shell, webhooks=settings.webhooks)
     return V1(service, bodies, rules, settings.root)
@@ -471,7 +447,7 @@ def _calls(service: Service, bodies: RequestBodies, settings: ApiSettings) -> V1
 
 def routes(service: Service, bodies: RequestBodies, settings: ApiSettings) -> list[Route]:
     """The routes of ``/v1``."""
-    v1 = _calls(service, bodies, settings)
+    v1 = calls(service, bodies, settings)
     by: dict[str, dict[str, Handler]] = {}
     for call in CALLS:
         handlers = by.setdefault(call.path, {})
