@@ -40,14 +40,18 @@ def children(pid: int) -> dict[int, str]:
     own = words_of(pid)
     for child in children_of(pid):
         words = words_of(child)
-        if words == own:
+        if not words or words == own:
             continue
         found[child] = next((word.rpartition(".")[2] for word in words if word.startswith("delaybox.roles.")), "")
     return found
 
 
 def words_of(pid: int) -> list[str]:
-    return Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
+    """A process's command line; empty where it has ended meanwhile."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
+    except (FileNotFoundError, ProcessLookupError):
+        return []
 
 
 def members(server: RealServer) -> dict[str, dict[str, Any]]:
