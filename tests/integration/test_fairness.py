@@ -97,19 +97,34 @@ async def test_what_is_cancelled_or_moved_leaves_nothing(lab: Lab) -> None:
     assert await lab.names("fair*") == [f"{lab.tag}:fair".encode()]
 
 
-@pytest.mark.parametrize("left", ["cancelled", "moved"])
-async def test_what_left_before_its_turn_is_no_turn_of_its_key(lab: Lab, left: str) -> None:
+async def test_what_left_before_its_turn_is_no_turn_of_its_key(lab: Lab) -> None:
+    """Its entry stays where the clock went back, and a second hint was made beside it."""
     gone = await lab.add(*(call("a") for _ in range(60)))
     await lab.move(1)
     await lab.add(*(call("a") for _ in range(10)), *(call("b") for _ in range(100)))
     for _ in range(2):
         await lab.claim(slots=0)
-    if left == "cancelled":
-        await lab.store.cancel(gone)
-    else:
-        for task_id in gone:
-            await lab.store.reschedule(task_id, delay_ms=50_000)
+    await lab.move(-2)
+    await lab.index((lab.now + 1) // 1_000)
+    await lab.index((lab.now + 2) // 1_000)
+    await lab.store.cancel(gone)
+    await lab.move(2)
+    assert len(await lab.ready("w:f")) == 170, "or this test shows nothing"
     assert Counter((await taken(lab, 40, slots=5))[:40])["a"] == 10, "those of b do not come before them for it"
+    assert await lab.problems() == []
+
+
+async def test_what_comes_and_goes_while_its_queue_waits_piles_up_nowhere(lab: Lab) -> None:
+    await Rules(lab.store).set("default", QueueRules(paused=True))
+    await lab.add(call("stays"))
+    for how in range(30):
+        (task_id,) = await lab.add(call(f"k{how % 3}", weight=1 + how % 2))
+        await lab.claim(slots=0)
+        if how % 2:
+            await lab.store.cancel([task_id])
+        else:
+            await lab.store.reschedule(task_id, delay_ms=50_000)
+    assert await lab.client.zcard(f"{lab.tag}:fairq:w:f") == len(await lab.ready("w:f")) == 1
     assert await lab.problems() == []
 
 

@@ -44,7 +44,7 @@ for i = 7, #ARGV do
       if key then retire(id, key, ending.keep(rec, at, idem_ttl), free) end
       redis.call('HDEL', k_bucket(home), id)
       if redis.call('EXISTS', k_bucket(home)) == 0 then redis.call('ZREM', K_BUCKETS, home) end
-      unhint(id, flags, lane, due, W)
+      unhint(id, rec, flags, at, due, W)
       reply[#reply + 1] = 'cancelled'
       cancelled = true
     else

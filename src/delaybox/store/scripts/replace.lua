@@ -78,7 +78,7 @@ for i = 6, #ARGV, 6 do
     if pending then
       local _, _, deliveries = rec_counters(there)
       rec = rec_build(rec, new_at, new_flags, 0, 0, deliveries, due)
-      unhint(old, flags, rec_lane(there, at), old_due, W)
+      unhint(old, there, flags, at, old_due, W)
     elseif where == 'lease' then
       local marked, marked_flags = without_key(there, at, flags)
       redis.call('HSET', k_lease(lid), old, ext_set(marked, at, marked_flags, EXT_SUPERSEDED, mine))

@@ -41,7 +41,7 @@ for i = 7, #ARGV do
     if err then return err end
     local new_flags = priority >= 0 and flags - flags % 4 + priority or flags
     local attempt, losses, deliveries = rec_counters(rec)
-    unhint(id, flags, lane, due, W)
+    unhint(id, rec, flags, at, due, W)
     -- A task that was moved by hand may be put off for the whole time again.
     if how ~= 'keep' then rec = ext_set(rec, at, flags, EXT_SNOOZED, nil) end
     place(id, rec_build(rec, at, new_flags, attempt, losses, deliveries, to), new_flags, lane, to, W, c)

@@ -39,7 +39,7 @@ labels.touch(labels.of(id, ARGV[5], new_at, new_flags), keys)
 local err = guard(keys)
 if err then return err end
 local c = clock(now)
-unhint(id, flags, lane, due, W)
+unhint(id, rec, flags, at, due, W)
 if ARGV[6] ~= '' then redis.call('SET', k_body(id), ARGV[6]) end
 labels.leave(labels.of(id, rec, at, flags))
 labels.enter(labels.of(id, ARGV[5], new_at, new_flags))

@@ -138,6 +138,17 @@ function fair.enlist(tasks, W)
   flush(queues, 'ZADD')
 end
 
+-- Takes a task out of its key's queue, while it stands in this ready set still. One that its key's weight, or a bound on keys, has put
+-- elsewhere stays until it is met.
+function fair.leave(ready, id, rec, flags, at)
+  local lane = rec_lane(rec, at)
+  local deadline = fair.has(lane) and redis.call('ZSCORE', ready, id)
+  if deadline then
+    local key, charge = fair.of(rec, at, flags)
+    redis.call('ZREM', k_queue(suffix(lane, flags % 4 == 0)), member(key, tonumber(deadline), id, charge))
+  end
+end
+
 -- Takes up to n ids of a lane in the order of its keys. Returns how many; lane.dry where nothing is left. Keys' own starts are moved by
 -- fair.settle at the end.
 function fair.take(out, lane, n)

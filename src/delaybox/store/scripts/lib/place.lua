@@ -78,8 +78,9 @@ local function place(id, rec, flags, lane, due, W, c)
   hint(id, flags, lane, due, W, c)
 end
 
--- Takes back every hint that a header names (rule 5).
-local function unhint(id, flags, lane, due, W)
+-- Takes back every hint that the header of a record names (rule 5), and its place in the queue of its fairness key.
+local function unhint(id, rec, flags, at, due, W)
+  local lane = rec_lane(rec, at)
   local base = byte(lane) == 119 and 4 or 0
   local hints = redis.call('ZREM', K_NEAR[base + flags % 4], id .. lane)
   -- An HTTP task may be hinted in either place, and in both where versions work side by side.
@@ -87,6 +88,7 @@ local function unhint(id, flags, lane, due, W)
   if hints == 0 then
     local critical = flags % 4 == 0
     local ready = k_ready(lane, critical)
+    if fair.any() then fair.leave(ready, id, rec, flags, at) end
     if redis.call('ZREM', ready, id) == 1 and redis.call('EXISTS', ready) == 0 then retire(lane, critical) end
   end
   local n = math.floor(due / W)
