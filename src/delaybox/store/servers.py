@@ -257,11 +257,15 @@ class Servers:
         )
         return [one for one in found if isinstance(one, ServerReport)]
 
-    async def prepare(self, source: str) -> None:
-        """Has each server compile a script before it is needed. What fails is left to the first run of the script."""
+    async def prepare(self, source: str) -> bool:
+        """Has each server compile a script before it is needed. What fails is left to the first run of the script.
+        Whether there was an answer."""
         command = ("SCRIPT", "LOAD", source)
-        with contextlib.suppress(RedisError, OSError):
+        try:
             await (self.send([command]) if self._cluster is None else self._cluster.at_each(*command))
+        except (RedisError, OSError):
+            return False
+        return True
 
     async def measured_clock_offset_ms(self) -> float:
         """The server's clock minus this machine's (`probe.clock_offset_ms`); of a cluster that of any server.

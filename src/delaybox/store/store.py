@@ -118,9 +118,10 @@ class Store:
         await self.servers.close()
 
     async def prepare(self, *scripts: str) -> None:
-        """Has the servers compile scripts that are needed soon."""
+        """Has the servers compile scripts that are needed soon. One that does not answer is not waited for again."""
         for name in scripts:
-            await self.servers.prepare(self.runner.source(name))
+            if not await self.servers.prepare(self.runner.source(name)):
+                return
 
     def subscribe(self, *channels: str) -> Subscribed:
         """A subscription to channels of the store's servers, not opened yet."""
