@@ -220,6 +220,16 @@ def unpunctual() -> Run:
     return run
 
 
+def older_turn_for_nothing() -> Run:
+    run = Run()
+    run.call()
+    run.run(at=100, token=2, pid=9)
+    run.ack(at=101, token=2)
+    run.run(at=120)
+    run.ack(at=121, outcome="stale")
+    return run
+
+
 def torn() -> Run:
     run = clean()
     run.history.torn = 1
@@ -238,6 +248,7 @@ CONTROLS: list[tuple[Callable[[], Run], str]] = [
     (twice_for_nothing, "I4"),
     (published_twice, "I4"),
     (another_process_died, "I4"),
+    (older_turn_for_nothing, "I4"),
     (completed_twice, "I5"),
     (outdated_token, "I5"),
     (cancelled_but_ran, "I5"),
@@ -283,6 +294,12 @@ def zombie_refused() -> Run:
     run.run(at=100, token=2, pid=9)
     run.ack(at=101, token=2)
     run.ack(at=501, token=1, outcome="stale")
+    return run
+
+
+def thawed_with_an_older_turn() -> Run:
+    run = older_turn_for_nothing()
+    run.fault("freeze", 7, 1, 110)
     return run
 
 
@@ -345,6 +362,7 @@ def cancelled_unknown() -> Run:
         retried,
         killed_and_run_again,
         zombie_refused,
+        thawed_with_an_older_turn,
         answer_of_the_ack_lost,
         moved_and_punctual,
         moved_nearer_answer_lost,

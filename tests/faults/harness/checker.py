@@ -193,7 +193,7 @@ class _Judge:
         for task_id, starts in self.starts.items():
             for before, again in pairwise(starts):
                 extras += 1
-                reason = self.why(before, again, ended_badly, deaths[before.pid], windows)
+                reason = self.why(before, again, ended_badly, deaths, windows)
                 reasons[reason] += 1
                 if not reason:
                     unexplained.append(f"{task_id} at {before.at_us} and {again.at_us}")
@@ -202,9 +202,15 @@ class _Judge:
         self.violate("I4", "extra executions that nothing explains", unexplained)
 
     def why(
-        self, before: Start, again: Start, ended_badly: set[tuple[str, int]], own: list[Fault], windows: list[Fault]
+        self,
+        before: Start,
+        again: Start,
+        ended_badly: set[tuple[str, int]],
+        struck_by: Mapping[int, list[Fault]],
+        windows: list[Fault],
     ) -> str:
-        """What made ``again`` necessary, or "" if nothing did."""
+        """What made ``again`` necessary, or "" if nothing did. ``struck_by``: the faults of each process."""
+        own = struck_by.get(before.pid, [])
         acks = self.acks.get((before.task_id, before.token), [])
         accepted = [a for a in acks if a.outcome == OK and a.answered_us <= again.at_us]
         for ack in accepted:
@@ -219,6 +225,11 @@ class _Judge:
             for c in self.calls.get(before.task_id, ())
         ):
             return "replay"
+        if 0 < again.token < before.token and any(
+            f.kind in ("freeze", "stop") and f.from_us <= again.at_us for f in struck_by.get(again.pid, ())
+        ):
+            # It was frozen between its claim and the handler, longer than its lease. Its answer must be refused (I5).
+            return "thawed"
         if accepted or before.token == 0:
             return ""
         if (before.task_id, before.token) in ended_badly:
