@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import re
 import subprocess
@@ -103,7 +104,8 @@ def compared(before: Sequence[Rows], after: Sequence[Rows]) -> list[Compared]:
     for (what, unit), olds in sides[0].items():
         if news := sides[1].get((what, unit)):
             old, new = median(olds), median(news)
-            worse = (new - old) / old if unit in LESS_IS_BETTER else (old - new) / old
+            loss = new - old if unit in LESS_IS_BETTER else old - new
+            worse = loss / old if old else math.copysign(math.inf, loss) if loss else 0.0
             rows.append(Compared(what, unit, old, new, worse, min(len(olds), len(news))))
     return rows
 
