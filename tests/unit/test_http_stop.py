@@ -46,6 +46,36 @@ async def test_a_request_on_an_idle_connection_is_answered_and_the_connection_cl
     await stopping
 
 
+async def test_a_proxy_closes_what_it_does_not_use() -> None:
+    server, port = await serving()
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    direct, other = await asyncio.open_connection("127.0.0.1", port)
+    forwarded = PING.replace(b"\r\n\r\n", b"\r\nX-Forwarded-For: 10.0.0.1\r\n\r\n")
+    for out, request, answers in ((writer, forwarded, reader), (other, PING, direct)):
+        out.write(request)
+        await answers.readuntil(b"\r\n\r\n")
+    stopping = asyncio.create_task(server.stop(60))
+    # The caller without a proxy is left first; a request of the proxy's is answered even then.
+    assert await direct.read() == b""
+    writer.write(forwarded)
+    answer = await reader.read()
+    assert answer.startswith(b"HTTP/1.1 204") and b"connection: close" in answer
+    for out in (writer, other):
+        out.close()
+    await stopping
+
+
+async def test_a_proxy_that_closes_nothing_does_not_hold_it_up() -> None:
+    server, port = await serving()
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(PING.replace(b"\r\n\r\n", b"\r\nVia: 1.1 edge\r\n\r\n"))
+    await reader.readuntil(b"\r\n\r\n")
+    async with asyncio.timeout(20):
+        await server.stop(60)
+    assert await reader.read() == b""
+    writer.close()
+
+
 async def test_a_connection_that_waits_to_be_accepted_is_answered() -> None:
     server, port = await serving()
     # No turn of the loop lies between the connecting and the stop.

@@ -23,6 +23,7 @@ _UNREAD: Final = 64 * 1024
 _LINGER_S: Final = 1.0
 _LINGER_BYTES: Final = 1024 * 1024
 _CLOSE: Final = (b"connection", b"close")
+_OF_PROXIES: Final = frozenset((b"x-forwarded-for", b"forwarded", b"via"))
 _KEEP: Final = (b"connection", b"keep-alive")
 
 
@@ -30,8 +31,9 @@ class HttpConnection(asyncio.Protocol):
     """``reserved``: one past the limit of connections; a probe is answered on it, whatever else is refused."""
 
     __slots__ = (
-        "_awaits_continue", "_client", "_closing", "_eof", "_last", "_lingered", "_lost", "_reader", "_reading",
-        "_request", "_server", "_started", "_streaming", "_task", "_transport", "_waiter", "_writable", "reserved",
+        "_awaits_continue", "_client", "_closing", "_eof", "_head", "_last", "_lingered", "_lost", "_reader",
+        "_reading", "_request", "_server", "_started", "_streaming", "_task", "_transport", "_waiter", "_writable",
+        "reserved",
     )  # fmt: skip
 
     def __init__(self, server: HttpServer) -> None:
@@ -40,6 +42,7 @@ class HttpConnection(asyncio.Protocol):
         self.reserved = False
         self._reader = HttpReader()
         self._request: Request | None = None
+        self._head: Head | None = None
         self._awaits_continue = False
         self._task: asyncio.Task[None] | None = None
         self._started: Message | None = None
@@ -112,6 +115,11 @@ class HttpConnection(asyncio.Protocol):
 
     # -- what the server calls ----------------------------------------------------------------------------------
 
+    @property
+    def proxied(self) -> bool:
+        """Whether the last request came through a proxy, which sends those of many callers over one connection."""
+        return self._head is not None and any(name in _OF_PROXIES for name, _ in self._head.headers)
+
     def end(self) -> None:
         """Closes the connection if no request is under way, else after that request."""
         if self._request is None:
@@ -153,6 +161,7 @@ class HttpConnection(asyncio.Protocol):
             return True
         self._server.head_complete(self)
         self._request = request
+        self._head = request.head
         if self._eof and not request.over:
             request.broken = True
         self._awaits_continue = request.head.awaits_continue

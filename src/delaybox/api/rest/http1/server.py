@@ -26,6 +26,9 @@ _TICK_S: Final = 1.0
 _PARTING_S: Final = 0.5
 """How long a server that stops goes on answering what comes over open connections. A proxy that sends a request while
 its connection is closed gets no answer, and may not send a POST again; so each is asked to close, by an answer."""
+_PROXY_S: Final = 4.0
+"""The same on connections of a proxy. It has many and uses each now and then, so which request meets the end is chance,
+unless the proxy closes them: deploy/nginx does when one was idle for two seconds."""
 
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 Reply = Callable[[int, list[tuple[bytes, bytes]], bytes], None]
@@ -92,7 +95,8 @@ class HttpServer:
 
     async def stop(self, grace_s: float) -> None:
         """Accepts no more connections; returns when the requests under way are answered, at the latest after the
-        grace. Each answer closes its connection; one on which nothing comes for a moment is closed without."""
+        grace. Each answer closes its connection; one on which nothing comes for a moment is closed without, and a
+        proxy's only after the time in which the proxy itself closes what it does not use."""
         self.stopping = True
         ends = time.monotonic() + grace_s
         if self._server is not None:
@@ -100,15 +104,24 @@ class HttpServer:
         await self._accept_the_last()
         if self._waiting or self._idle:
             await self._emptied(min(_PARTING_S, grace_s))
-        for connection in (*self._waiting, *self._idle, *self._reserved):
-            connection.end()
         for connection in tuple(self._open):
             connection.end_stream()
+        if self._end_unused(lambda connection: not connection.proxied):
+            await self._emptied(min(_PROXY_S, ends - time.monotonic()))
+        self._end_unused(lambda _: True)
         if not await self._emptied(max(0.0, ends - time.monotonic())):
             for connection in tuple(self._open):
                 connection.abort()
         if self._ticking is not None:
             self._ticking.cancel()
+
+    def _end_unused(self, which: Callable[[HttpConnection], bool]) -> bool:
+        """Closes those on which no request is under way; True where some were left."""
+        unused = (*self._waiting, *self._idle, *self._reserved)
+        ended = [connection for connection in unused if which(connection)]
+        for connection in ended:
+            connection.end()
+        return len(ended) < len(unused)
 
     async def _accept_the_last(self) -> None:
         """Accepts what has been waiting in the backlog: closing the socket would reset it."""
