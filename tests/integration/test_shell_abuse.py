@@ -193,25 +193,30 @@ BOMBS = {
 
 @pytest.mark.parametrize("kind", BOMBS)
 async def test_a_fork_bomb_is_held_by_the_limit_and_leaves_nothing(kind: str):
-    # The system does not hold root to the limit, so root's bomb becomes somebody else first.
-    user = NOBODY if os.getuid() == 0 else os.getuid()
-    before = _processes_of(user)
-    become = f"exec setpriv --reuid={NOBODY} --regid={NOBODY} --clear-groups " if os.getuid() == 0 else "exec "
-    most = 0
+    # The system does not hold root to the limit, so root's bomb becomes somebody else first: one user for each bomb,
+    # since both may go off at once.
+    root = os.getuid() == 0
+    user = NOBODY + list(BOMBS).index(kind) if root else os.getuid()
+    become = f"exec setpriv --reuid={user} --regid={user} --clear-groups " if root else "exec "
     async with desk(limits=CommandLimits(processes=20, cpu_s=5)) as d:
         limit = int((await d.result("ulimit -p 2>/dev/null || ulimit -u")).output)
         assert limit < 1_000, "this test must not take the machine down"
-        started = time.monotonic()
-        work = asyncio.create_task(d.result(f"{become}sh -c {shlex.quote(BOMBS[kind])}", timeout_ms=1_000))
-        while not work.done():
-            most = max(most, _processes_of(user))
-            await asyncio.sleep(0.02)
-        result: TaskResult = await work
-        took = time.monotonic() - started
-        assert took <= 2.0, f"{took:.2f} s"
-        assert _processes_of(user) <= before, "survivors"
+        for time_out_s in (1, 4, 16):  # a busy machine may give a bomb no time to go off
+            before, most = _processes_of(user), 0
+            started = time.monotonic()
+            bomb = f"{become}sh -c {shlex.quote(BOMBS[kind])}"
+            work = asyncio.create_task(d.result(bomb, timeout_ms=time_out_s * 1_000))
+            while not work.done():
+                most = max(most, _processes_of(user))
+                await asyncio.sleep(0.02)
+            result: TaskResult = await work
+            took = time.monotonic() - started
+            assert took <= time_out_s + 1.0, f"{took:.2f} s"
+            assert _processes_of(user) <= before, "survivors"
+            assert not result.ok
+            if most > 10:
+                break
         assert 10 < most <= limit, (most, limit)
-        assert not result.ok
         assert (await d.result("echo free")).ok
 
 
