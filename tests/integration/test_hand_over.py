@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
+from delaybox import metrics
 from delaybox.core.retry import RetryPolicy
 from delaybox.core.task import NewTask, TaskType
 from delaybox.engine.due_tracker import Tracker
@@ -140,6 +141,46 @@ async def test_nothing_is_claimed_from_a_partition_that_another_member_got_meanw
         assert scripts.count("claim") == claims
     finally:
         may.set()
+        await loop.stop()
+        await tracker.finish(1.0)
+        tracker.close()
+
+
+@pytest.mark.parametrize("reaped", [True, False])
+async def test_a_claim_whose_reply_comes_too_late_is_run_only_where_its_lease_lives(
+    client: Redis, prefix: str, monkeypatch: pytest.MonkeyPatch, reaped: bool
+) -> None:
+    """As after a freeze: what was taken back meanwhile would run a second time, and its ack be refused."""
+    store = await Store.open(Servers(client), prefix=prefix, partitions=1)
+    taker = Clumsy()
+    taker.tried.add(0)
+    options = EngineOptions(node_id="test", channel="", poll_ms=50, lease_ms=1)
+    tracker = Tracker(store, taker, options, RedisClock())
+    loop = Loop("tracker", tracker.step)
+    run_many, late = store.runner.run_many, asyncio.Event()
+    dropped = metrics.REGISTRY.get_sample_value("delaybox_late_claims_total") or 0
+
+    async def taken_back() -> bool:
+        return (await store.reap(0, lease_ms=1, losses_cap=20)).leases == 1
+
+    async def held_up(calls: Sequence[ScriptCall]) -> Sequence[Any]:
+        replies = await run_many(calls)
+        if calls[0].script == "claim" and replies[0][2] and not late.is_set():
+            late.set()
+            await asyncio.sleep(0.002)  # the lease is over, as soon as somebody looks
+            if reaped:
+                await until(taken_back)
+        return replies
+
+    monkeypatch.setattr(store.runner, "run_many", held_up)
+    task_id = await add(store, 0, NewTask(type=TaskType.SHELL_CMD))
+    loop.start()
+    try:
+        # Taken back it is claimed once more, and alive it is handed over.
+        await until(lambda: taker.got == [task_id])
+        assert late.is_set()
+        assert metrics.REGISTRY.get_sample_value("delaybox_late_claims_total") == dropped + reaped
+    finally:
         await loop.stop()
         await tracker.finish(1.0)
         tracker.close()

@@ -7,6 +7,7 @@ server carries out one while this process hands over what the other brought.
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -27,6 +28,8 @@ from delaybox.engine.taker import Asked, Taker
 from delaybox.store.leases import new_lease
 from delaybox.store.loader import ScriptCall
 from delaybox.store.store import MAX_ITEMS, Claimed, ClaimLimits, Store, read_claim
+
+log = logging.getLogger("delaybox.engine")
 
 _AHEAD_MS = 0.02
 """The tracker wakes this much late, because waking early costs a round trip that finds nothing."""
@@ -377,6 +380,8 @@ class Tracker:
             try:
                 claimed = read_claim(reply)
                 self._clock.observe(sent, received, claimed.now_ms)
+                if claimed.leased and local_ms() - sent >= ask.limits.lease_ms and await self._is_over(ask, lease_id):
+                    claimed = replace(claimed, leased=[])
                 self._take(ask, lease_id, claimed)
             except Exception as error:  # noqa: BLE001 - raised below, when the other partitions have theirs
                 # Sent again it would fail again: the tasks that it leased come back when the lease ends.
@@ -384,6 +389,18 @@ class Tracker:
                 problem = error
         if problem is not None:
             raise problem
+
+    async def _is_over(self, ask: _Ask, lease_id: bytes) -> bool:
+        """Whether a claim whose reply came that late has lost its lease: its tasks come back to whoever claims next.
+
+        The store decides: it may have carried the claim out late, or spare leases for a while after an outage.
+        """
+        if not await self._store.extend(ask.partition, [lease_id], ask.limits.lease_ms):
+            return False
+        metrics.claim_too_late()
+        words = "a claim's reply came after its lease of %d ms was over, because this process or the store stood still"
+        log.warning(words + "; its tasks run elsewhere", ask.limits.lease_ms)
+        return True
 
     def _ramped(self, due: Sequence[int], limits: ClaimLimits) -> list[_Ask]:
         """Limits for a partition with a backlog: first fresh tasks, then as many overdue ones as the rate allows."""

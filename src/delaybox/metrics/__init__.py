@@ -50,6 +50,7 @@ from delaybox.metrics.store import (
 from delaybox.metrics.tasks import (
     LATENESS_BUCKETS_MS,
     Mode,
+    claim_too_late,
     dead_lettered,
     expired,
     fired,
@@ -80,6 +81,7 @@ __all__ = [
     "REGISTRY",
     "MetricPart",
     "Mode",
+    "claim_too_late",
     "collected",
     "dead_lettered",
     "expired",

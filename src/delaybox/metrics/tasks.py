@@ -40,6 +40,11 @@ _input = Counter(
     registry=REGISTRY,
 )  # fmt: skip
 _lost_leases = Counter("delaybox_lost_leases", "Leases that expired before their tasks were done.", registry=REGISTRY)
+_late_claims = Counter(
+    "delaybox_late_claims",
+    "Claims whose reply came after their lease was over, so that their tasks were not run here.",
+    registry=REGISTRY,
+)
 _wakeups = Gauge(
     "delaybox_wakeups_heard",
     "1 while an engine (node, workers) is subscribed to wake-ups; without, tasks due at once are up to a second late.",
@@ -154,6 +159,11 @@ def input_messages(outcome: Literal["accepted", "refused"], n: int = 1) -> None:
 def lease_lost(n: int = 1) -> None:
     """``n`` leases expired with work in them."""
     _lost_leases.inc(n)
+
+
+def claim_too_late() -> None:
+    """The reply to a claim came after its lease was over."""
+    _late_claims.inc()
 
 
 def wakeups_subscribed(engine: Literal["node", "workers"], subscribed: bool) -> None:
