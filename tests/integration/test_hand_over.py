@@ -16,6 +16,7 @@ from delaybox.engine.due_tracker import Tracker
 from delaybox.engine.loops import Loop
 from delaybox.engine.options import EngineOptions
 from delaybox.engine.redis_time import RedisClock
+from delaybox.engine.taker import Asked
 from delaybox.store import keys
 from delaybox.store.loader import ScriptCall
 from delaybox.store.record import draft, read_dead
@@ -144,6 +145,49 @@ async def test_nothing_is_claimed_from_a_partition_that_another_member_got_meanw
         await loop.stop()
         await tracker.finish(1.0)
         tracker.close()
+
+
+async def test_slots_that_come_free_during_a_look_are_used_by_the_claim_after_it(
+    client: Redis, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a slow machine a look takes as long as a task, and with idle slots a busy fleet does not get out again."""
+    store = await Store.open(Servers(client), prefix=prefix, partitions=1)
+    taker = Narrow()
+    tracker = Tracker(store, taker, EngineOptions(node_id="test", channel="", poll_ms=50), RedisClock())
+    loop = Loop("tracker", tracker.step)
+    run_many, looks = store.runner.run_many, 0
+
+    async def free_meanwhile(calls: Sequence[ScriptCall]) -> Sequence[Any]:
+        nonlocal looks
+        replies = await run_many(calls)
+        if calls[0].script == "survey":
+            looks += 1
+            taker.free = 3
+        return replies
+
+    monkeypatch.setattr(store.runner, "run_many", free_meanwhile)
+    for _ in range(4):
+        await add(store, 0, NewTask())
+    loop.start()
+    try:
+        await until(lambda: len(taker.got) == 1)
+        taker.free = 1
+        tracker._chooser.press([0])
+        tracker.call(0)
+        await until(lambda: len(taker.got) > 1)
+        assert (looks, len(taker.got)) == (1, 4)
+    finally:
+        await loop.stop()
+        await tracker.finish(1.0)
+        tracker.close()
+
+
+def test_a_tracker_beside_others_may_ask_for_its_share_of_what_came_free_meanwhile() -> None:
+    asked = Asked()
+    asked.count = 3  # 2 of another tracker, 1 of this one
+    assert [asked.room_beside(free, 1) for free in (0, 3, 10)] == [1, 1, 8]
+    asked.trackers = 2
+    assert [asked.room_beside(free, 1) for free in (3, 10)] == [1, 5]
 
 
 @pytest.mark.parametrize("reaped", [True, False])

@@ -158,7 +158,7 @@ async def test_a_taker_looks_again_only_while_more_waits_than_it_has_slots_for(
     chooser = Chooser(store, LiveRules(), guest=True)
 
     async def parts(slots: int) -> dict[int, Part] | None:
-        return await chooser.parts([0, 1], slots, 250, "w", lambda _: (lane_of(TaskType.WORKER, "*", "f"),))
+        return await chooser.parts([0, 1], lambda: slots, 250, "w", lambda _: (lane_of(TaskType.WORKER, "*", "f"),))
 
     chooser.press([0, 1])
     assert await parts(3) == {0: Part(others=3)}

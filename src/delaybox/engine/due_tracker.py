@@ -249,8 +249,12 @@ class Tracker:
             return None
         # Nobody else may ask for these slots meanwhile.
         self._asked.count += slots
+
+        def room() -> int:
+            return self._asked.room_beside(self._taker.free, slots)
+
         try:
-            return await self._chooser.parts(due, slots, _ITEMS, self._taker.types, self._lanes_at)
+            return await self._chooser.parts(due, room, _ITEMS, self._taker.types, self._lanes_at)
         finally:
             self._asked.count -= slots
             if self._chooser.met:

@@ -75,9 +75,18 @@ class Chooser:
         self._waiting.pop(partition, None)
 
     async def parts(
-        self, due: Sequence[int], slots: int, most: int, types: str, lanes_at: Callable[[int], tuple[bytes, ...]]
+        self,
+        due: Sequence[int],
+        room: Callable[[], int],
+        most: int,
+        types: str,
+        lanes_at: Callable[[int], tuple[bytes, ...]],
     ) -> dict[int, Part] | None:
-        """What to claim from which of the partitions; None: nothing is to be chosen. StoreUnavailable."""
+        """What to claim from which of the partitions; None: nothing is to be chosen. StoreUnavailable.
+
+        ``room``: how many slots are free; it is asked when the look is over, because slots that came free meanwhile
+        would stay empty until the next claim.
+        """
         self._whole.difference_update(due)
         if self._pressed.isdisjoint(due):
             return None
@@ -100,6 +109,7 @@ class Chooser:
             }
         here = {p: self._waiting[p] for p in self._in_turn(due) if p in self._waiting}
         elsewhere = {lane for p, one in self._waiting.items() if p not in here for lane in one.lanes}
+        slots = room()
         parts = self._shares.plan(slots, here, most, elsewhere)
         if not parts:
             # It lies where a look does not see it, so a claim finds it.

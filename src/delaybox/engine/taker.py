@@ -61,6 +61,11 @@ class Asked:
         left = free - self.count
         return left if self.trackers == 1 else min(left, -(-free // self.trackers))
 
+    def room_beside(self, free: int, own: int) -> int:
+        """The same for a tracker that has asked for ``own`` of them already, which it keeps."""
+        left = free - self.count + own
+        return max(own, left if self.trackers == 1 else min(left, -(-free // self.trackers)))
+
     def answered(self, count: int) -> None:
         """A claim that asked for so many is over."""
         self.count -= count
