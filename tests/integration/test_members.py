@@ -282,6 +282,36 @@ async def test_what_a_busy_placer_has_no_room_for_goes_to_others(fleet: Any):
     assert not busy.got
 
 
+async def test_of_two_that_are_called_the_one_with_more_room_claims(fleet: Any, monkeypatch: pytest.MonkeyPatch):
+    store, _, (full, idle), (busy, other) = fleet
+    busy.hold = True
+    await put(store, *[NewTask(type=TaskType.WORKER, queue="mail", name="send")] * 3)
+    await until(lambda: len(busy.got) + len(other.got) == 3 * PARTITIONS)
+
+    async def shown() -> bool:
+        found = await nodes.some(store, ["g0", "g1"])
+        return [member and member.activity.in_flight for member in found] == [full.in_flight, 0]
+
+    await until(shown)
+    called: list[str] = []
+    for name, engine in (("full", full), ("idle", idle)):
+        monkeypatch.setattr(engine._calls, "_claim", lambda _, name=name: called.append(name))
+    seed = await store.ping()
+    await store.servers.notify(keys.ready_workers(store.tags[0]), f"{seed} 0")
+    # One claims at once. The other one looks a little later, and nothing waits there any more.
+    await until(lambda: called == ["idle"])
+    await until(lambda: not full._calls._tasks and not idle._calls._tasks)
+    assert called == ["idle"]
+    # If the first one does not claim, the second one finds what waits. Nobody claims here without being called.
+    for engine in (full, idle):
+        for guest in engine._guests:
+            await guest.stop()
+    called.clear()
+    await put(store, NewTask(type=TaskType.WORKER, queue="mail", name="send"))
+    await until(lambda: "full" in called)
+    assert called[0] == "idle"
+
+
 async def test_an_idle_pool_costs_no_claim(fleet: Any):
     store, calls, _, _ = fleet
     # A poll that was set before the list was known comes once more.

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from delaybox.core.placement import Server, placed
+from delaybox.engine.placement import Placement
 
 LANES = (b"wmail:f", b"wmail:g", b"wlow:f")
 
@@ -33,3 +34,31 @@ def test_who_has_more_places_claims_in_more_partitions():
 
 def test_a_stranger_claims_nothing():
     assert placed("stranger", [Server("a", 1, frozenset(LANES))], 4) == [frozenset()] * 4
+
+
+@settings(deadline=None, max_examples=60)
+@given(count=st.integers(1, 9), seed=st.integers(0, 10**15), waiting=st.integers(0, 300))
+def test_a_call_draws_pairs_on_which_all_agree(count: int, seed: int, waiting: int):
+    ids = [f"m{n}" for n in range(count)]
+    drawn = {name: placement(name, ids).drawn(seed, waiting) for name in ids}
+    called = 1 + waiting // 50
+    if called >= count:
+        assert drawn == {name: (name,) for name in ids}
+        return
+    pairs = {pair for pair in drawn.values() if pair}
+    assert all(pair == drawn[name] for pair in pairs for name in pair), "the same pair for both"
+    assert sum(map(len, pairs)) == min(2 * called, count)
+    assert sum(len(pair) == 1 for pair in pairs) <= 1, "only one that is left over has nobody beside it"
+
+
+def test_who_asks_for_help_is_not_drawn_itself():
+    ids = [f"m{n}" for n in range(3)]
+    for seed in range(100):
+        assert placement("m1", ids).drawn(placement("m1", ids).seed_for_others(seed), 0) == ()
+    assert placement("m1", ids[:2]).seed_for_others(7) == 7, "of two there is no other seed"
+
+
+def placement(name: str, ids: list[str]) -> Placement:
+    found = Placement(name, 4)
+    found.assign([Server(one, 10, frozenset(LANES)) for one in ids])
+    return found

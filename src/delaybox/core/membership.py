@@ -229,6 +229,11 @@ def places(activity: Activity) -> int:
     return sum(max(worker.concurrency, 1) for worker in shown) * max(activity.worker_count, len(shown)) // len(shown)
 
 
+def free_places(member: Member | None) -> int:
+    """How many more tasks its workers can run, about; -1: it is not known, so it is no one's first choice."""
+    return -1 if member is None else max(places(member.activity) - member.activity.in_flight, 0)
+
+
 def holders(members: Iterable[Member]) -> list[tuple[int, int]]:
     """(started ms, last seen ms) of every node that holds tasks; all members of a node are one holder."""
     found: dict[str, tuple[int, int]] = {}

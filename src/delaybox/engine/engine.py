@@ -17,6 +17,7 @@ from delaybox.core.ownership import Assignment, Candidate, assigned
 from delaybox.core.placement import Server
 from delaybox.core.queue import LiveRules
 from delaybox.core.task import TaskType
+from delaybox.engine.calls import ASK_AGAIN_MS, WorkerCalls, publish
 from delaybox.engine.dispatcher import Dispatcher
 from delaybox.engine.guest import Guest
 from delaybox.engine.handover import HandOver
@@ -44,8 +45,6 @@ log = logging.getLogger("delaybox.engine")
 DEAF = "new tasks that are due at once can be up to a second late: no subscription to wake-ups"
 """The problem that readiness shows while wake-ups are not received; tasks are then found by polling."""
 _CLAIM_PATIENCE_S = 2.0
-_HELP_MS = 50.0
-_HELP_MOST = 64
 _CALLS_MOST = 16
 _ANNOUNCED_MS = 1_000.0
 """A lane that claims meet again and again is announced to other members no more often."""
@@ -99,7 +98,10 @@ class Engine:
         self._wakeups = Wakeups(store, self)
         self._placement = Placement(options.node_id, store.partitions)
         self._placement.follow(self._place)
-        self._asked_for_help = -1e9
+        self._calls = WorkerCalls(
+            store, self._placement, options.node_id, lambda: self._clocks.now_ms(0), self._claim_for_guests
+        )
+        self._called_others = -1e9
         self._announced: dict[bytes, float] = {}
         self.meets: Callable[[Sequence[bytes]], None] = lambda _: None
         """Is called with lanes with needs that a claim met, here or at another member."""
@@ -190,6 +192,7 @@ class Engine:
         for guest in list(self._guests):
             await self.dismiss(guest)
         await self._wakeups.stop()
+        self._calls.stop()
         for station in self._stations.values():
             station.close()
         if self._hand_over is not None:
@@ -220,7 +223,7 @@ class Engine:
         """
 
         def no_room(partitions: Sequence[int]) -> None:
-            self._ask_for_help(partitions)
+            self._calls.ask(partitions)
             if full is not None:
                 full(partitions)
 
@@ -270,7 +273,7 @@ class Engine:
             self._announced.clear()
         self._announced |= dict.fromkeys(fresh, now)
         self._announcing = asyncio.create_task(
-            self._publish(keys.lanes_channel(self._store.prefix), b" ".join(fresh).decode())
+            publish(self._store, keys.lanes_channel(self._store.prefix), b" ".join(fresh).decode())
         )
         return False
 
@@ -348,27 +351,17 @@ class Engine:
             guest.place()
         self._listen()
 
-    def _ask_for_help(self, partitions: Sequence[int]) -> None:
-        """Calls other members, which may have room where the workers here have none; not more than once in a while."""
-        now = local_ms()
-        if self._placement.alone or now - self._asked_for_help < _HELP_MS:
-            return
-        self._asked_for_help = now
-        seed = str(self._clocks.now_ms(0))
-        channel, message = keys.help_channel(self._store.prefix), " ".join([seed, *map(str, partitions[:_HELP_MOST])])
-        self._helping = asyncio.create_task(self._publish(channel, message))
-
-    async def _publish(self, channel: str, message: str) -> None:
-        # The owner of the partition also calls, a little later.
-        with contextlib.suppress(DelayBoxError):
-            await self._store.servers.publish(channel, message)
+    def asked(self, seed: int, partitions: Sequence[int]) -> None:
+        """Another member has no room for WORKER tasks there (`listener.WakeupReceiver`)."""
+        self._calls.asked(seed, partitions)
 
     def left(self, seed: int, waiting: int, partitions: Sequence[int]) -> None:
         """WORKER tasks wait in the partition for a member with room (`listener.WakeupReceiver`)."""
-        if self._placement.called(seed, waiting):
-            for guest in self._guests:
-                for p in partitions:
-                    guest.tracker.call(p)
+        self._calls.left(seed, waiting, partitions)
+
+    def _claim_for_guests(self, partition: int) -> None:
+        for guest in self._guests:
+            guest.tracker.call(partition)
 
     def ready(self, partition: int) -> None:
         """Due work was left in the partition for members that serve it (`listener.WakeupReceiver`)."""
@@ -385,8 +378,8 @@ class Engine:
     def _call_others(self, partitions: Sequence[int]) -> None:
         """There is no room here: other members that claim HTTP tasks may have some. Not more than once in a while."""
         now = local_ms()
-        if self._others_claim and now - self._asked_for_help >= _HELP_MS:
-            self._asked_for_help = now
+        if self._others_claim and now - self._called_others >= ASK_AGAIN_MS:
+            self._called_others = now
             self._helping = asyncio.create_task(self._call(partitions[:_CALLS_MOST]))
 
     async def _call(self, partitions: Sequence[int]) -> None:

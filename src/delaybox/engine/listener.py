@@ -71,6 +71,9 @@ class WakeupReceiver(Protocol):
     def met(self, lanes: Sequence[bytes]) -> None:
         """A claim of another member met these lanes with needs."""
 
+    def asked(self, seed: int, partitions: Sequence[int]) -> None:
+        """Another member has no room for the WORKER tasks that wait in these partitions."""
+
     def left(self, seed: int, waiting: int, partitions: Sequence[int]) -> None:
         """At least this many WORKER tasks wait in the partition for a member with room. ``seed`` is the same for all
         members."""
@@ -157,7 +160,7 @@ class Wakeups:
             return
         if channel == self._help:
             seed, partitions = _numbers(message)
-            self._follower.left(seed, 0, [p for p in partitions if p < self._store.partitions])
+            self._follower.asked(seed, [p for p in partitions if p < self._store.partitions])
             return
         if channel == self._lanes:
             self._follower.met(message.split())

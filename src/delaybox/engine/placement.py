@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 
 from delaybox.core.placement import Server, placed
 
-_AT_LEAST = 2
 _TASKS_EACH = 50
 """A call wakes one more member for each of this many waiting tasks."""
+_TRIES = 16
 
 
 class Placement:
@@ -54,13 +54,30 @@ class Placement:
         mine = self._placed[partition]
         return tuple(lane for lane in lanes if lane in mine or lane not in self._listed)
 
-    def called(self, seed: int, waiting: int) -> bool:
-        """Whether this member is among the few that answer a call. All compute the same choice, so no message is
-        needed.
+    @property
+    def count(self) -> int:
+        """How many members have connected workers."""
+        return len(self._servers)
 
-        One task announced to 99 idle members that all claimed cost 6.7 ms of the server's time.
+    def drawn(self, seed: int, waiting: int) -> tuple[str, ...]:
+        """The two members, this one among them, of which the one with more room answers a call; it alone, where it
+        answers in any case; (): neither. All compute the same pairs, so no message is needed.
         """
-        count = _AT_LEAST + waiting // _TASKS_EACH
-        if count >= len(self._servers):
-            return True
-        return self._id in {server.id for server in random.Random(seed).sample(self._servers, count)}
+        called = 1 + waiting // _TASKS_EACH
+        if called >= len(self._servers):
+            return (self._id,)
+        drawn = [server.id for server in self._draw(seed, 2 * called)]
+        if self._id not in drawn:
+            return ()
+        at = drawn.index(self._id) & ~1
+        return tuple(drawn[at : at + 2])
+
+    def seed_for_others(self, seed: int) -> int:
+        """A seed from this one on by which this member is not drawn for a single task, if there are others enough."""
+        for other in range(seed, seed + _TRIES):
+            if self._id not in {server.id for server in self._draw(other, 2)}:
+                return other
+        return seed
+
+    def _draw(self, seed: int, count: int) -> list[Server]:
+        return random.Random(seed).sample(self._servers, min(count, len(self._servers)))

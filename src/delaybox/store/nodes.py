@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from delaybox.core.membership import Member
@@ -95,6 +96,12 @@ async def find(store: Store, member_id: str) -> Member | None:
     """A member, as its last heartbeat describes it; None if there is none that can be read."""
     raw: bytes | None = await store.servers.ask("HGET", keys.nodes(store.prefix), member_id)
     return None if raw is None else _read(member_id.encode(), raw)
+
+
+async def some(store: Store, member_ids: Sequence[str]) -> list[Member | None]:
+    """These members, each as by `find`."""
+    rows: list[bytes | None] = await store.servers.ask("HMGET", keys.nodes(store.prefix), *member_ids)
+    return [None if raw is None else _read(name.encode(), raw) for name, raw in zip(member_ids, rows, strict=True)]
 
 
 async def forget(store: Store, now_ms: int, after_ms: int) -> int:
