@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from delaybox.client import calls, chunks, streams
+from delaybox.client.batches import StoredBatch, count
 from delaybox.client.endpoints import Endpoints, Pace, parse, pause_s
 from delaybox.client.errors import (
     CallTimeout,
@@ -33,6 +34,7 @@ from delaybox.core.errors import (
     StoreUnavailable,
     TaskNotFound,
 )
+from delaybox.store.replies import Stored
 from delaybox.wire.gen import scheduler_pb2 as pb
 from delaybox.wire.gen import task_pb2
 from tests.client_world import BROKE, BUSY, FULL, NEVER_SENT, NO, STORE_AWAY, TIMED_OUT, World, answer_of
@@ -341,6 +343,27 @@ def test_counts_of_many():
         done.add(outcome)
     assert (done.created, done.existing, done.refused, done.total) == (1, 1, 1, 3)
     assert [place for place, _ in done.errors] == [2]
+
+
+def _stored(*created: bool) -> StoredBatch:
+    return StoredBatch([Stored(bytes(15) + bytes([n]), n, new) for n, new in enumerate(created)])
+
+
+def test_a_batch_that_is_stored_as_a_whole_is_counted_and_read():
+    done, batch = Scheduled(), _stored(True, False, True)
+    count(done, batch)
+    count(done, [ScheduleAnswer("a", 1), DelayBoxError("x")])
+    assert (done.created, done.existing, done.refused) == (3, 1, 1)
+    last = ScheduleAnswer("00000000-0000-0000-0000-000000000002", 2, True)
+    assert list(batch)[2] == batch[-1] == last and list(batch[1:]) == [batch[1], last]
+
+
+@pytest.mark.parametrize("safe", [False, True])
+def test_tasks_stored_in_this_process_are_answered_as_by_a_node(safe: bool):
+    world = World(_stored(True, False), _stored(True))
+    assert [end[-1] for end in _each(world, _tasks(3), safe=safe)] == ["0", "1", "0"]
+    # Only this call can have stored a task under a key that the client made.
+    assert [outcome.created for outcome in world.emitted] == [True, safe, True]
 
 
 def test_a_list_goes_on_where_it_broke_off():

@@ -104,6 +104,18 @@ def test_the_quick_way_gives_what_the_slow_one_does(raws: list[bytes], traced: b
             assert fast == slow
 
 
+@given(st.lists(messages(), min_size=1, max_size=4))
+def test_messages_that_stand_ready_give_what_their_bytes_do(raws: list[bytes]):
+    tasks = [pb.NewTask.FromString(raw) for raw in raws]
+    batch = pb.ScheduleBatchRequest(tasks=tasks).SerializeToString()
+    reader, ready = BatchReader(RULES.max_payload_bytes), BatchReader(RULES.max_payload_bytes)
+    for _ in range(2):  # the second time the kinds are known
+        by_bytes = [outcome(lambda item=item: SUBMITTER._draft_of(item)) for item in reader.tasks(batch, read)]
+        assert [
+            outcome(lambda item=item: SUBMITTER._draft_of(item)) for item in ready.messages(tasks, read)
+        ] == by_bytes
+
+
 def size(raw: bytes) -> bytes:
     out, value = bytearray(), len(raw)
     while value > 127:
@@ -142,6 +154,9 @@ def test_what_is_usual_is_read_the_quick_way():
     assert isinstance(second, EncodedTask)
     assert (second.due48, len(second.body)) == (NOW, 203)
     assert SUBMITTER._draft_of(second) == SUBMITTER._draft_of(first)
+    for message in (task, pb.NewTask(payload=b"x" * 200, delay_ms=5, queue="mail", type=pb.TASK_TYPE_WORKER, name="f")):
+        (ready,) = reader.messages([message], never)
+        assert isinstance(ready, EncodedTask) and ready.body == second.body
 
 
 def test_a_shell_task_is_asked_about_each_time():

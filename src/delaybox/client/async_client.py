@@ -152,7 +152,7 @@ class AsyncClient(Base):
     ) -> Scheduled:
         """See `Client.schedule_many`."""
         done = Scheduled()
-        steps = self._many(tasks, chunk=chunk, safe=safe, total=total, progress=progress, make=done.add)
+        steps = self._many(tasks, chunk=chunk, safe=safe, total=total, progress=progress, done=done)
         try:
             async for _ in self._carrier.iterate(steps):
                 pass

@@ -13,10 +13,11 @@ from urllib.parse import quote
 from uuid import uuid4
 
 from delaybox.client import calls, chunks, mapping, streams, traced
+from delaybox.client.batches import count
 from delaybox.client.endpoints import Endpoints, named
-from delaybox.client.models import Event, ScheduleAnswer
+from delaybox.client.models import Event, ScheduleAnswer, Scheduled
 from delaybox.client.progress import Report, reported, shown
-from delaybox.client.steps import ClientSession, Steps, each
+from delaybox.client.steps import ClientSession, Emit, Steps, each, feed, through
 from delaybox.client.tasks import CODECS, MapCalls, NewTask, new_call
 from delaybox.client.transports import client_target
 from delaybox.client.values import watched_id
@@ -55,6 +56,7 @@ class Base:
             timeout_s=span_s("timeout", timeout),
             retries=retries_of(retries),
             safe=safe,
+            batch=self._target.batch,
         )
         self._open()
 
@@ -104,8 +106,10 @@ class Base:
         safe: bool | None,
         total: int | None,
         progress: bool | Report,
-        make: Callable[[Any], Any],
+        make: Callable[[Any], Any] | None = None,
+        done: Scheduled | None = None,
     ) -> Steps[None]:
+        """``make``: from an outcome to what the caller gets. ``done``: counts the outcomes, and none is emitted."""
         if not 1 <= chunk <= MAX_BATCH:
             raise InvalidTask("chunk", f"chunk {chunk} is not in range; give 1 to {MAX_BATCH}")
         safe = self._session.safe if safe is None else safe
@@ -113,7 +117,15 @@ class Base:
             chunk, self._session.clock, safe=safe, trace=traced.current(), filled=self._flag(), answered=self._flag()
         )
         steps = chunks.schedule_each(self._session, iterator(tasks), line)
-        return reported(each(steps, make), shown(progress, tasks, "scheduled", total))
+        show = shown(progress, tasks, "scheduled", total)
+        if done is None:
+            return reported(each(steps, make or (lambda outcome: outcome)), show)
+
+        def counted(effect: Emit) -> Emit:
+            count(done, effect.items)
+            return effect
+
+        return feed(reported(through(steps, counted), show), lambda items: None)
 
     def _map(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -11,7 +11,9 @@ import grpc
 
 from delaybox import __version__
 from delaybox.client import endpoints as endpoints_module
+from delaybox.client.batches import batch_request
 from delaybox.core.errors import ConfigError
+from delaybox.wire.gen import scheduler_pb2 as pb
 
 if TYPE_CHECKING:
     from delaybox.client.grpc_loop import GrpcLoop
@@ -29,6 +31,10 @@ class ChannelTarget:
     credentials: grpc.ChannelCredentials | None
     metadata: tuple[tuple[str, str], ...]
     options: tuple[tuple[str, Any], ...]
+
+    def batch(self, tasks: Sequence[pb.NewTask]) -> pb.ScheduleBatchRequest:
+        """The request for tasks in bulk."""
+        return batch_request(tasks)
 
     def blocking(self) -> GrpcThreads:
         """For threads; connects when the first call is made."""

@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Any, Final, Protocol
 from uuid import uuid4
 
+from delaybox.client.batches import StoredBatch
 from delaybox.client.errors import Failure, Refused, Unreachable, item_error
 from delaybox.client.models import ScheduleAnswer
 from delaybox.client.steps import (
@@ -88,20 +89,31 @@ class Chunk:
 
     def take(self, task: pb.NewTask, size: int = 0) -> bool:
         """Adds a task, of ``size`` bytes where that is known; True when the chunk is full."""
+        tasks = self.tasks
         if self._trace:
             task, size = with_trace(task, self._trace), 0
         if self._keys and not task.idempotency_key:
-            task = with_key(task, f"{self._keys}{len(self.tasks)}")
-        self.tasks.append(task)
+            task = with_key(task, f"{self._keys}{len(tasks)}")
+        tasks.append(task)
         size = size or task.ByteSize()
-        self.alone = size > CHUNK_BYTES
-        self._room -= size + _BESIDE
-        return len(self.tasks) >= self._limit or self._room <= 0
+        if size > CHUNK_BYTES:
+            self.alone = True
+        room = self._room = self._room - size - _BESIDE
+        return room <= 0 or len(tasks) >= self._limit
 
     @property
     def kind(self) -> Repeating:
         """Whether sending it again would create its tasks again."""
         return Repeating.REPEATABLE if all(task.idempotency_key for task in self.tasks) else Repeating.ONCE
+
+    def all_stored(self, answers: StoredBatch) -> Sequence[ScheduleAnswer]:
+        """The answers, where each task is stored."""
+        if not self._keys:
+            return answers
+        return [
+            ScheduleAnswer(one.id, one.due_ms, one.created or task.idempotency_key.startswith(self._keys))
+            for task, one in zip(self.tasks, answers, strict=True)
+        ]
 
     def stored(self, task: pb.NewTask, result: pb.ScheduleResult) -> ScheduleAnswer:
         # Nothing but this chunk can have stored a task under a key that the client made.
@@ -215,8 +227,10 @@ class ChunkLine:
         """Adds a task; True when enough wait, or there is something to take out."""
         if not isinstance(item, NewTask):
             raise TypeError(f"{item!r} is not a task; make them with NewTask.call, NewTask.publish or NewTask.shell")
+        message = item.message
+        size = message.ByteSize()
         with self._lock:
-            chunk, size = self._open, item.message.ByteSize()
+            chunk = self._open
             if chunk is not None and size > CHUNK_BYTES:
                 self._ready.append(chunk)
                 chunk = None
@@ -224,11 +238,13 @@ class ChunkLine:
                 chunk = self._open = Chunk(self._limit, self._clock(), safe=self._safe, trace=self._trace)
                 self._unanswered += 1
                 self.filled.set()
-            if chunk.take(item.message, size):
+            if chunk.take(message, size):
                 self._ready.append(chunk)
                 self._open = None
                 self.filled.set()
-        return bool(self._outcomes) or self.broken is not None or len(self._ready) >= UNDER_WAY
+        if self._outcomes or len(self._ready) >= UNDER_WAY:
+            return True
+        return self.broken is not None
 
     @property
     def wants(self) -> bool:
@@ -334,11 +350,15 @@ def _sent(session: ClientSession, line: ChunkLine) -> Steps[None]:
                     stream = yield OpenStream(which, "ScheduleStream", None, session.timeout_s)
                     # Half of the time for sending, half for the answers.
                     fresh_until = session.clock() + (session.timeout_s or _STREAM_S) / 2
-                yield Send(stream, pb.ScheduleBatchRequest(tasks=chunk.tasks))
+                yield Send(stream, session.batch(chunk.tasks))
             elif waiting and waiting[0].alone:
                 line.settle((yield from _alone(session, waiting.popleft())))
             elif waiting:
                 answer = yield Receive(stream)
+                if isinstance(answer, StoredBatch):
+                    session.endpoints.worked(which)
+                    line.settle(waiting.popleft().all_stored(answer))
+                    continue
                 if isinstance(answer, pb.ScheduleBatchResponse):
                     session.endpoints.worked(which)
                     done = waiting.popleft()

@@ -187,7 +187,7 @@ class Client(Base):
         when all that it gave has been answered. A note on the exception names how many were done before.
         """
         done = Scheduled()
-        steps = self._many(tasks, chunk=chunk, safe=safe, total=total, progress=progress, make=done.add)
+        steps = self._many(tasks, chunk=chunk, safe=safe, total=total, progress=progress, done=done)
         try:
             for _ in self._carrier.iterate(steps):
                 pass

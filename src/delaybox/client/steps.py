@@ -14,9 +14,11 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 
 from google.protobuf.message import Message
 
+from delaybox.client.batches import TaskBatch, batch_request
 from delaybox.client.endpoints import Endpoints, pause_s
 from delaybox.client.errors import CallTimeout, Failure, OutcomeUnknown, Unreachable
 from delaybox.core.errors import DelayBoxError, Overloaded, StoreFull, StoreUnavailable
+from delaybox.wire.gen import scheduler_pb2 as pb
 
 T = TypeVar("T")
 
@@ -52,7 +54,7 @@ class Send:
     """Queues a request -> None. If it cannot be sent, the next Receive gets the Failure."""
 
     stream: Any
-    message: Message
+    message: Message | TaskBatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +149,7 @@ class ClientSession:
     """How one client calls: its nodes and its time limits.
 
     ``timeout_s``: of all attempts of a call; ``retries``: how many further ones, None: as many as fit into that time.
+    ``batch``: makes the request for tasks in bulk.
     """
 
     def __init__(
@@ -158,8 +161,10 @@ class ClientSession:
         timeout_s: float | None,
         retries: int | None,
         safe: bool,
+        batch: Callable[[Sequence[pb.NewTask]], Message | TaskBatch] = batch_request,
     ) -> None:
         self.endpoints = endpoints
+        self.batch = batch
         self.clock = clock
         self.draw = draw
         self.timeout_s = timeout_s

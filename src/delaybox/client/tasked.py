@@ -114,7 +114,7 @@ async def _pull(effect: Pull) -> bool:
         return True
     # Other tasks of this loop get a turn now and then.
     await asyncio.sleep(0)
-    return all(not effect.sink.add(item) for item in effect.source)
+    return not any(map(effect.sink.add, effect.source))
 
 
 class LoopCarrier:

@@ -73,7 +73,7 @@ class _Drive:
                 result = effect.stream.receive()
                 self._check()
             case Pull():
-                result = all(not effect.sink.add(item) for item in effect.source)
+                result = not any(map(effect.sink.add, effect.source))
             case Send():
                 effect.stream.send(effect.message)
             case OpenStream():

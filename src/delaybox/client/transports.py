@@ -7,17 +7,19 @@ serves it needs more packages than a client over gRPC, so it is loaded by name w
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Final, Protocol
 
 from google.protobuf.message import Message
 
+from delaybox.client.batches import StoredBatch, TaskBatch
 from delaybox.client.channel import grpc_target
 from delaybox.client.errors import Failure
 from delaybox.client.steps import Invoke, OpenStream
 from delaybox.core.errors import ConfigError
+from delaybox.wire.gen import scheduler_pb2 as pb
 
 EXTRA: Final = "delaybox[redis]"
 _FACTORY: Final = "delaybox.direct.client:direct_target"
@@ -27,9 +29,10 @@ _SCHEME = re.compile(r"rediss?(\+sentinel)?://|unix://|file:")
 class BlockingStream(Protocol):
     """A stream of responses, for threads. See `steps.OpenStream`, `steps.Send`, `steps.Receive`, `steps.Drop`."""
 
-    def send(self, message: Message) -> None: ...
+    def send(self, message: Any) -> None:
+        """A message, or what the target's ``batch`` made."""
 
-    def receive(self) -> Message | Failure | None: ...
+    def receive(self) -> Message | StoredBatch | Failure | None: ...
 
     def drop(self) -> None: ...
 
@@ -50,9 +53,10 @@ class BlockingTransport(Protocol):
 class LoopStream(Protocol):
     """A stream of responses, for an event loop."""
 
-    def send(self, message: Message) -> None: ...
+    def send(self, message: Any) -> None:
+        """A message, or what the target's ``batch`` made."""
 
-    async def receive(self) -> Message | Failure | None: ...
+    async def receive(self) -> Message | StoredBatch | Failure | None: ...
 
     def drop(self) -> None: ...
 
@@ -75,6 +79,9 @@ class ClientTarget(Protocol):
 
     @property
     def endpoints(self) -> tuple[str, ...]: ...
+
+    def batch(self, tasks: Sequence[pb.NewTask]) -> Message | TaskBatch:
+        """The request for tasks in bulk."""
 
     def blocking(self) -> BlockingTransport:
         """Connects when the first call is made."""

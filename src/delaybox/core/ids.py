@@ -6,6 +6,7 @@ Ids sort by due time. The partition in an id is literal and permanent.
 
 from __future__ import annotations
 
+from struct import Struct
 from uuid import UUID
 
 from delaybox.core.errors import InvalidTask
@@ -18,6 +19,7 @@ below."""
 _LONGEST_UUID = 60
 """Characters: more than any way of writing one has."""
 
+_TAIL = Struct("10s")
 # The first of the eight random bytes becomes the variant and keeps six random bits.
 _VARIANT = bytes(0x80 | (byte & 0x3F) for byte in range(256))
 
@@ -30,8 +32,13 @@ def tails(partition: int, randomness: bytes) -> list[bytes]:
     head = (0x8000 | partition).to_bytes(2, "big")
     words = bytearray(randomness)
     words[::8] = words[::8].translate(_VARIANT)
-    raw = bytes(words)
-    return sorted([head + raw[at : at + 8] for at in range(0, len(raw), 8)])
+    count = len(words) // 8
+    # All at once: a slice and a sum for each took twice as long.
+    raw = bytearray(10 * count)
+    raw[::10], raw[1::10] = head[:1] * count, head[1:] * count
+    for at in range(8):
+        raw[2 + at :: 10] = words[at::8]
+    return sorted([tail for (tail,) in _TAIL.iter_unpack(raw)])
 
 
 def due_ms(task_id: bytes) -> int:

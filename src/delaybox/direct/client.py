@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ from delaybox.api.grpc.guard import too_long
 from delaybox.api.grpc.scheduler import Scheduler
 from delaybox.api.grpc.settings import receive_limit
 from delaybox.api.grpc.status import BY_NUMBER, field_of
+from delaybox.client.batches import StoredBatch, TaskBatch
 from delaybox.client.errors import REFUSALS, REFUSED_CODES, CallTimeout, Failure, closed
 from delaybox.client.steps import Invoke, OpenStream
 from delaybox.core.access import EVERYTHING
@@ -31,6 +32,7 @@ from delaybox.core.limits import DEFAULT_PAYLOAD_BYTES
 from delaybox.core.webhook import WebhookRules
 from delaybox.direct.address import DirectAddress, direct_address
 from delaybox.direct.opening import EVENTS, HISTORY, OpenedStore
+from delaybox.direct.scheduler import DirectScheduler
 from delaybox.direct.threads import DirectThreads
 from delaybox.service import Service
 from delaybox.wire.bounds import check_items
@@ -80,6 +82,10 @@ class DirectTarget:
         """One, for people."""
         return (self.address.describe(),)
 
+    def batch(self, tasks: Sequence[pb.NewTask]) -> TaskBatch:
+        """The request for tasks in bulk: as they stand."""
+        return TaskBatch(tasks)
+
     def blocking(self) -> DirectThreads:
         """For threads. One thread carries the calls of all of them out."""
         return DirectThreads(self.looping)
@@ -109,9 +115,9 @@ class DirectLoop:
 
     def __init__(self, address: DirectAddress) -> None:
         self._address = address
-        self._opening: asyncio.Task[Scheduler] | None = None
+        self._opening: asyncio.Task[DirectScheduler] | None = None
         self._opened: OpenedStore | None = None
-        self._scheduler: Scheduler | None = None
+        self._scheduler: DirectScheduler | None = None
         self.is_closed = False
 
     async def invoke(self, effect: Invoke) -> Message | Failure:
@@ -136,7 +142,7 @@ class DirectLoop:
             raise closed().error
         return DirectStream(self, effect)
 
-    async def scheduler(self) -> Scheduler:
+    async def scheduler(self) -> DirectScheduler:
         """The calls, when the store is open. StoreUnavailable, StoreRefused, EmbeddedServerError."""
         if self._scheduler is None:
             if self._opening is None or (self._opening.done() and self._opening.exception() is not None):
@@ -145,9 +151,9 @@ class DirectLoop:
             self._scheduler = await asyncio.shield(self._opening)
         return self._scheduler
 
-    async def _open(self) -> Scheduler:
+    async def _open(self) -> DirectScheduler:
         self._opened = await OpenedStore.open(self._address, looks=True)
-        return Scheduler(Service(self._opened.store, history=HISTORY, events=EVENTS), _RULES)
+        return DirectScheduler(Service(self._opened.store, history=HISTORY, events=EVENTS), _RULES)
 
     def late(self, *, sent: bool) -> Failure:
         error = CallTimeout(f"{self._address.describe()} did not answer in time")
@@ -177,8 +183,8 @@ class DirectStream:
     def __init__(self, transport: DirectLoop, effect: OpenStream) -> None:
         self._transport = transport
         self._effect = effect
-        self._requests: asyncio.Queue[Message] = asyncio.Queue()
-        self._answers: deque[Message] = deque()
+        self._requests: asyncio.Queue[Message | TaskBatch] = asyncio.Queue()
+        self._answers: deque[Message | StoredBatch] = deque()
         self._news = asyncio.Event()
         self._room = asyncio.Event()
         self._over = False
@@ -186,10 +192,10 @@ class DirectStream:
         self._defect: Exception | None = None
         self._task = asyncio.create_task(self._run(), name="delaybox-stream")
 
-    def send(self, message: Message) -> None:
+    def send(self, message: Message | TaskBatch) -> None:
         self._requests.put_nowait(message)
 
-    async def receive(self) -> Message | Failure | None:
+    async def receive(self) -> Message | StoredBatch | Failure | None:
         while not self._answers:
             if self._over:
                 if self._defect is not None:
@@ -216,7 +222,8 @@ class DirectStream:
                 sent = True
                 async with aclosing(self._call(scheduler)) as answers:
                     async for answer in answers:
-                        self._answers.append(message_of(self._effect.method, answer))
+                        given = isinstance(answer, StoredBatch)
+                        self._answers.append(answer if given else message_of(self._effect.method, answer))
                         self._news.set()
                         while len(self._answers) >= _WAITING:
                             self._room.clear()
@@ -230,14 +237,16 @@ class DirectStream:
         finally:
             self._end()
 
-    def _call(self, scheduler: Scheduler) -> Any:
+    def _call(self, scheduler: DirectScheduler) -> Any:
         method, request = self._effect.method, self._effect.request
         call = getattr(scheduler, _METHODS[method])
         return call(self._sent() if request is None else checked(method, request), _CALLER)
 
     async def _sent(self) -> AsyncIterator[Any]:
         while True:
-            yield checked(self._effect.method, await self._requests.get())
+            request = await self._requests.get()
+            # The client keeps the bytes of a batch below every limit.
+            yield request if isinstance(request, TaskBatch) else checked(self._effect.method, request)
 
 
 def checked(method: str, request: Message) -> Any:

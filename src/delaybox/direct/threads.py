@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from google.protobuf.message import Message
 
+from delaybox.client.batches import StoredBatch, TaskBatch
 from delaybox.client.errors import Failure, closed
 from delaybox.client.steps import Invoke, OpenStream
 from delaybox.client.transports import LoopStream, LoopTransport
@@ -121,12 +122,12 @@ class _ThreadStream:
         self._thread = thread
         self._stream = stream
 
-    def send(self, message: Message) -> None:
+    def send(self, message: Message | TaskBatch) -> None:
         # After the loop's end the next receive reports it.
         with contextlib.suppress(RuntimeError):
             self._thread.loop.call_soon_threadsafe(self._stream.send, message)
 
-    def receive(self) -> Message | Failure | None:
+    def receive(self) -> Message | StoredBatch | Failure | None:
         coroutine = self._stream.receive()
         try:
             return self._thread.result(coroutine)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Protocol
 
@@ -19,7 +19,7 @@ from delaybox.core.query import Page, TaskQuery
 from delaybox.core.task import NewTask, TaskType
 from delaybox.service import Selection, Service, ShownRules
 from delaybox.service import feed as following
-from delaybox.store.store import Store
+from delaybox.store.store import Store, Stored
 from delaybox.wire import scaling
 from delaybox.wire.gen import scheduler_pb2 as pb
 from delaybox.wire.in_trace import each_with_trace, with_trace
@@ -98,7 +98,10 @@ class Scheduler:
         tasks = self._reader.tasks(request, read)
         if trace := _trace(caller):
             tasks = each_with_trace(tasks, trace)
-        answers = await self._service.submit_batch(tasks)
+        return self._answer(await self._service.submit_batch(tasks))
+
+    @staticmethod
+    def _answer(answers: Sequence[Stored | DelayBoxError]) -> Serialized:
         words = 0
         results: list[bytes] = []
         for answer in answers:

@@ -7,7 +7,7 @@ once for all tasks that have the same. Tasks in any other form are left to the r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from google.protobuf.message import DecodeError
 
@@ -25,6 +25,8 @@ _PAYLOAD = 0x0A
 _DUE = 0x10
 _DELAY = 0x18
 _TIMES = (_DUE, _DELAY)
+_LONGEST_USUAL = (1 << 42) - 1
+"""The latest due time that takes six bytes of seven bits, as every one from `MIN_DUE_MS` on."""
 _STORED_PAYLOAD = b"\x1a"
 """The tag of Task.payload: a stored body is this and what follows the tag of NewTask.payload."""
 _KIND_FIELDS = frozenset({4, 5, 6, 7, 14})
@@ -80,6 +82,37 @@ class BatchReader:
                     continue
             try:
                 yield self._whole(raw[at:stop], None if found is None else found[2], read)
+            except DelayBoxError as error:
+                yield error
+
+    def messages(self, tasks: Sequence[pb.NewTask], read: Read) -> Iterator[EncodedTask | NewTask | DelayBoxError]:
+        """As `tasks`, for messages that stand ready: their times need not be decoded."""
+        kinds, limit = self._kinds, self._limit
+        for message in tasks:
+            raw = message.SerializeToString()
+            due = message.due_ms
+            # The usual task: a payload, and a due time of six bytes as those of the next century are. All in line,
+            # because calling a function here takes a tenth of the whole.
+            if MIN_DUE_MS <= due <= _LONGEST_USUAL and raw[0] == _PAYLOAD:
+                at = raw[1] + 2
+                if at > 129:
+                    at = (raw[1] & 127 | raw[2] << 7) + 3 if raw[2] < 128 else limit
+                if at < limit and raw[at] == _DUE:
+                    known = kinds.get(raw[at + 7 :])
+                    if known is not None:
+                        yield EncodedTask(due, _STORED_PAYLOAD + raw[1:at] + known[1], known[0])
+                        continue
+            found = plain(raw, 0, len(raw), limit)
+            if found is not None:
+                due48, body, kind = found
+                known = kinds.get(kind)
+                if known is not None:
+                    if known[1]:
+                        body = (b"" if body == _NO_PAYLOAD else body) + known[1]
+                    yield EncodedTask(due48, body, known[0])
+                    continue
+            try:
+                yield self._whole(raw, None if found is None else found[2], read)
             except DelayBoxError as error:
                 yield error
 
