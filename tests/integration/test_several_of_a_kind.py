@@ -120,17 +120,28 @@ def fired(port: int) -> float:
 def taken_of_40(running: Node, pids: list[int], port: int) -> list[int]:
     """How many of 40 new connections each process took."""
 
-    def files() -> list[int]:
-        return [len(list(Path(f"/proc/{pid}/fd").iterdir())) for pid in pids]
+    def sockets() -> list[set[str]]:
+        return [
+            {one for one in map(_link, Path(f"/proc/{pid}/fd").iterdir()) if one.startswith("socket:")} for pid in pids
+        ]
 
-    before = files()
+    def fresh() -> list[int]:
+        # By name and not by number: connections of an earlier count may close only now.
+        return [len(now - then) for now, then in zip(sockets(), before, strict=True)]
+
+    before = sockets()
     with contextlib.ExitStack() as held:
         for _ in range(40):
             held.enter_context(socket.create_connection(("127.0.0.1", port)))
-        running.until(lambda: sum(files()) >= sum(before) + 40)
-        taken = [now - then for now, then in zip(files(), before, strict=True)]
-    running.until(lambda: sum(files()) < sum(before) + 20)  # who counts again counts none of these
-    return taken
+        running.until(lambda: sum(fresh()) >= 40)
+        return fresh()
+
+
+def _link(path: Path) -> str:
+    try:
+        return str(path.readlink())
+    except OSError:
+        return ""  # closed meanwhile
 
 
 def lives(pid: int) -> bool:
