@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from typing import Any
 
 import pytest
@@ -9,12 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from delaybox.core import ids
+from delaybox.core.delivery import Delivery
 from delaybox.core.errors import InvalidTask
 from delaybox.core.lane import NAMED
 from delaybox.core.limits import MAX_DUE_MS
 from delaybox.core.retry import DEFAULT_RETRY, RetryPolicy
 from delaybox.core.task import NewTask, Priority, TaskType
-from delaybox.store.record import STUB_OVER, UnreadableRecord, draft, read, read_dead
+from delaybox.store.record import STUB_OVER, UnreadableRecord, delivery_of, draft, read, read_dead
 from delaybox.wire import body as wire_body
 
 TASK_ID = (1_800_000_000_000).to_bytes(6, "big") + ids.tails(5, bytes(8))[0]
@@ -65,6 +67,37 @@ def test_reading_anything_raises_nothing_else(raw: bytes) -> None:
         read(TASK_ID, raw)
     except UnreadableRecord:
         return
+
+
+@st.composite
+def leased(draw: st.DrawFn) -> bytes:
+    """A record in the full shape, as claims leave it, or the beginning of one."""
+    kind, flags = draw(st.sampled_from([0x11, 0x21])), draw(st.integers(0, 31))
+    lane = draw(st.sampled_from([b"pdefault", b"wdefault:f", b"h", b""]))
+    raw = struct.pack(">BBHBIHIB", kind, flags, 3, draw(st.integers(0, 255)), 70_000, 419, 7, len(lane)) + lane
+    if flags & 8:
+        raw += draw(st.sampled_from([b"\0\3key", b"\0\0"]))
+    if kind == 0x21:
+        raw += draw(st.sampled_from([b"\0\0", b"\0\3\5\0\0", b"\0\6\7\0\3a\0b"]))
+    raw += draw(st.binary(max_size=4))
+    return raw[: draw(st.integers(0, len(raw)))] if draw(st.booleans()) else raw
+
+
+@given(leased())
+def test_the_delivery_of_a_leased_record_is_what_the_record_says(raw: bytes) -> None:
+    try:
+        r = read(TASK_ID, raw)
+    except UnreadableRecord:
+        with pytest.raises((UnreadableRecord, IndexError)):
+            delivery_of(TASK_ID, raw, 3, b"lease", 9)
+        return
+    if not r.lane and raw[0] == 0x11:
+        return
+    assert delivery_of(TASK_ID, raw, 3, b"lease", 9) == Delivery(
+        task_id=TASK_ID, partition=3, lease_id=b"lease", token=r.deliveries, attempt=r.attempt, losses=r.blamed,
+        due_ms=r.due_ms, lane=r.lane, stub=r.stub, body=r.body, look=r.look, once=r.once, priority=r.priority,
+        fired_ms=9, limit_keys=r.limit_keys,
+    )  # fmt: skip
 
 
 @given(st.binary(max_size=40))

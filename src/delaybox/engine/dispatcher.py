@@ -42,7 +42,7 @@ from delaybox.engine.tally import Tally
 from delaybox.otel import tracing
 from delaybox.processes.logs import of_delivery
 from delaybox.service.recorder import Recorder
-from delaybox.store.record import UnreadableRecord, read
+from delaybox.store.record import UnreadableRecord, delivery_of
 from delaybox.store.store import Claimed, Store
 
 if TYPE_CHECKING:
@@ -202,41 +202,28 @@ class Dispatcher:
         ``over``: called when every task was delivered, or will not be. ``adopted``: they run already, so how late they
         began was counted elsewhere, and they cannot be too late any more.
         """
-        by: dict[str, list[Delivery]] = {}
+        by: dict[int, list[Delivery]] = {}
         now = self._clocks.of(partition).now_ms()
+        now_ms = int(now)
         late: list[float] = []
         levels = [0, 0, 0, 0]
-        for at in range(0, len(leased), 2):
-            task_id = leased[at]
+        for task_id, raw in zip(leased[::2], leased[1::2], strict=True):
             try:
-                r = read(task_id, leased[at + 1])
-                batch = by.setdefault(chr(r.lane[0]), [])
+                d = delivery_of(task_id, raw, partition, lease_id, now_ms)
+                batch = by.get(d.lane[0])
             except (UnreadableRecord, LookupError, ValueError) as error:
                 # The claim script could read this header, so this is a mistake in our code. The lease will expire, and
                 # this be logged again.
                 log.error("task %s was leased but cannot be read: %s", task_id.hex(), error)
                 continue
-            late.append(max(0.0, now - r.due_ms))
-            levels[r.priority] += 1
-            batch.append(
-                Delivery(
-                    task_id,
-                    partition,
-                    lease_id,
-                    r.deliveries,
-                    r.attempt,
-                    r.blamed,
-                    r.due_ms,
-                    r.lane,
-                    r.stub,
-                    r.body,
-                    r.look and not adopted,
-                    r.once,
-                    r.priority,
-                    int(now),
-                    r.limit_keys,
-                )
-            )
+            if batch is None:
+                batch = by[d.lane[0]] = []
+            if adopted:
+                d.look = False
+            late.append(now - d.due_ms)
+            levels[d.priority] += 1
+            batch.append(d)
+        late = [one if one > 0 else 0.0 for one in late]
         if not late:
             if over is not None:
                 over()
@@ -247,7 +234,8 @@ class Dispatcher:
         # Nothing below can fail: every task that is counted here is delivered, and its lease is extended until then.
         self._leases.add(partition, lease_id, len(late))
         self._in_flight += len(late)
-        for letter, batch in by.items():
+        for number, batch in by.items():
+            letter = chr(number)
             if letter in CARRIED_OUT_LETTERS:
                 self._costs.begin(batch)
             task = asyncio.create_task(self._deliver(letter, batch, target))

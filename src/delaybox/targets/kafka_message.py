@@ -57,6 +57,7 @@ def composer(
     """
     default = rules.default
     bare = value == "payload"
+    usual = not bare
     constant = (("ce_specversion", b"1.0"), ("ce_type", CE_TYPE.encode()), ("ce_source", source.encode()))
     attempts = tuple((ATTEMPT, b"%d" % n) for n in range(1, 64))
     dues: dict[int, tuple[tuple[str, bytes], tuple[str, bytes]]] = {}
@@ -70,12 +71,17 @@ def composer(
 
     def compose(d: Delivery) -> Message:
         body = d.body
-        h = hexlify(d.task_id)
-        raw = b"%b-%b-%b-%b-%b" % (h[:8], h[8:12], h[12:16], h[16:20], h[20:])
+        # With dashes from the beginning four slices are enough; five took a quarter longer.
+        h = hexlify(d.task_id, b"-", 2)
+        raw = h[:4] + h[5:29] + h[30:34] + h[35:]
         due, time = dues.get(d.due_ms) or moment(d.due_ms)
         attempt = attempts[d.attempt] if d.attempt < 63 else (ATTEMPT, b"%d" % (d.attempt + 1))
+        lane = d.lane
+        if usual and body[:1] != _HAS_HEADER and lane[0] != _SHELL and _NAMED not in lane:
+            # What most messages are, made in one go.
+            return default, _ID_FIELD + raw + body, raw, [(TASK_ID, raw), attempt, due, *constant, ("ce_id", raw), time]
         headers: Headers = [(TASK_ID, raw), attempt, due]
-        if d.lane[0] == _SHELL:
+        if lane[0] == _SHELL:
             return default, *_command(d, raw, headers)
         topic, key = default, raw
         event = False
