@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-import pytest
+import os
 
-from delaybox.core.queue import Slack
+import pytest
+from redis.asyncio import Redis
+
+from delaybox.core.lane import lane_of
+from delaybox.core.queue import LiveRules, Slack
 from delaybox.core.task import NewTask, Priority, TaskType
 from delaybox.core.waits import longest_wait_ms
+from delaybox.engine import shares
+from delaybox.store.replies import ClaimLimits
 from tests.lab import Lab
 
 TICK_MS = 500
@@ -50,6 +56,50 @@ async def test_in_overload_every_level_keeps_its_stated_wait(lab: Lab, ready: bo
         slowest[priority] = max(slowest[priority], at - began)
     assert slowest[Priority.CRITICAL] <= TICK_MS
     assert slowest[Priority.HIGH] < slowest[Priority.NORMAL] < slowest[Priority.LOW]
+
+
+async def test_the_stated_wait_holds_over_partitions_though_the_backlog_of_one_is_older(
+    client: Redis, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shares, "_FRESH_MS", -1.0)
+    lab = await Lab.open(client, prefix, partitions=4)
+    chooser = shares.Chooser(lab.store, LiveRules(), guest=True)
+    lanes = (lane_of(TaskType.WORKER, "*", "f"),)
+    due: dict[bytes, tuple[int, Priority]] = {}
+    took: list[tuple[int, bytes]] = []
+    load = {Priority.HIGH: 10.0, Priority.NORMAL: 10.0, Priority.CRITICAL: 0.5}
+
+    async def add(partition: int, **counts: int) -> None:
+        new = [
+            NewTask(type=TaskType.WORKER, name="f", priority=Priority[p])
+            for p, count in counts.items()
+            for _ in range(count)
+        ]
+        for task_id, task in zip(await lab.add(*new, partition=partition), new, strict=True):
+            due[task_id] = (lab.now, task.priority)
+
+    for p in range(4):
+        await add(p, HIGH=200, NORMAL=200)
+        await lab.move(1_000)
+    for turn in range(40):
+        await add(turn % 4, CRITICAL=5)
+        chooser.press(range(4))
+        parts = await chooser.parts(range(4), lambda: 10, 250, "w", lambda _: lanes)
+        assert parts is not None
+        limits = ClaimLimits(slots=10, types="w", guest=True)
+        for p, own in chooser.planned(list(parts), limits, parts, lambda _: lanes):
+            claimed = await lab.store.claim(p, os.urandom(16), own)
+            chooser.took(claimed.leased)
+            took += [(lab.now, task_id) for task_id in claimed.leased[0::2]]
+        await lab.move(TICK_MS)
+    first_due = sorted(due, key=lambda task_id: due[task_id][0])
+    at_rank = [at for at, _ in took]
+    for at, task_id in took:
+        began, priority = due[task_id]
+        rank = first_due.index(task_id)
+        first_due_first = (at_rank[rank] if rank < len(at_rank) else lab.now) - began
+        assert at - began <= longest_wait_ms(priority, first_due_first, load) + TICK_MS, (priority, at - began)
+    assert sum(due[task_id][1] is Priority.CRITICAL for _, task_id in took) == 200
 
 
 def test_the_stated_wait_by_the_formula() -> None:

@@ -109,6 +109,23 @@ async def test_queues_share_by_weight_however_their_tasks_lie(store: Store) -> N
     assert (await fsck(store)).problems == []
 
 
+async def test_ten_queues_share_by_weight_though_some_lie_behind_the_backlogs_of_others(store: Store) -> None:
+    weights = {f"q{n}": float(n + 1) for n in range(10)}
+    for queue, weight in weights.items():
+        await Rules(store).set(queue, QueueRules(weight=weight))
+    for n, queue in enumerate(weights):
+        # Half of them in one partition, the last ones behind thousands of tasks; the others in three or in all.
+        where = ([0], [0], range(8), [1, 2, 3], [0])[n % 5]
+        for p in where:
+            await add(store, p, *(call(queue) for _ in range(1_500 // len(where))))
+    places = Places(100)
+    async with taking(store, places):
+        await until(lambda: len(places.got) >= 2_400)
+    shares = counted(places.got[400:2_400], queue_of)
+    off = {queue: round(100 * shares[queue] / (2_000 * weight / 55) - 100, 1) for queue, weight in weights.items()}
+    assert max(map(abs, off.values())) <= 5, off
+
+
 async def test_a_queue_that_wakes_neither_waits_nor_overtakes(store: Store) -> None:
     await Rules(store).set("woken", QueueRules(weight=1.0))
     for p in range(8):

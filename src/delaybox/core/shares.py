@@ -6,6 +6,8 @@ such wait; then queues by weight. What comes after that, within one queue of one
 Queues take turns by start-time fair queueing: each has a start, which a task of it moves on by its cost over the
 queue's weight, and the lowest start is next. A queue that begins to wait starts no earlier than the virtual time, which
 is the largest start that was served: so it neither waits for its absence nor overtakes because of it.
+
+Among partitions, the one whose first task has the earliest virtual deadline is next (`core.stretches`).
 """
 
 from __future__ import annotations
@@ -17,21 +19,13 @@ from heapq import heapify, heappop, heapreplace
 from typing import NamedTuple
 
 from delaybox.core.lane import cost_of, split
+from delaybox.core.stretches import Stretch, in_order, shorter
 
 FLOOR = 20
 """One of so many tasks is not critical, while such wait."""
 _MOST_OWED = 20 * FLOOR
 _MOST_KNOWN = 20_000
 """Queues whose start is remembered; of more only those that wait."""
-
-
-class Waiting(NamedTuple):
-    """What waits in one partition. ``lanes``: ready tasks that are not critical, by lane; empty where weights do not
-    count."""
-
-    critical: int
-    others: int
-    lanes: Mapping[bytes, int]
 
 
 @dataclass(slots=True)
@@ -46,6 +40,34 @@ class Part:
     def total(self) -> int:
         """Tasks in all."""
         return self.critical + self.others
+
+
+class Waiting(NamedTuple):
+    """What waits in one partition. ``lanes``: ready tasks that are not critical, by lane; empty where weights do not
+    count. ``critical_lines``, ``other_lines``, ``lane_lines``: since when these wait; where nothing is known of it,
+    partitions come first in the order in which they are named."""
+
+    critical: int
+    others: int
+    lanes: Mapping[bytes, int]
+    critical_lines: tuple[Stretch, ...] = ()
+    other_lines: tuple[Stretch, ...] = ()
+    lane_lines: Mapping[bytes, Stretch] = {}
+
+    def less(self, part: Part) -> Waiting:
+        """What waits there when this part is taken."""
+        lanes, lines = self.lanes, self.lane_lines
+        if lanes:
+            lanes = {lane: count - part.lanes.get(lane, 0) for lane, count in lanes.items()}
+            lines = {lane: line.after(part.lanes.get(lane, 0)) for lane, line in lines.items()}
+        return Waiting(
+            max(self.critical - part.critical, 0),
+            max(self.others - part.others, 0),
+            lanes,
+            shorter(self.critical_lines, part.critical),
+            shorter(self.other_lines, part.others),
+            lines,
+        )
 
 
 class Shares:
@@ -65,7 +87,7 @@ class Shares:
         """What to claim from which partition: in all no more than ``slots``, from one no more than ``most``.
 
         ``elsewhere``: lanes that wait in partitions which cannot be claimed from right now; their queues keep their
-        starts. Partitions come first in the order of ``waiting``, so a caller that changes it gives each its turn.
+        starts. Of partitions whose tasks wait since the same moment, those come first that ``waiting`` names first.
         """
         critical = sum(one.critical for one in waiting.values())
         others = sum(one.others for one in waiting.values())
@@ -78,18 +100,22 @@ class Shares:
 
         left = min(slots - kept, critical)
         taken = 0
-        for p, one in waiting.items():
-            if left > taken and (count := min(one.critical, left - taken, room(p))) > 0:
+        for p, some in in_order(_lines(waiting, critical=True)) if left else ():
+            if (count := min(some, left - taken, room(p))) > 0:
                 parts.setdefault(p, Part()).critical += count
                 taken += count
+            if taken >= left:
+                break
         left = min(slots - taken, others)
         if any(one.lanes for one in waiting.values()):
             self._by_weight(left, waiting, parts, most, {split(lane).queue for lane in elsewhere})
             return parts
-        for p, one in waiting.items():
-            if left > 0 and (count := min(one.others, left, room(p))) > 0:
+        for p, some in in_order(_lines(waiting, critical=False)) if left else ():
+            if (count := min(some, left, room(p))) > 0:
                 parts.setdefault(p, Part()).others += count
                 left -= count
+            if left <= 0:
+                break
         return parts
 
     def took(self, critical: int, lanes: Mapping[bytes, int]) -> None:
@@ -125,16 +151,17 @@ class Shares:
     def _by_weight(
         self, left: int, waiting: Mapping[int, Waiting], parts: dict[int, Part], most: int, elsewhere: set[str]
     ) -> None:
-        pools: dict[str, list[tuple[int, bytes, int]]] = defaultdict(list)
+        pools: dict[str, list[tuple[tuple[int, bytes], Stretch]]] = defaultdict(list)
         for p, one in waiting.items():
             for lane, count in one.lanes.items():
                 if count > 0:
-                    pools[split(lane).queue].append((p, lane, count))
+                    line = one.lane_lines.get(lane) or Stretch(0.0, 0.0, count)
+                    pools[split(lane).queue].append(((p, lane), line))
         for queue in pools:
             self._starts[queue] = self._start(queue, self._virtual)
         self._waited = frozenset(pools) | elsewhere
         sources = {queue: _each(pool, parts, most) for queue, pool in pools.items()}
-        charges = {lane: self.charge(lane) for pool in pools.values() for _, lane, _ in pool}
+        charges = {lane: self.charge(lane) for pool in pools.values() for (_, lane), _ in pool}
         turns = [(self._starts[queue], queue) for queue in pools]
         heapify(turns)
         while left > 0 and turns:
@@ -151,9 +178,19 @@ class Shares:
             heapreplace(turns, (start + charges[lane], queue))
 
 
-def _each(pool: Iterable[tuple[int, bytes, int]], parts: Mapping[int, Part], most: int) -> Iterator[tuple[int, bytes]]:
+def _lines(waiting: Mapping[int, Waiting], *, critical: bool) -> Iterator[tuple[int, Stretch]]:
+    """Where what is critical, or what is not, waits since when."""
+    for p, one in waiting.items():
+        lines = one.critical_lines if critical else one.other_lines
+        for line in lines or (Stretch(0.0, 0.0, one.critical if critical else one.others),):
+            yield p, line
+
+
+def _each(
+    pool: Iterable[tuple[tuple[int, bytes], Stretch]], parts: Mapping[int, Part], most: int
+) -> Iterator[tuple[int, bytes]]:
     """Where the tasks of a queue are, one after the other, in partitions that have room for one more."""
-    for p, lane, count in pool:
+    for (p, lane), count in in_order(pool):
         for _ in range(count):
             if p in parts and parts[p].total >= most:
                 break

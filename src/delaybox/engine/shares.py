@@ -15,6 +15,9 @@ from delaybox.store.survey import SHARED, met, packed, survey_call, waiting
 
 _FRESH_MS = 15.0
 """How long a look at the partitions counts, less what was claimed since. A critical task is found no later."""
+_DEEPER = 4
+"""More looks, at most, before a decision, at partitions in which due work lies behind what a look made ready: a queue
+gets nothing of its share while its tasks lie behind a backlog of another one."""
 _LOOKS = 64
 """Partitions that one look covers; where more have work left, the next look covers others."""
 
@@ -94,19 +97,19 @@ class Chooser:
         known = [self._waiting[p] for p in due if p in self._waiting]
         left = any(one.critical or one.others for one in known)
         if not left or len(known) < len(due) or local_ms() - self._looked > _FRESH_MS:
-            weighted = self.weighted
-            calls = [
-                survey_call(self._store, p, types=types, lanes=lanes_at(p), guest=self._guest, weighted=weighted)
-                for p in due
-            ]
-            replies = await self._store.runner.run_many(calls)
+            self.met = []
+            found = await self._look(due, types, lanes_at)
             self._looked = local_ms()
-            self.met = [lane for reply in replies if not isinstance(reply, BaseException) for lane in met(reply)]
+            for _ in range(_DEEPER if self.weighted else 0):
+                deepest = max(found, key=lambda p: _unseen(found[p]), default=-1)
+                if deepest < 0 or _unseen(found[deepest]) <= 0 or any(one.critical for one in found.values()):
+                    break
+                before = found[deepest]
+                found |= await self._look([deepest], types, lanes_at)
+                if _unseen(found[deepest]) >= _unseen(before):
+                    break
             # What waits where claims are under way was seen before, and waits still.
-            self._waiting = {p: one for p, one in self._waiting.items() if p in self._pressed}
-            self._waiting |= {
-                p: waiting(reply) for p, reply in zip(due, replies, strict=True) if not isinstance(reply, BaseException)
-            }
+            self._waiting = {p: one for p, one in self._waiting.items() if p in self._pressed} | found
         here = {p: self._waiting[p] for p in self._in_turn(due) if p in self._waiting}
         elsewhere = {lane for p, one in self._waiting.items() if p not in here for lane in one.lanes}
         slots = room()
@@ -117,10 +120,22 @@ class Chooser:
             return None
         spare = sum(part.total for part in parts.values()) < slots
         for p, part in parts.items():
-            self._waiting[p] = after = _less(self._waiting[p], part)
+            self._waiting[p] = after = self._waiting[p].less(part)
             if spare and not after.critical and not after.others:
                 self._whole.add(p)
         return parts
+
+    async def _look(
+        self, partitions: Sequence[int], types: str, lanes_at: Callable[[int], tuple[bytes, ...]]
+    ) -> dict[int, Waiting]:
+        calls = [
+            survey_call(self._store, p, types=types, lanes=lanes_at(p), guest=self._guest, weighted=self.weighted)
+            for p in partitions
+        ]
+        replies = dict(zip(partitions, await self._store.runner.run_many(calls), strict=True))
+        good = {p: reply for p, reply in replies.items() if not isinstance(reply, BaseException)}
+        self.met += [lane for reply in good.values() for lane in met(reply)]
+        return {p: waiting(reply) for p, reply in good.items()}
 
     def planned(
         self,
@@ -156,6 +171,6 @@ class Chooser:
         return [*due[first:], *due[:first]]
 
 
-def _less(one: Waiting, part: Part) -> Waiting:
-    lanes = {lane: count - part.lanes.get(lane, 0) for lane, count in one.lanes.items()} if one.lanes else one.lanes
-    return Waiting(max(one.critical - part.critical, 0), max(one.others - part.others, 0), lanes)
+def _unseen(one: Waiting) -> int:
+    """Tasks that are due and not ready, so that it is not known of which queues they are."""
+    return one.others - sum(one.lanes.values())

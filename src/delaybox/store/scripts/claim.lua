@@ -150,6 +150,7 @@ end
 --@include lib/limit_keys.lua
 --@include lib/permits.lua
 --@include lib/select.lua
+--@include lib/waiting.lua
 fair.W = W
 local c = clock(now, ends.read)
 set_steered(c.steered)
@@ -176,7 +177,7 @@ if ARGV[15] ~= '' then
     plan = { critical = parts[1], others = parts[2], lanes = parts[3] and { unpack(parts, 3) } }
   elseif letters ~= '' then
     -- So many of each near index are looked at to see whether more of them are served than there are slots.
-    local of_critical, of_others = served_in_near(own, from, now, letters, served, math.min(slots + 1, 64))
+    local of_critical, of_others = whose.in_near(own, from, now, letters, served, math.min(slots + 1, 64))
     pressed = of_critical + of_others > slots or fresh == 0 and has_ready(letters, served, now)
     if pressed then slots, letters = 0, '' end
   end

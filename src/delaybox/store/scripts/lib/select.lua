@@ -4,7 +4,7 @@
 
 -- A script may have 200 local names at once, so only what others use is visible behind this file.
 local slack_of, promote, ready_lanes, has_ready, open_lanes, take_ready
-local take_turns, floor_of, reserve, settle_floor, take_leased, take_near, take_away, n_parked, served_in_near
+local take_turns, floor_of, reserve, settle_floor, take_leased, take_near, take_away, n_parked
 do
 
 local SLACK, LEVELS = { [0] = 0, 2000, 10000, 60000 }, { 'high', 'normal', 'low' }
@@ -58,28 +58,6 @@ local function next_index(own, members, dues, used, critical)
   return best
 end
 
--- How many due tasks of the given near indexes a taker serves: critical ones, others. Of an index in which more than `looked` are due it
--- is an estimate by the first of them.
-function served_in_near(own, from, now, types, served, looked)
-  local sums, takes = { [true] = 0, [false] = 0 }, {}
-  for _, n in ipairs(own) do
-    local found = redis.call('ZRANGE', K_NEAR[n], from, now, 'BYSCORE', 'LIMIT', 0, looked)
-    local mine = 0
-    for _, member in ipairs(found) do
-      local lane = sub(member, 17)
-      local known = takes[lane]
-      if known == nil then
-        known = string.find(types, sub(lane, 1, 1), 1, true) and whose.serves(served, lane) and not paused(lane) or false
-        takes[lane] = known
-      end
-      if known then mine = mine + 1 end
-    end
-    if mine > 0 and #found == looked then mine = math.ceil(redis.call('ZCOUNT', K_NEAR[n], from, now) * mine / looked) end
-    sums[n % 4 == 0] = sums[n % 4 == 0] + mine
-  end
-  return sums[true], sums[false]
-end
-
 -- How many of `limit` entries may be critical. While `others` are due, these keep a twentieth.
 local function most_critical(limit, others)
   return math.max(limit - math.min(others, math.ceil(limit / 20)), 1)
@@ -87,8 +65,9 @@ end
 
 -- Moves up to limit due entries of the given near indexes to ready: critical ones first, then the others, which keep a twentieth, by
 -- virtual deadline. (Taken index by index, with 300 critical tasks a claim, none of the others became ready in 300 claims.)
--- Returns how many.
-function promote(own, now, limit)
+-- lanes: of at most so many lanes, where it is given, because a lane costs as much as five tasks; so does each task with a fairness key,
+-- which counts as a lane. Returns how many.
+function promote(own, now, limit, lanes)
   local members, dues, used, total, others = {}, {}, {}, 0, 0
   for _, n in ipairs(own) do
     members[n], dues[n] = due_members(n, '-inf', now, limit)
@@ -96,11 +75,15 @@ function promote(own, now, limit)
     if n % 4 > 0 then others = others + #dues[n] end
   end
   if total == 0 then return 0 end
-  local left = limit
+  local left, met = limit, {}
   local function take(critical, most)
     for _ = 1, most do
       local n = next_index(own, members, dues, used, critical)
-      if not n then return end
+      if not n or lanes == 0 then return end
+      if lanes then
+        local lane = sub(members[n][used[n] + 1], 17)
+        if not met[lane] then met[lane], lanes = not fair.has(lane), lanes - 1 end
+      end
       used[n], left = used[n] + 1, left - 1
     end
   end

@@ -1,0 +1,35 @@
+-- What waits for a taker, so that it can choose. Needs time, keys, pauses, served, select.
+
+-- How many due tasks of the given near indexes a taker serves: critical ones, others. Of an index in which more than `looked` are due it
+-- is an estimate by the first of them. line (critical, first, last, among, count), where it is given, learns of each index since when
+-- tasks of the taker wait in it: the virtual deadlines of the first and the last `among` those that were looked at.
+function whose.in_near(own, from, now, types, served, looked, line)
+  local sums, takes, step = { [true] = 0, [false] = 0 }, {}, line and 2 or 1
+  for _, n in ipairs(own) do
+    local found = line and redis.call('ZRANGE', K_NEAR[n], from, now, 'BYSCORE', 'LIMIT', 0, looked, 'WITHSCORES')
+      or redis.call('ZRANGE', K_NEAR[n], from, now, 'BYSCORE', 'LIMIT', 0, looked)
+    local mine, first, last = 0, nil, nil
+    for i = 1, #found, step do
+      local lane = sub(found[i], 17)
+      local known = takes[lane]
+      if known == nil then
+        known = string.find(types, sub(lane, 1, 1), 1, true) and whose.serves(served, lane) and not paused(lane) or false
+        takes[lane] = known
+      end
+      if known then
+        mine = mine + 1
+        if line then
+          last = tonumber(found[i + 1]) + slack_of(lane, n % 4)
+          first = first or last
+        end
+      end
+    end
+    local count = mine
+    if mine > 0 and #found == looked * step then
+      count = math.ceil(redis.call('ZCOUNT', K_NEAR[n], from, now) * mine / looked)
+    end
+    if line and mine > 0 then line(n % 4 == 0, first, last, mine, count) end
+    sums[n % 4 == 0] = sums[n % 4 == 0] + count
+  end
+  return sums[true], sums[false]
+end
