@@ -99,8 +99,8 @@ def test_over_rest(on: Node, to: Receiver):
     assert task["state"] == "succeeded" and task["result"]["status"] == 201
     assert task["result"]["headers"]["x-id"] == "9" and json.loads(task["result"]["output"]) == {"made": 1}
     assert "secret-in-query" not in on.output()
-    status, _, metrics = on.call("GET", "/metrics")
-    assert re.search(rb'delaybox_webhook_requests_total\{answer="2xx",host="http://127.0.0.1:\d+"\}', metrics)
+    shown = rb'delaybox_webhook_requests_total\{answer="2xx",host="http://127.0.0.1:\d+"\}'
+    on.until(lambda: re.search(shown, on.call("GET", "/metrics")[2]))
     needs = {need["kind"]: need for need in on.call("GET", "/v1/scaling")[2]["needs"]}
     assert needs["webhook"]["running"] == 1
 

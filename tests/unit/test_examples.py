@@ -112,7 +112,7 @@ def test_a_worker_shows_the_trace_of_an_attempt(monkeypatch: pytest.MonkeyPatch)
     assert b"# {" not in exposition.render(made.registry)
 
 
-def test_every_histogram_that_knows_a_trace_has_examples(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_every_histogram_that_knows_a_trace_has_examples(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(examples, "_kept", examples._Kept())
     from delaybox.targets import http_metrics
 

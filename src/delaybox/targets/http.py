@@ -104,6 +104,7 @@ class HttpTarget:
     async def stop(self) -> None:
         """Twice is harmless."""
         self._client.close()
+        http_metrics.add()
 
     async def deliver(self, batch: Sequence[Delivery], report: Report) -> None:
         """Reports each when its answer is there. Those whose host has no room or does not answer are handed back."""
