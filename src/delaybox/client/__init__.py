@@ -7,7 +7,6 @@ values) and two shells that carry its effects out (threads, tasked). Needs none 
 from __future__ import annotations
 
 from delaybox.client.async_client import AsyncClient, AsyncHandle
-from delaybox.client.attempts import FailedAttempt
 from delaybox.client.client import Client, Handle
 from delaybox.client.errors import (
     CallTimeout,
@@ -19,6 +18,7 @@ from delaybox.client.errors import (
     TaskFailed,
     Unreachable,
 )
+from delaybox.client.failed_attempts import FailedAttempt
 from delaybox.client.feed import EventFilter, FeedEvent
 from delaybox.client.models import (
     BulkDone,

@@ -10,7 +10,6 @@ from types import TracebackType
 from typing import Any, Unpack
 
 from delaybox.client import calls, chunks, streams
-from delaybox.client.attempts import moment
 from delaybox.client.base import Base
 from delaybox.client.feed import EventFilter, FeedEvent, followed
 from delaybox.client.mapping import WINDOW
@@ -25,6 +24,7 @@ from delaybox.client.models import (
     Scheduled,
     Task,
 )
+from delaybox.client.moments import moment
 from delaybox.client.progress import Report
 from delaybox.client.tasked import LoopCarrier
 from delaybox.client.tasks import (

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from delaybox.client.attempts import moment
 from delaybox.client.models import (
     BulkDone,
     ForecastStep,
@@ -17,6 +16,7 @@ from delaybox.client.models import (
     Task,
     nodes_of,
 )
+from delaybox.client.moments import moment
 from delaybox.client.steps import Repeating, RpcCall
 from delaybox.client.tasks import RulesToSet, Slack, selection_of
 from delaybox.client.values import (

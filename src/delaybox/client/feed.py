@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, TypedDict
 
-from delaybox.client.attempts import moment
 from delaybox.client.errors import CallTimeout, Failure, Unreachable
 from delaybox.client.models import PRIORITIES, TYPES, Priority, TaskType
+from delaybox.client.moments import moment
 from delaybox.client.steps import ClientSession, Drop, Emit, OpenStream, Pause, Receive, Repeating, Steps, Tries
 from delaybox.client.values import labels_of, number_of, text_of
 from delaybox.wire.gen import scheduler_pb2 as pb

@@ -9,7 +9,8 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, ClassVar, Final, NamedTuple, Required, TypedDict
 
-from delaybox.client.attempts import FailedAttempt, moment
+from delaybox.client.failed_attempts import FailedAttempt
+from delaybox.client.moments import moment
 from delaybox.core.retry import DEFAULT_RETRY
 from delaybox.core.spans import Span
 from delaybox.wire.gen import scheduler_pb2 as pb

@@ -1,19 +1,12 @@
-"""Why attempts of a task failed, and moments as calls return them."""
+"""Why attempts of a task failed, as calls return it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from typing import Final
+from datetime import datetime
 
+from delaybox.client.moments import moment
 from delaybox.wire.gen import scheduler_pb2 as pb
-
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-
-
-def moment(ms: int) -> datetime:
-    """A Unix time in ms as an aware datetime in UTC."""
-    return _EPOCH + timedelta(milliseconds=ms)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
