@@ -10,7 +10,8 @@ from delaybox.client.errors import (
     Failure,
     Unreachable,
 )
-from delaybox.client.steps import ClientSession, Emit, Invoke, OpenStream, Pause, Pull, Receive, Start, Steps, Wait
+from delaybox.client.retries import ClientSession
+from delaybox.client.steps import Emit, Invoke, OpenStream, Pause, Pull, Receive, Start, Steps, Wait
 from delaybox.core.errors import (
     Overloaded,
     StoreFull,

@@ -17,7 +17,8 @@ from delaybox.client.batches import count
 from delaybox.client.endpoints import Endpoints, named
 from delaybox.client.models import Event, ScheduleAnswer, Scheduled
 from delaybox.client.progress import Report, reported, shown
-from delaybox.client.steps import ClientSession, Emit, Steps, each, feed, through
+from delaybox.client.retries import ClientSession
+from delaybox.client.steps import Emit, Steps, each, feed, through
 from delaybox.client.tasks import CODECS, MapCalls, NewTask, new_call
 from delaybox.client.transports import client_target
 from delaybox.client.values import watched_id

@@ -17,7 +17,7 @@ from delaybox.client.models import (
     nodes_of,
 )
 from delaybox.client.moments import moment
-from delaybox.client.steps import Repeating, RpcCall
+from delaybox.client.retries import Repeating, RpcCall
 from delaybox.client.tasks import RulesToSet, Slack, selection_of
 from delaybox.client.values import (
     Duration,

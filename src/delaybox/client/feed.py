@@ -10,7 +10,8 @@ from typing import Any, Final, TypedDict
 from delaybox.client.errors import CallTimeout, Failure, Unreachable
 from delaybox.client.models import PRIORITIES, TYPES, Priority, TaskType
 from delaybox.client.moments import moment
-from delaybox.client.steps import ClientSession, Drop, Emit, OpenStream, Pause, Receive, Repeating, Steps, Tries
+from delaybox.client.retries import ClientSession, Repeating, Tries
+from delaybox.client.steps import Drop, Emit, OpenStream, Pause, Receive, Steps
 from delaybox.client.values import labels_of, number_of, text_of
 from delaybox.wire.gen import scheduler_pb2 as pb
 

@@ -17,18 +17,8 @@ from delaybox.client.errors import (
     Unreachable,
 )
 from delaybox.client.models import STATES, EndedTask, Task, TaskState
-from delaybox.client.steps import (
-    ClientSession,
-    Drop,
-    Emit,
-    OpenStream,
-    Pause,
-    Receive,
-    Repeating,
-    Steps,
-    Tries,
-    feed,
-)
+from delaybox.client.retries import ClientSession, Repeating, Tries
+from delaybox.client.steps import Drop, Emit, OpenStream, Pause, Receive, Steps, feed
 from delaybox.client.tasks import filter_of, history_of
 from delaybox.core.errors import DelayBoxError
 from delaybox.core.limits import MAX_PAGE
