@@ -1,7 +1,7 @@
 """The Python client: `Client`, and `AsyncClient` for asyncio.
 
 One core without I/O (steps, retries, streams, mapping: generators of effects; calls, tasks, models, errors, endpoints:
-plain values) and two shells that carry its effects out (threads, tasked). Needs none of the node's parts.
+plain values) and two shells that carry its effects out (threads, loop). Needs none of the node's parts.
 """
 
 from __future__ import annotations

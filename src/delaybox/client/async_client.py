@@ -12,6 +12,7 @@ from typing import Any, Unpack
 from delaybox.client import calls, chunks, streams
 from delaybox.client.base import Base
 from delaybox.client.feed import EventFilter, FeedEvent, followed
+from delaybox.client.loop import LoopCarrier
 from delaybox.client.mapping import WINDOW
 from delaybox.client.models import (
     BulkDone,
@@ -26,7 +27,6 @@ from delaybox.client.models import (
 )
 from delaybox.client.moments import moment
 from delaybox.client.progress import Report
-from delaybox.client.tasked import LoopCarrier
 from delaybox.client.tasks import (
     CallOptions,
     Filter,

@@ -1,4 +1,4 @@
-"""Carries steps out with asyncio; started steps are tasks."""
+"""Carries steps out on an event loop of asyncio; started steps are asyncio tasks. `threads` does it without asyncio."""
 
 from __future__ import annotations
 
