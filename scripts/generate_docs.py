@@ -27,7 +27,7 @@ from delaybox.store import event_metrics  # noqa: F401 - adds its metrics to the
 from delaybox.store.fsck_kinds import KINDS
 from delaybox.targets import http_metrics  # noqa: F401 - adds its metrics to the others
 from delaybox.wire.gen import scheduler_pb2, worker_pb2
-from delaybox.worker.exposition import Exposition
+from delaybox.worker.worker_metrics import WorkerMetrics
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 _BLOCK = re.compile(r"(<!-- generated: (\w+) -->\n).*?(\n<!-- end -->)", re.DOTALL)
@@ -302,7 +302,7 @@ def metrics_table() -> Iterator[str]:
 
 def worker_metrics_table() -> Iterator[str]:
     """Every metric of a worker."""
-    yield from _metrics_of(Exposition().registry)
+    yield from _metrics_of(WorkerMetrics().registry)
 
 
 def _metrics_of(registry: CollectorRegistry) -> Iterator[str]:

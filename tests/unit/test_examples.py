@@ -16,7 +16,7 @@ from delaybox import metrics
 from delaybox.metrics.tasks import lateness_example
 from delaybox.processes import counters, examples
 from delaybox.processes.examples import MOST, kept
-from delaybox.worker import exposition
+from delaybox.worker import worker_metrics
 from delaybox.worker.figures import Figures
 from delaybox.worker.run import Stats
 
@@ -101,15 +101,15 @@ def test_examples_are_bounded_and_a_folder_that_is_gone_is_no_reason_to_fail(fol
 def test_a_worker_shows_the_trace_of_an_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(examples, "_kept", examples._Kept())
     monkeypatch.delenv(counters.VARIABLE, raising=False)
-    made, figures = exposition.Exposition(), Figures(["greet"])
+    made, figures = worker_metrics.WorkerMetrics(), Figures(["greet"])
     figures.ended("greet", "succeeded", 0.2, PARENT)
     figures.ended("greet", "succeeded", 0.002)
     made.add(figures, Stats())
-    text, kind = exposition.render_as(OPEN, made.registry)
+    text, kind = worker_metrics.render_as(OPEN, made.registry)
     assert kind.startswith("application/openmetrics-text")
     example = ("0.25", 0.2, {"trace_id": TRACE, "span_id": SPAN})
     assert shown(text, "delaybox_worker_attempt_seconds") == [example]
-    assert b"# {" not in exposition.render(made.registry)
+    assert b"# {" not in worker_metrics.render(made.registry)
 
 
 async def test_every_histogram_that_knows_a_trace_has_examples(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,12 +13,12 @@ import pytest
 
 from delaybox.processes import counters
 from delaybox.processes.sockets import CannotListen
-from delaybox.worker import Reject, RetryLater, Worker, add_task_fields, exposition, pulse, pushing
-from delaybox.worker.exposition import condition_of
+from delaybox.worker import Reject, RetryLater, Worker, add_task_fields, pulse, pushing, worker_metrics
 from delaybox.worker.figures import MOST_FUNCTIONS, OTHERS, Figures, Places, State
 from delaybox.worker.functions import FunctionKind
 from delaybox.worker.metrics_port import MetricsPort
 from delaybox.worker.run import Stats
+from delaybox.worker.worker_metrics import condition_of
 from tests.crews import shift
 from tests.web import called
 
@@ -42,11 +42,11 @@ async def fails(error: str) -> None:
 
 
 def shown(figures: Figures, stats: Stats | None = None) -> dict[str, float]:
-    made = exposition.Exposition()
+    made = worker_metrics.WorkerMetrics()
     made.add(figures, stats or Stats())
     return {
         line.rpartition(" ")[0]: float(line.rpartition(" ")[2])
-        for line in exposition.render(made.registry).decode().splitlines()
+        for line in worker_metrics.render(made.registry).decode().splitlines()
         if not line.startswith("#")
     }
 
@@ -115,7 +115,7 @@ def state(**changes: Any) -> State:
 
 
 def test_the_probes_say_what_is_wrong() -> None:
-    made = exposition.Exposition()
+    made = worker_metrics.WorkerMetrics()
 
     def asked(later_s: float = 0.0) -> tuple[str, str]:
         import time

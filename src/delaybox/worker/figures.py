@@ -1,5 +1,5 @@
 """What the attempts of one process came to, by function. Nothing here is shared, so counting costs next to nothing;
-`exposition` passes it on once a second.
+`worker_metrics` passes it on once a second.
 """
 
 from __future__ import annotations

@@ -44,15 +44,15 @@ class Pulse:
         self, figures: Figures, stats: Stats, state: Callable[[], State], *, host: str, port: int | None, push: bool
     ) -> None:
         try:
-            from delaybox.worker import exposition
+            from delaybox.worker import worker_metrics
         except ModuleNotFoundError as error:
             if error.name != "prometheus_client":
                 raise
             raise ConfigError(
                 "a worker's metrics need the package prometheus-client: pip install 'delaybox[metrics]'"
             ) from None
-        self._exposition = exposition
-        self._metrics = exposition.Exposition()
+        self._module = worker_metrics
+        self._metrics = worker_metrics.WorkerMetrics()
         self._figures, self._stats, self._state = figures, stats, state
         self._address = None if port is None else (host, port)
         self._port: MetricsPort | None = None
@@ -69,7 +69,7 @@ class Pulse:
         if self._pushes:
             own = self._metrics.registry
             try:
-                self._push = pushing.MetricPush(lambda: self._exposition.collected_of(own))
+                self._push = pushing.MetricPush(lambda: self._module.collected_of(own))
             except Exception as error:  # noqa: BLE001 - what exporters raise for a variable is theirs
                 # The variable may be another part's of this program: it must not keep a worker from starting.
                 log.warning("the worker's metrics are not sent to a collector: %s", error)
@@ -102,15 +102,15 @@ class Pulse:
 
     def _answer(self, path: str, accept: str) -> Answer | None:
         """In the port's thread."""
-        exposition, own = self._exposition, self._metrics.registry
+        worker_metrics, own = self._module, self._metrics.registry
         match path:
             case "/metrics":
-                text, kind = exposition.render_as(accept, own)
+                text, kind = worker_metrics.render_as(accept, own)
                 return 200, kind, text
             case "/healthz" | "/livez":
-                return _probed(exposition.condition(own).stands, "ok")
+                return _probed(worker_metrics.condition(own).stands, "ok")
             case "/readyz":
-                return _probed(exposition.condition(own).wrong, "ready")
+                return _probed(worker_metrics.condition(own).wrong, "ready")
         return None
 
 

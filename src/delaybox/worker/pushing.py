@@ -49,7 +49,7 @@ def wanted(environ: Mapping[str, str]) -> bool:
 def of_all_processes() -> Iterable[Metric]:
     """What the processes count in the folder that the environment names."""
     # Imported here, because prometheus-client reads the folder's name when it is imported.
-    from delaybox.worker.exposition import collected
+    from delaybox.worker.worker_metrics import collected
 
     return collected()
 

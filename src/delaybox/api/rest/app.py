@@ -228,7 +228,7 @@ class _Api:
         self._worker: Callable[[], WorkerCondition] | None = None
         if settings.beside_worker:
             # Only here, because the worker's modules bring much that a node does not need.
-            from delaybox.worker.exposition import condition
+            from delaybox.worker.worker_metrics import condition
 
             self._worker = condition
 

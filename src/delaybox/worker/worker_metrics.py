@@ -35,7 +35,7 @@ STANDS_S: Final = 30.0
 _MOST_SERVERS: Final = 50
 
 
-class Exposition:
+class WorkerMetrics:
     """The metrics of this process. One of them is made for each run of a worker."""
 
     def __init__(self) -> None:
