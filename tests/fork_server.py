@@ -267,7 +267,7 @@ def _count_anew() -> None:
     """The counters, which were made when the server imported them, count in the folder, as this process."""
     from prometheus_client import values
 
-    from delaybox.metrics.registry import REGISTRY
+    from delaybox.metrics.exposition import REGISTRY
 
     name = os.environ.get(COUNTED_AS)
     values.ValueClass = values.MultiProcessValue(*([lambda: name] if name else []))  # type: ignore[no-untyped-call]

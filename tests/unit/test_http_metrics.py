@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from delaybox.metrics.registry import REGISTRY
+from delaybox.metrics.exposition import REGISTRY
 from delaybox.targets import http_metrics
 
 HOST = "http://counted.example:8080"

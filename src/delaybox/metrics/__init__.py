@@ -1,6 +1,9 @@
 """What DelayBox counts. Names start with ``delaybox_``; times are in seconds.
 
-Each module counts for one job; callers name them here, as ``metrics.fired(…)``.
+Each module counts for one job; callers name them here, as ``metrics.fired(…)``. `tasks` has those of tasks, with how
+late they fire; `exposition` has no metric: it shows all in Prometheus's form. What only one part of the program counts
+stands there: `delaybox.targets.http_metrics` (webhooks), `delaybox.store.event_metrics` (the feed of events),
+`delaybox.api.node_metrics` (what is read for each scrape), `delaybox.worker.worker_metrics` (a worker's own).
 """
 
 from __future__ import annotations
@@ -11,6 +14,16 @@ from delaybox.metrics.calls import (
     rpc_done,
     rpcs_took,
     script_took,
+)
+from delaybox.metrics.exposition import (
+    CONTENT_TYPE,
+    DELIVERY_BUCKETS_MS,
+    DIRECTORY_VARIABLE,
+    NAME_VARIABLE,
+    REGISTRY,
+    collected,
+    render,
+    render_as,
 )
 from delaybox.metrics.kafka import (
     kafka_failed,
@@ -27,16 +40,6 @@ from delaybox.metrics.kafka import (
     topic_work_failed,
 )
 from delaybox.metrics.parts import MetricPart
-from delaybox.metrics.registry import (
-    CONTENT_TYPE,
-    DELIVERY_BUCKETS_MS,
-    DIRECTORY_VARIABLE,
-    NAME_VARIABLE,
-    REGISTRY,
-    collected,
-    render,
-    render_as,
-)
 from delaybox.metrics.sent import otel_dropped
 from delaybox.metrics.store import (
     forecast,

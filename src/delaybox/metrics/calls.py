@@ -9,7 +9,7 @@ from typing import Final
 
 from prometheus_client import Counter, Gauge, Histogram
 
-from delaybox.metrics.registry import REGISTRY
+from delaybox.metrics.exposition import REGISTRY
 from delaybox.processes import examples
 
 CALL_BUCKETS_MS: Final[tuple[float, ...]] = (1, 2, 5, 10, 25, 50, 100, 250, 500, 1_000, 5_000)

@@ -7,7 +7,7 @@ from typing import Final
 
 from prometheus_client import Counter, Gauge, Histogram
 
-from delaybox.metrics.registry import DELIVERY_BUCKETS_MS, REGISTRY
+from delaybox.metrics.exposition import DELIVERY_BUCKETS_MS, REGISTRY
 from delaybox.processes import examples
 
 _kafka_up = Gauge(

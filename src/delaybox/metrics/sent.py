@@ -6,7 +6,7 @@ from typing import Literal
 
 from prometheus_client import Counter
 
-from delaybox.metrics.registry import REGISTRY
+from delaybox.metrics.exposition import REGISTRY
 
 _dropped = Counter(
     "delaybox_otel_dropped_items",

@@ -7,7 +7,7 @@ from typing import Final
 
 from prometheus_client import Counter, Gauge
 
-from delaybox.metrics.registry import REGISTRY
+from delaybox.metrics.exposition import REGISTRY
 
 _doubts = Counter(
     "delaybox_store_doubts",

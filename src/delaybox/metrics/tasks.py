@@ -8,7 +8,7 @@ from typing import Final, Literal
 
 from prometheus_client import Counter, Gauge, Histogram
 
-from delaybox.metrics.registry import REGISTRY
+from delaybox.metrics.exposition import REGISTRY
 from delaybox.processes import examples
 
 LATENESS_BUCKETS_MS: Final[tuple[float, ...]] = (

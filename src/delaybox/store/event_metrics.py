@@ -6,7 +6,7 @@ from typing import Literal
 
 from prometheus_client import Counter, Gauge
 
-from delaybox.metrics.registry import REGISTRY
+from delaybox.metrics.exposition import REGISTRY
 
 _written = Counter("delaybox_events_written", "Events that were added to the feed.", registry=REGISTRY)
 _dropped = Counter(

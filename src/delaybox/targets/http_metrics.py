@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 from prometheus_client import Counter, Gauge, Histogram, Summary
 
-from delaybox.metrics.registry import DELIVERY_BUCKETS_MS, REGISTRY
+from delaybox.metrics.exposition import DELIVERY_BUCKETS_MS, REGISTRY
 from delaybox.metrics.tasks import LATENESS_BUCKETS_MS
 from delaybox.processes import examples
 

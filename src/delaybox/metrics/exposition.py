@@ -1,4 +1,4 @@
-"""Where everything that is counted stands, and how it is shown.
+"""Shows all that is counted in Prometheus's form. It has no metric of its own: those stand beside it, by their subject.
 
 The processes of a node share one directory (environment ``PROMETHEUS_MULTIPROC_DIR``, set before this module is
 imported) and any of them renders the sum. Without the directory each process counts for itself.
