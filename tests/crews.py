@@ -12,8 +12,8 @@ from typing import Any
 from delaybox.wire.gen import task_pb2
 from delaybox.wire.gen import worker_pb2 as pb
 from delaybox.worker import Worker
+from delaybox.worker.attempt import Common, TaskRun
 from delaybox.worker.functions import FunctionKind
-from delaybox.worker.run import Common, TaskRun
 from delaybox.worker.runner import CREWS
 from delaybox.worker.session import NodeSession
 

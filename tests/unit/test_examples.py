@@ -17,8 +17,8 @@ from delaybox.metrics.tasks import lateness_example
 from delaybox.processes import counters, examples
 from delaybox.processes.examples import MOST, kept
 from delaybox.worker import worker_metrics
+from delaybox.worker.attempt import Stats
 from delaybox.worker.figures import Figures
-from delaybox.worker.run import Stats
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 SPAN = "00f067aa0ba902b7"

@@ -22,8 +22,8 @@ from delaybox.processes.logs import formatter
 from delaybox.store.record import read_dead, stored_reason, traceback_of
 from delaybox.targets.worker_offers import Offered
 from delaybox.worker import Reject, TaskFilter, Worker, endings
+from delaybox.worker.attempt import Common, TaskRun
 from delaybox.worker.functions import FunctionKind
-from delaybox.worker.run import Common, TaskRun
 from tests.crews import shift
 from tests.unit import cpu_tasks
 

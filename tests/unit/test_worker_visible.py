@@ -14,10 +14,10 @@ import pytest
 from delaybox.processes import counters
 from delaybox.processes.sockets import CannotListen
 from delaybox.worker import Reject, RetryLater, Worker, add_task_fields, pulse, pushing, worker_metrics
+from delaybox.worker.attempt import Stats
 from delaybox.worker.figures import MOST_FUNCTIONS, OTHERS, Figures, Places, State
 from delaybox.worker.functions import FunctionKind
 from delaybox.worker.metrics_port import MetricsPort
-from delaybox.worker.run import Stats
 from delaybox.worker.worker_metrics import condition_of
 from tests.crews import shift
 from tests.web import called

@@ -18,8 +18,8 @@ from delaybox.targets.worker_session import WorkerSession
 from delaybox.wire import body as wire_body
 from delaybox.wire.gen import worker_pb2
 from delaybox.worker.assigned import AssignedBody
+from delaybox.worker.attempt import TaskRun
 from delaybox.worker.crew import Crew
-from delaybox.worker.run import TaskRun
 
 
 class PayloadAlone:

@@ -18,10 +18,10 @@ from contextvars import copy_context
 from typing import Any, Final
 
 from delaybox.worker import endings, logs
+from delaybox.worker.attempt import TaskRun
 from delaybox.worker.context import running
 from delaybox.worker.crew import Crew
 from delaybox.worker.functions import FunctionKind
-from delaybox.worker.run import TaskRun
 
 log = logging.getLogger("delaybox.worker")
 

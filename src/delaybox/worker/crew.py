@@ -12,9 +12,9 @@ from typing import Any, Final, Protocol
 from delaybox.wire.gen import worker_pb2 as pb
 from delaybox.worker import endings, logs
 from delaybox.worker.assigned import AssignedTask
+from delaybox.worker.attempt import Common, TaskRun
 from delaybox.worker.functions import FunctionKind, TaskFunction
 from delaybox.worker.parted import Parted, Reports
-from delaybox.worker.run import Common, TaskRun
 from delaybox.worker.session import NodeSession, Received
 from delaybox.worker.slots import Slots
 from delaybox.worker.strays import Stray, Strays

@@ -17,8 +17,8 @@ from delaybox.client.channel import ChannelTarget
 from delaybox.client.endpoints import pause_s
 from delaybox.core.errors import DelayBoxError
 from delaybox.wire.gen import worker_pb2 as pb
+from delaybox.worker.attempt import TaskRun
 from delaybox.worker.crew import Crew
-from delaybox.worker.run import TaskRun
 from delaybox.worker.session import ContractBroken, NodeSession
 
 log = logging.getLogger("delaybox.worker")

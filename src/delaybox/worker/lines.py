@@ -11,9 +11,9 @@ from typing import Any, Final, Protocol
 from delaybox.client.channel import ChannelTarget, grpc_target
 from delaybox.client.transports import direct_url, loaded
 from delaybox.wire.gen import worker_pb2 as pb
+from delaybox.worker.attempt import TaskRun
 from delaybox.worker.crew import Crew
 from delaybox.worker.line import Again, WorkerLine
-from delaybox.worker.run import TaskRun
 
 _FACTORY: Final = "delaybox.direct.target:direct_worker_target"
 

@@ -21,9 +21,9 @@ from delaybox.processes.restart import RestartBackoff, cause
 from delaybox.wire.gen import worker_pb2 as pb
 from delaybox.worker import cpu_frames as frames
 from delaybox.worker import endings, logs
+from delaybox.worker.attempt import TaskRun
 from delaybox.worker.crew import Crew
 from delaybox.worker.functions import FunctionKind
-from delaybox.worker.run import TaskRun
 
 log = logging.getLogger("delaybox.worker")
 

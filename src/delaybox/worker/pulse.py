@@ -13,9 +13,9 @@ from typing import Final
 from delaybox.core.errors import ConfigError
 from delaybox.processes import counters
 from delaybox.worker import pushing
+from delaybox.worker.attempt import Stats
 from delaybox.worker.figures import Figures, State
 from delaybox.worker.metrics_port import TEXT, Answer, MetricsPort
-from delaybox.worker.run import Stats
 
 log = logging.getLogger("delaybox.worker")
 

@@ -13,11 +13,11 @@ from typing import Any
 from delaybox.wire.call import Encoded
 from delaybox.wire.gen import worker_pb2 as pb
 from delaybox.worker import endings
+from delaybox.worker.attempt import TaskRun
 from delaybox.worker.context import running
 from delaybox.worker.crew import Crew
 from delaybox.worker.endings import Stopped
 from delaybox.worker.functions import FunctionKind
-from delaybox.worker.run import TaskRun
 
 
 class Threads(Crew):

@@ -27,8 +27,8 @@ from prometheus_client.registry import Collector
 from delaybox import __version__
 from delaybox.processes import counters, examples
 from delaybox.processes.openmetrics import WithoutCreated, exposed
+from delaybox.worker.attempt import Stats
 from delaybox.worker.figures import BOUNDS_S, Figures, State, WorkerCondition
-from delaybox.worker.run import Stats
 
 STANDS_S: Final = 30.0
 """A process whose event loop has not turned for this long needs a restart."""
