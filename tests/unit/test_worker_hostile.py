@@ -12,7 +12,7 @@ import pytest
 from delaybox.wire.gen import worker_pb2 as pb
 from delaybox.worker import RetryLater, Worker
 from delaybox.worker.context import CancelSignal
-from delaybox.worker.endings import failure
+from delaybox.worker.failures import failure
 from delaybox.worker.functions import FunctionKind
 from delaybox.worker.testing import Inline
 from tests.crews import shift

@@ -21,7 +21,7 @@ from delaybox.direct.session import OwnTask
 from delaybox.processes.logs import formatter
 from delaybox.store.record import read_dead, stored_reason, traceback_of
 from delaybox.targets.worker_offers import Offered
-from delaybox.worker import Reject, TaskFilter, Worker, endings
+from delaybox.worker import Reject, TaskFilter, Worker, failures
 from delaybox.worker.attempt import Common, TaskRun
 from delaybox.worker.functions import FunctionKind
 from tests.crews import shift
@@ -149,7 +149,7 @@ def test_a_task_whose_body_cannot_be_read_is_reported_all_the_same() -> None:
     run = TaskRun(session, OwnTask(7, offered), WORKER.functions["refuses"], Common())
     with pytest.raises(DecodeError):
         run.arguments()
-    assert run.fail(endings.failed("it cannot be read"))
+    assert run.fail(failures.failed("it cannot be read"))
     assert [number for number, _ in sent] == [7]
 
 

@@ -7,7 +7,7 @@ from delaybox.worker import forks  # noqa: F401 - before anything that imports g
 # isort: split
 from delaybox.client.models import Retry
 from delaybox.worker.context import CancelSignal, Context, current
-from delaybox.worker.endings import Reject, RetryLater, Stopped
+from delaybox.worker.failures import Reject, RetryLater, Stopped
 from delaybox.worker.functions import TaskFunction
 from delaybox.worker.logs import TaskFilter, add_task_fields
 from delaybox.worker.runner import Runner

@@ -12,7 +12,7 @@ from typing import Any, Final
 from delaybox.core.texts import tail_bytes
 from delaybox.wire.call import Call, Calls, Encoded
 from delaybox.wire.gen import worker_pb2 as pb
-from delaybox.worker import endings, logs
+from delaybox.worker import failures, logs
 from delaybox.worker.assigned import AssignedTask
 from delaybox.worker.context import CancelSignal, Context, Facts
 from delaybox.worker.figures import Figures, Outcome
@@ -175,7 +175,7 @@ class TaskRun:
         try:
             return self.function.codecs.result(value, self.function.result_type)
         except BaseException as error:  # noqa: BLE001 - the attempt must end, whatever the value does
-            return endings.failure(error)
+            return failures.failure(error)
 
     def succeed_encoded(self, output: bytes, content_type: str) -> bool:
         """Its code returned, and this is its result."""
@@ -186,7 +186,7 @@ class TaskRun:
         most = self.session.max_output
         if most and len(output) > most:
             words = f"the result has {len(output)} bytes, at most {most} are kept (results.maxBytes); return less"
-            return self.fail(endings.failed(words, final=True))
+            return self.fail(failures.failed(words, final=True))
         self.settled = True
         self.common.stats.done += 1
         self._count("succeeded")

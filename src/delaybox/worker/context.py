@@ -15,7 +15,7 @@ from typing import Protocol
 from delaybox.core.spans import Span, span_s
 from delaybox.core.texts import head
 from delaybox.wire.trace import handed_out, trace_in
-from delaybox.worker.endings import Stopped
+from delaybox.worker.failures import Stopped
 
 
 class CancelSignal:

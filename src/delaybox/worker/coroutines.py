@@ -17,7 +17,7 @@ from contextvars import Context as Variables
 from contextvars import copy_context
 from typing import Any, Final
 
-from delaybox.worker import endings, logs
+from delaybox.worker import failures, logs
 from delaybox.worker.attempt import TaskRun
 from delaybox.worker.context import running
 from delaybox.worker.crew import Crew
@@ -118,7 +118,7 @@ class Coroutines(Crew):
                             trace = run.assignment.traceparent
                             figures.ended(run.function.name, "succeeded", time.monotonic() - since, trace)
                 except BaseException as error:  # noqa: BLE001 - whatever a function raises fails its attempt alone
-                    run.fail(endings.failure(error))
+                    run.fail(failures.failure(error))
                 else:
                     waits = True
                     self._pass_on()
@@ -156,13 +156,13 @@ class Coroutines(Crew):
         try:
             run.succeed(await rest)
         except BaseException as error:  # noqa: BLE001 - as above
-            run.conclude(endings.failure(error))
+            run.conclude(failures.failure(error))
         finally:
             self._left(run)
 
     def _out_of_time(self, run: TaskRun) -> None:
         run.timer = asyncio.get_running_loop().call_later(STOP_S, self.overran, run)
-        self.end_early(run, endings.timed_out(run.timeout_ms))
+        self.end_early(run, failures.timed_out(run.timeout_ms))
 
     def _interrupt(self, run: TaskRun) -> None:
         if run.task is not None:

@@ -22,7 +22,7 @@ from typing import Any
 
 from delaybox.otel.environment import begin_program, follow_program
 from delaybox.worker import cpu_frames as frames
-from delaybox.worker import endings, forks, logs
+from delaybox.worker import failures, forks, logs
 from delaybox.worker.context import CancelSignal, Context, Facts, running
 from delaybox.worker.functions import TaskFunction
 
@@ -100,7 +100,7 @@ class _Host:
             data, content_type = function.codecs.result(value, function.result_type)
             return frames.frame(frames.DONE, data, type=content_type)
         except BaseException as error:  # noqa: BLE001 - whatever a function raises fails its attempt alone
-            return frames.frame(frames.FAILED, endings.failure(error).SerializeToString())
+            return frames.frame(frames.FAILED, failures.failure(error).SerializeToString())
 
     def _function(self, module: str, file: str, name: str) -> TaskFunction[..., Any]:
         key = (module, file, name)
@@ -108,7 +108,7 @@ class _Host:
         if found is None:
             thing = reduce(getattr, name.split("."), self._module(module, file))
             if not isinstance(thing, TaskFunction):
-                raise endings.Reject(f"{name} in {module or file} is {type(thing).__name__}, not a task of a worker")
+                raise failures.Reject(f"{name} in {module or file} is {type(thing).__name__}, not a task of a worker")
             found = self._functions[key] = thing
             if len(self._functions) == 1:
                 begin_program(os.environ, sys.modules["delaybox"].__version__, "cpu")

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 from delaybox.wire.gen import worker_pb2 as pb
-from delaybox.worker import endings, logs
+from delaybox.worker import failures, logs
 from delaybox.worker.assigned import AssignedTask
 from delaybox.worker.attempt import Common, TaskRun
 from delaybox.worker.functions import FunctionKind, TaskFunction
@@ -95,7 +95,7 @@ class Crew(ABC):
 
     def cancel(self, run: TaskRun) -> None:
         """Somebody cancelled the task: asks the run to stop."""
-        self.end_early(run, endings.failed(CANCELLED, cancelled=True))
+        self.end_early(run, failures.failed(CANCELLED, cancelled=True))
 
     @abstractmethod
     def _begin(self, runs: list[TaskRun]) -> None:
@@ -124,7 +124,7 @@ class Crew(ABC):
     def overran(self, run: TaskRun) -> None:
         """The run's time is over. The attempt fails now, even if the code goes on; the place is free when the code
         ends."""
-        verdict = endings.timed_out(run.timeout_ms)
+        verdict = failures.timed_out(run.timeout_ms)
         if run.fail(verdict):
             self._linger(run)
             self.common.stats.overran += 1

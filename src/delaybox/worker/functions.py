@@ -27,7 +27,7 @@ from delaybox.wire.call import BYTES, Call, Calls, Codecs, Outcomes, check_name
 from delaybox.wire.calls import CallPart
 from delaybox.wire.gen import worker_pb2 as pb
 from delaybox.worker.context import Context, Running
-from delaybox.worker.endings import MisfitArguments, Stopped, failure
+from delaybox.worker.failures import MisfitArguments, Stopped, failure
 
 _WORD = re.compile(r"[\w.]+")
 P = ParamSpec("P")

@@ -20,7 +20,7 @@ from typing import Any, Final
 from delaybox.processes.restart import RestartBackoff, cause
 from delaybox.wire.gen import worker_pb2 as pb
 from delaybox.worker import cpu_frames as frames
-from delaybox.worker import endings, logs
+from delaybox.worker import failures, logs
 from delaybox.worker.attempt import TaskRun
 from delaybox.worker.crew import Crew
 from delaybox.worker.functions import FunctionKind
@@ -148,11 +148,11 @@ class Processes(Crew):
 
     def _import_hangs(self, run: TaskRun) -> None:
         run.timer = None
-        self.end_early(run, endings.failed(f"its module was not imported within {IMPORT_MS / 1000:g} s"))
+        self.end_early(run, failures.failed(f"its module was not imported within {IMPORT_MS / 1000:g} s"))
 
     def _out_of_time(self, run: TaskRun) -> None:
         run.timer = None
-        self.end_early(run, endings.timed_out(run.timeout_ms))
+        self.end_early(run, failures.timed_out(run.timeout_ms))
 
     def _launch(self, count: int) -> None:
         for _ in range(count):
@@ -236,7 +236,7 @@ class Processes(Crew):
             if run.over is None and not run.settled:
                 self.common.stats.cpu_deaths += 1
                 words = f"its process died: {_how(code)}"
-                run.fail(endings.failed(words))
+                run.fail(failures.failed(words))
             else:
                 run.give_up()
             self._left(run)

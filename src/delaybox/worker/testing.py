@@ -29,7 +29,7 @@ from delaybox.core.retry import DEFAULT_RETRY, RetryPolicy
 from delaybox.core.spans import span_ms
 from delaybox.core.task import DEFAULT_QUEUE, DEFAULT_SNOOZE_MS
 from delaybox.wire.gen import scheduler_pb2
-from delaybox.worker import endings
+from delaybox.worker import failures
 from delaybox.worker.context import CancelSignal, Context, Facts, running
 from delaybox.worker.functions import TaskFunction
 from delaybox.worker.worker import Worker
@@ -198,7 +198,7 @@ class Inline:
                 async with asyncio.timeout(timeout_ms / 1000 or None):
                     value = await value
             except TimeoutError as error:
-                raise _OutOfTime(endings.timed_out(timeout_ms).reason) from error
+                raise _OutOfTime(failures.timed_out(timeout_ms).reason) from error
         encoded = function.codecs.result(value, function.result_type)
         return function.codecs.returned(encoded.data, encoded.content_type)
 
@@ -209,7 +209,7 @@ class Inline:
         function: TaskFunction[..., Any],
         error: BaseException,
     ) -> None:
-        report = endings.failed(str(error)) if isinstance(error, _OutOfTime) else endings.failure(error)
+        report = failures.failed(str(error)) if isinstance(error, _OutOfTime) else failures.failure(error)
         task.errors.append(error)
         task.failures.append(report.reason)
         rules = _policy(message) or function.retry or DEFAULT_RETRY

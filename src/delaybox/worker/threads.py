@@ -12,11 +12,11 @@ from typing import Any
 
 from delaybox.wire.call import Encoded
 from delaybox.wire.gen import worker_pb2 as pb
-from delaybox.worker import endings
+from delaybox.worker import failures
 from delaybox.worker.attempt import TaskRun
 from delaybox.worker.context import running
 from delaybox.worker.crew import Crew
-from delaybox.worker.endings import Stopped
+from delaybox.worker.failures import Stopped
 from delaybox.worker.functions import FunctionKind
 
 
@@ -80,12 +80,12 @@ class Threads(Crew):
         """The end to report. Evaluated in this thread, because users' code in it may hang, and must not hang the
         loop."""
         if run.settled or run.over is not None:
-            return endings.failure(Stopped(run.signal.reason))
+            return failures.failure(Stopped(run.signal.reason))
         running.set(run)
         try:
             return run.evaluated(run.function.started(run.arguments(), run))
         except BaseException as error:  # noqa: BLE001 - whatever a function raises fails its attempt alone
-            return endings.failure(error)
+            return failures.failure(error)
 
     # In the loop
 

@@ -17,7 +17,7 @@ from delaybox.otel import tracing
 from delaybox.otel.spans import Spans, described, remote
 from delaybox.wire.trace import BAGGAGE, PARENT, trace_in
 from delaybox.worker.context import Context
-from delaybox.worker.endings import RetryLater
+from delaybox.worker.failures import RetryLater
 
 _BAGGAGE: Final = W3CBaggagePropagator()
 
