@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from delaybox.worker import Worker, processes
+from delaybox.worker import Worker, cpu_processes
 from delaybox.worker.functions import FunctionKind
 from tests.crews import Shift, shift
 from tests.unit import slow_import
@@ -116,7 +116,7 @@ async def test_a_start_that_is_cancelled_leaves_no_process(monkeypatch: pytest.M
     monkeypatch.setattr(asyncio, "create_subprocess_exec", create)
     # Each step of the loop at which it can be cancelled, up to the one at which it has ended.
     for steps in itertools.count():
-        start = asyncio.create_task(processes._spawned())
+        start = asyncio.create_task(cpu_processes._spawned())
         for _ in range(steps):
             await asyncio.sleep(0)
         ended = start.done()
@@ -186,7 +186,7 @@ async def test_what_the_import_takes_is_not_the_tasks_time() -> None:
 
 
 async def test_an_import_that_never_ends_fails_the_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(processes, "IMPORT_MS", 300)
+    monkeypatch.setattr(cpu_processes, "IMPORT_MS", 300)
     async with shift(slow_import.WORKER, FunctionKind.CPU, size=1) as s:
         (given,) = s.give(("quick", []), want_result=True)
         reported = await s.until(given)

@@ -19,12 +19,12 @@ from delaybox.wire.gen import worker_pb2 as pb
 from delaybox.worker import forks, pulse, pushing
 from delaybox.worker.attempt import HAND_BACK, Common, Stats, TaskRun
 from delaybox.worker.coroutines import STOP_S, Coroutines
+from delaybox.worker.cpu_processes import Processes
 from delaybox.worker.crew import Crew
 from delaybox.worker.figures import Figures, Places, State
 from delaybox.worker.functions import FunctionKind, TaskFunction
 from delaybox.worker.line import GOODBYE_S, Again, WorkerLine
 from delaybox.worker.lines import Line, WorkerTarget
-from delaybox.worker.processes import Processes
 from delaybox.worker.sizes import Sizes
 from delaybox.worker.threads import Threads
 
