@@ -128,7 +128,7 @@ def ledger(tag_: str) -> str:
 
 def clock(tag_: str) -> str:
     """Hash: store, horizon, expanded, expanding, wake, wake:w, wake:h, turn, turn:critical (lib/turns.lua), floor,
-    floor:w, floor:h (lib/select.lua), rules, grouped and steered (steer.lua),
+    floor:w, floor:h (lib/claim_order.lua), rules, grouped and steered (steer.lua),
     and of reapers: reaped, run, outage, grace, held (reap.lua). docs/storage.md explains each."""
     return f"{tag_}:clock"
 

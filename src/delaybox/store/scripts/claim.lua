@@ -149,7 +149,7 @@ end
 --@include lib/turns.lua
 --@include lib/limit_keys.lua
 --@include lib/permits.lua
---@include lib/select.lua
+--@include lib/claim_order.lua
 --@include lib/waiting.lua
 fair.W = W
 local c = clock(now, ends.read)

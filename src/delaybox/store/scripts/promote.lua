@@ -16,7 +16,7 @@
 --@include lib/turns.lua
 --@include lib/permits.lua
 --@include lib/served.lua
---@include lib/select.lua
+--@include lib/claim_order.lua
 local now = now_ms()
 local late, most = tonumber(ARGV[1]), tonumber(ARGV[2])
 fair.W = tonumber(ARGV[3])

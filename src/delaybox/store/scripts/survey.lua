@@ -20,7 +20,7 @@
 --@include lib/turns.lua
 --@include lib/permits.lua
 --@include lib/served.lua
---@include lib/select.lua
+--@include lib/claim_order.lua
 --@include lib/waiting.lua
 local LOOKED, MOST_LANES = 32, 64
 local now = now_ms()

@@ -1,4 +1,4 @@
--- What waits for a taker, so that it can choose. Needs time, keys, pauses, served, select.
+-- What waits for a taker, so that it can choose. Needs time, keys, pauses, served, claim_order.
 
 -- How many due tasks of the given near indexes a taker serves: critical ones, others. Of an index in which more than `looked` are due it
 -- is an estimate by the first of them. line (critical, first, last, among, count), where it is given, learns of each index since when

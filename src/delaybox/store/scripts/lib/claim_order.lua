@@ -1,4 +1,5 @@
--- Chooses what a claim takes. Needs time, keys, record, gather, pauses, turns, served; permits where it takes from ready sets.
+-- Chooses what a claim takes, in which order: critical tasks first, then by virtual deadline; lanes take turns; the others keep a floor.
+-- Needs time, keys, record, gather, pauses, turns, served; permits where it takes from ready sets.
 -- Candidates are parallel lists: ids, their near members or lanes, and the key of the ready set for those that come from one (those
 -- from near are removed by rank). once: no id can be among them twice.
 
