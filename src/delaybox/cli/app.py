@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 import sys
 from collections.abc import Sequence
 from copy import copy
@@ -15,11 +14,12 @@ from typer.main import get_command_name
 
 from delaybox import __version__
 from delaybox.cli import changes, dead, messages, quarantine, queues, tasks, usage, watch
+from delaybox.cli import serve as serve_command
 from delaybox.cli import webhook as webhook_command
 from delaybox.cli import worker as worker_command
 from delaybox.cli.client import NodeRefused
 from delaybox.cli.exits import Exit, of_error
-from delaybox.cli.local import ConfigFile, DataDir, Redis, Settings, assignments, flags_of, processes_of, run_to_end
+from delaybox.cli.local import ConfigFile, DataDir, Redis, Settings, assignments, flags_of, run_to_end
 from delaybox.cli.options import DEFAULT_SERVER, AsJson, Server, Token, connect, disconnect
 from delaybox.core.errors import ConfigError, DelayBoxError
 
@@ -47,6 +47,7 @@ watch.register(app)
 app.add_typer(queues.app, name="queues", rich_help_panel="Watching")
 app.add_typer(webhook_command.app, name="webhook")
 app.command("worker")(worker_command.worker)
+app.command("serve")(serve_command.serve)
 
 
 def run() -> int:
@@ -108,78 +109,6 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Show the vers
     if version:
         typer.echo(f"delaybox {__version__}")
         raise typer.Exit
-
-
-@app.command()
-def serve(
-    config: ConfigFile = None,
-    redis: Redis = None,
-    host: Annotated[
-        str | None,
-        typer.Option(help="Address to listen on, default 127.0.0.1; another needs auth.tokens or --insecure."),
-    ] = None,
-    http_port: Annotated[
-        str | None, typer.Option(metavar="PORT", help="REST port, default 8088; 0: any free one.")
-    ] = None,
-    grpc_port: Annotated[
-        str | None, typer.Option(metavar="PORT", help="gRPC port, default 9088; 0: any free one.")
-    ] = None,
-    data_dir: DataDir = None,
-    log_format: Annotated[str | None, typer.Option(metavar="text|json", help="How to log; default text.")] = None,
-    roles: Annotated[
-        str | None,
-        typer.Option(metavar="api,clock,work", help="What this node is for: any of the three; default all of them."),
-    ] = None,
-    processes: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NUMBER|auto",
-            help="Clock, gRPC and REST processes, so many of each; auto: from 1 to the number of cores, by need. "
-            "Default 1.",
-        ),
-    ] = None,
-    enable_shell: Annotated[
-        bool, typer.Option("--enable-shell", help="Run payloads of SHELL_CMD tasks as shell commands of this user.")
-    ] = False,
-    insecure: Annotated[bool, typer.Option("--insecure", help="Serve others without any credential.")] = False,
-    settings: Settings = None,
-) -> None:
-    """Run a node: REST and gRPC on their ports, tasks fired at their time."""
-    from delaybox.config import load
-
-    named = {
-        "storage.redisUrl": redis,
-        "httpServer.host": host,
-        "httpServer.port": http_port,
-        "grpcServer.port": grpc_port,
-        "roles": roles,
-        "dataDir": data_dir,
-        "logFormat": log_format,
-        "workers.shell.enabled": enable_shell or None,
-        "insecure": insecure or None,
-    } | processes_of(processes)
-    flags = flags_of(settings, named)
-    loaded = load(path=config, flags=flags)
-    chosen = loaded.config
-    messages.as_json = chosen.log_format == "json"
-    if loaded.path is not None:
-        messages.note(f"configuration file: {loaded.path}")
-    for warning in loaded.warnings:
-        messages.warning(warning)
-    if (system := platform.system()) != "Linux":
-        messages.warning(
-            f"DelayBox is tested on Linux only, and this is {system}. Shell commands do not run here, and "
-            "without Linux's timer tasks can fire some milliseconds later."
-        )
-    if chosen.exposed and "api" in chosen.duties and not chosen.auth.tokens:
-        messages.warning(
-            f"INSECURE: everybody who reaches {_exposed(chosen)} can schedule, read and cancel tasks, without any "
-            "credential. Set auth.tokens to change that."
-        )
-
-    from delaybox.node import run as run_node
-
-    raise typer.Exit(run_node(chosen))
 
 
 @app.command()
@@ -366,12 +295,3 @@ def config_check(config: ConfigFile = None, settings: Settings = None) -> None:
     if loaded.warnings:
         raise ConfigError("\n".join(loaded.warnings))
     typer.echo(f"{loaded.path or 'no configuration file'}: no mistakes")
-
-
-def _exposed(config: Config) -> str:
-    http, grpc = config.http_server, config.grpc_server
-    where = {"httpServer.host": f"{http.host}:{http.port}", "grpcServer.host": f"{config.grpc_host}:{grpc.port}"}
-    where["dashboard.host"] = f"{config.dashboard_host}:{config.dashboard.port}"
-    if "httpServer.host" in config.exposed and grpc.enabled and grpc.host is None:
-        where["httpServer.host"] += f" or port {grpc.port}"
-    return " or ".join(where[key] for key in config.exposed)
