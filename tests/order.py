@@ -31,7 +31,7 @@ SLOW_S: Mapping[str, float] = {
     "faults/test_t26_rolling.py": 20,
     "faults/test_t27_fleet.py": 10,
     "faults/test_workers.py": 45,
-    "integration/test_ager.py": 20,
+    "integration/test_retention.py": 20,
     "integration/test_cli_nodes.py": 14,
     "integration/test_cli_rest.py": 35,
     "integration/test_client.py": 25,

@@ -16,7 +16,7 @@ from delaybox.core.delivery import DONE, Delivery, Done, Failed, HandBack, Outco
 from delaybox.core.errors import TaskFinished
 from delaybox.core.retry import RetryPolicy
 from delaybox.core.task import NewTask, Priority, Submitted, TaskResult, TaskState, TaskType
-from delaybox.engine.ager import Ager
+from delaybox.engine.retention import Retention
 from delaybox.engine.engine import Engine
 from delaybox.engine.options import EngineOptions
 from delaybox.engine.reaper import Reaper
@@ -149,11 +149,11 @@ async def test_results_and_dead_letters_go_when_their_time_is_over(rig: Rig) -> 
         else:
             assert (await rig.store.fail(p, raw, [(raw, None, "no")]))[0] == []
     await _clock_past(rig, (await rig.store.ping()) + 2)
-    await Ager(rig.store, replace(OPTIONS, dead_age_ms=60_000)).step()
+    await Retention(rig.store, replace(OPTIONS, dead_age_ms=60_000)).step()
     assert (await rig.service.get(dead)).state is TaskState.FAILED
     with pytest.raises(TaskFinished):
         await rig.service.get(done)
-    await Ager(rig.store, replace(OPTIONS, dead_age_ms=1)).step()
+    await Retention(rig.store, replace(OPTIONS, dead_age_ms=1)).step()
     with pytest.raises(TaskFinished):
         await rig.service.get(dead)
 

@@ -29,7 +29,7 @@ from delaybox.core.queue import LiveRules
 from delaybox.core.task import TaskState, TaskType
 from delaybox.engine.bodies import BODIES_AT_ONCE, Bodies
 from delaybox.engine.costs import CARRIED_OUT_LETTERS, Costs
-from delaybox.engine.expired import is_expired
+from delaybox.engine.expire_after import is_expired
 from delaybox.engine.held import HeldLeases
 from delaybox.engine.kept_permits import KeptPermits
 from delaybox.engine.levels import Levels

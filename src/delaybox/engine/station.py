@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-from delaybox.engine.ager import Ager
+from delaybox.engine.retention import Retention
 from delaybox.engine.expander import Expander
 from delaybox.engine.labeller import Labeller
 from delaybox.engine.leftovers import Leftovers
@@ -45,7 +45,7 @@ class Station:
         if options.clock:
             self._loops += [
                 Loop("expander", self._expander.step),
-                Loop("ager", Ager(store, options, ownership).step),
+                Loop("retention", Retention(store, options, ownership).step),
                 Loop("reaper", Reaper(store, options, ownership).step),
                 Loop("stand-in", self._stand_in.step),
                 Loop("leftovers", self._leftovers.step),

@@ -26,7 +26,7 @@ _GONE_LEASES = 5
 """Heartbeats of dead nodes are kept this many leases: by them the reaper sees whether most nodes went away at once."""
 
 
-class Ager:
+class Retention:
     """One step = a look at all partitions in one round trip, then deletions in calls of bounded size."""
 
     def __init__(self, store: Store, options: EngineOptions, ownership: Ownership | None = None) -> None:
