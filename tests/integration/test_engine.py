@@ -16,10 +16,10 @@ from delaybox.core.delivery import DONE, Delivery, Done, Failed, HandBack, Outco
 from delaybox.core.errors import TaskFinished
 from delaybox.core.retry import RetryPolicy
 from delaybox.core.task import NewTask, Priority, Submitted, TaskResult, TaskState, TaskType
-from delaybox.engine.retention import Retention
 from delaybox.engine.engine import Engine
 from delaybox.engine.options import EngineOptions
 from delaybox.engine.reaper import Reaper
+from delaybox.engine.retention import Retention
 from delaybox.service import Service
 from delaybox.store import keys, nodes
 from delaybox.store.fsck import fsck

@@ -30,7 +30,7 @@ from delaybox.core.task import TaskState, TaskType
 from delaybox.engine.bodies import BODIES_AT_ONCE, Bodies
 from delaybox.engine.costs import CARRIED_OUT_LETTERS, Costs
 from delaybox.engine.expire_after import is_expired
-from delaybox.engine.held import HeldLeases
+from delaybox.engine.held_leases import HeldLeases
 from delaybox.engine.kept_permits import KeptPermits
 from delaybox.engine.levels import Levels
 from delaybox.engine.options import EngineOptions
