@@ -17,7 +17,7 @@ from delaybox.core.errors import ConfigError, InvalidTask
 from delaybox.wire.call import name_of
 from delaybox.worker import Context, Worker
 from delaybox.worker.functions import FunctionKind
-from delaybox.worker.lines import NodesTarget
+from delaybox.worker.task_sources import NodesTarget
 
 
 def test_the_public_door() -> None:

@@ -16,7 +16,7 @@ from delaybox.processes.sockets import bind
 from delaybox.processes.spec import ProcessKind, Spec
 from delaybox.processes.supervise import Supervisor
 from delaybox.roles.settings import ClockSettings
-from delaybox.worker.lines import DirectOptions
+from delaybox.worker.task_sources import DirectOptions
 
 GRACE_S = 3.0
 _BACKLOG = 128

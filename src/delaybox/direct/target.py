@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from delaybox.direct.address import DirectAddress, direct_address
 from delaybox.processes import counters
-from delaybox.worker.lines import DirectOptions
+from delaybox.worker.task_sources import DirectOptions
 
 if TYPE_CHECKING:
     from delaybox.direct.worker import DirectSource

@@ -27,7 +27,7 @@ from delaybox.targets.worker_gateway import Gateway
 from delaybox.wire.gen import worker_pb2 as pb
 from delaybox.worker.crew import Crew
 from delaybox.worker.line import Again, WorkerLine
-from delaybox.worker.lines import DirectOptions
+from delaybox.worker.task_sources import DirectOptions
 
 log = logging.getLogger("delaybox.worker")
 

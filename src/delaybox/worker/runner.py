@@ -24,8 +24,8 @@ from delaybox.worker.crew import Crew
 from delaybox.worker.figures import Figures, Places, State
 from delaybox.worker.functions import FunctionKind, TaskFunction
 from delaybox.worker.line import GOODBYE_S, Again, WorkerLine
-from delaybox.worker.lines import Line, WorkerTarget
 from delaybox.worker.sizes import Sizes
+from delaybox.worker.task_sources import Line, WorkerTarget
 from delaybox.worker.threads import Threads
 
 log = logging.getLogger("delaybox.worker")

@@ -22,9 +22,9 @@ from delaybox.core.spans import span_ms
 from delaybox.core.task import DEFAULT_QUEUE
 from delaybox.wire.call import Codecs
 from delaybox.worker.functions import FunctionKind, TaskFunction, kind_of, policy
-from delaybox.worker.lines import DirectOptions, worker_target
 from delaybox.worker.runner import Runner
 from delaybox.worker.sizes import Sizes
+from delaybox.worker.task_sources import DirectOptions, worker_target
 
 P = ParamSpec("P")
 R = TypeVar("R")
