@@ -13,7 +13,7 @@ from delaybox.core.task import NewTask, Priority, TaskType, UniqueWhile
 from delaybox.core.webhook import Webhook
 from delaybox.service.rules import Rules
 from delaybox.store import keys
-from delaybox.store.left import left, promote
+from delaybox.store.leftovers import left, promote
 from delaybox.store.store import Claimed, Verdict
 from tests.lab import Lab, leased
 

@@ -16,7 +16,7 @@ from delaybox.core.membership import free_places
 from delaybox.engine.placement import Placement
 from delaybox.engine.redis_time import local_ms
 from delaybox.store import keys, nodes
-from delaybox.store.left import left
+from delaybox.store.leftovers import left
 from delaybox.store.store import Store
 
 ASK_AGAIN_MS = 50.0

@@ -36,7 +36,7 @@ from delaybox.engine.trackers import Trackers
 from delaybox.service.recorder import Recorder
 from delaybox.store import keys
 from delaybox.store.leases import Adopted, adopt, new_lease
-from delaybox.store.left import CARRIED_OUT, call_again
+from delaybox.store.leftovers import CARRIED_OUT, call_again
 from delaybox.store.store import Store
 from delaybox.store.survey import survey_call, waiting
 

@@ -10,7 +10,7 @@ import time
 from delaybox.core.task import TaskType
 from delaybox.engine.ownership import Ownership
 from delaybox.engine.redis_time import RedisClock
-from delaybox.store.left import call_again, left, promote
+from delaybox.store.leftovers import call_again, left, promote
 from delaybox.store.store import MAX_ITEMS, Store
 
 LATE_MS = 100
