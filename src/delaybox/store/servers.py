@@ -21,12 +21,12 @@ from delaybox.core.errors import StoreRefused
 from delaybox.store import roundtrips
 from delaybox.store.address import ServerSettings
 from delaybox.store.cluster import ServerCluster
+from delaybox.store.cluster_subscription import Spread
 from delaybox.store.confirm import Confirmation
 from delaybox.store.connect import close_client, make_client
 from delaybox.store.loader import translate
 from delaybox.store.primaries import Primary
 from delaybox.store.probe import ServerFeatures, ServerReport, clock_offset_ms, probe, probe_cluster, report
-from delaybox.store.spread import Spread
 from delaybox.store.subscription import Subscribed, Subscription
 
 Command = tuple[str | bytes | int | float, ...]
