@@ -11,7 +11,7 @@ from delaybox import metrics
 from delaybox.api.settings import ServingSettings
 from delaybox.core.errors import StoreUnavailable
 from delaybox.service import Service
-from delaybox.store.ending import end
+from delaybox.store.asyncio_end import end
 from delaybox.store.presence import keep_looking
 from delaybox.store.servers import Servers
 from delaybox.store.store import Store

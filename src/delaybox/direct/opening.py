@@ -14,8 +14,8 @@ from delaybox.core.limits import DEFAULT_PARTITIONS
 from delaybox.direct.address import DirectAddress
 from delaybox.embedded import EmbeddedServer
 from delaybox.store.address import ServerSettings
+from delaybox.store.asyncio_end import end
 from delaybox.store.durability import check_durability
-from delaybox.store.ending import end
 from delaybox.store.presence import keep_looking
 from delaybox.store.servers import Servers
 from delaybox.store.store import Store

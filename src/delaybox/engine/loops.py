@@ -7,7 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from delaybox.core.errors import StoreUnavailable
-from delaybox.store.ending import end
+from delaybox.store.asyncio_end import end
 
 log = logging.getLogger("delaybox.engine")
 

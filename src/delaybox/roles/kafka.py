@@ -20,7 +20,7 @@ from delaybox.processes.spec import ProcessKind
 from delaybox.roles import opening
 from delaybox.roles.beating import Beating
 from delaybox.service import RecordService
-from delaybox.store.ending import end
+from delaybox.store.asyncio_end import end
 from delaybox.store.presence import keep_looking
 
 log = logging.getLogger("delaybox.kafka")

@@ -12,7 +12,7 @@ from typing import Final
 from delaybox.core.errors import DelayBoxError, InvalidTask, Overloaded, StoreUnavailable
 from delaybox.core.events import EventQuery, EventRules, FeedItem, Missed, StoredEvent
 from delaybox.store import event_metrics, events
-from delaybox.store.ending import end
+from delaybox.store.asyncio_end import end
 from delaybox.store.event_writer import ASKED_EVERY_S
 from delaybox.store.store import Store
 

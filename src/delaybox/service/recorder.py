@@ -18,7 +18,7 @@ from delaybox.core.partition import of_id
 from delaybox.core.task import TaskState
 from delaybox.service.failures import FailureNotes
 from delaybox.store import history
-from delaybox.store.ending import end
+from delaybox.store.asyncio_end import end
 from delaybox.store.record import Record, read
 from delaybox.store.store import Claimed, Store
 

@@ -21,7 +21,7 @@ from delaybox.core.errors import DelayBoxError, StoreUnavailable
 from delaybox.core.partition import of_id
 from delaybox.core.task import TaskState
 from delaybox.store import progress
-from delaybox.store.ending import end
+from delaybox.store.asyncio_end import end
 from delaybox.store.listening import Listening
 from delaybox.store.states import states
 from delaybox.store.store import Store

@@ -8,8 +8,8 @@ from collections.abc import Callable, Collection
 
 from delaybox.core.errors import DelayBoxError, StoreUnavailable
 from delaybox.store import keys
+from delaybox.store.asyncio_end import end
 from delaybox.store.cluster import ServerCluster
-from delaybox.store.ending import end
 from delaybox.store.primaries import Link
 from delaybox.store.roundtrips import NotSent
 from delaybox.store.subscription import QUIET_S, Message, Subscription

@@ -18,7 +18,7 @@ from delaybox.core.events import NO_EVENTS, EventKind, EventRules, StoredEvent
 from delaybox.core.partition import of_id
 from delaybox.core.task import TaskState
 from delaybox.store import event_metrics, events
-from delaybox.store.ending import end
+from delaybox.store.asyncio_end import end
 from delaybox.store.loader import ScriptRunner
 from delaybox.store.record import Draft, Record, UnreadableRecord, read
 from delaybox.store.replies import Stored

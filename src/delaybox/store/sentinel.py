@@ -17,8 +17,8 @@ from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
 
+from delaybox.store.asyncio_end import end
 from delaybox.store.connections import Doubt, TcpConnection, TlsConnection
-from delaybox.store.ending import end
 from delaybox.store.slots import Address
 
 log = logging.getLogger("delaybox.store")

@@ -13,7 +13,7 @@ from delaybox.core.errors import DelayBoxError, InvalidTask
 from delaybox.core.task import NewTask, TaskType
 from delaybox.service import Service
 from delaybox.store import nodes
-from delaybox.store.ending import end
+from delaybox.store.asyncio_end import end
 from delaybox.store.store import Store
 from delaybox.wire.original import message
 from delaybox.wire.original.request import OriginalRules
