@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from delaybox.api.grpc.work import profile_of
 from delaybox.core import ids
+from delaybox.core.durations import duration_ms
 from delaybox.core.errors import DelayBoxError, InvalidTask, Overloaded, PayloadTooLarge
 from delaybox.core.limits import MAX_FIELDS
-from delaybox.core.spans import duration_ms
 from delaybox.core.task import TaskType
 from delaybox.wire import body, kafka_record, strictjson
 from delaybox.wire.bounds import check_batch_count, check_items

@@ -12,8 +12,8 @@ import pytest
 from delaybox.client import Client, NewTask, Retry, calls
 from delaybox.client.tasks import MapCalls, filter_of, selection_of
 from delaybox.client.values import unix_ms
+from delaybox.core.durations import span_ms, span_s
 from delaybox.core.errors import InvalidTask
-from delaybox.core.spans import span_ms, span_s
 from delaybox.wire.call import BYTES, CONTENT_TYPE, Call, Codecs
 from delaybox.wire.gen import scheduler_pb2 as pb
 from delaybox.worker import RetryLater, TaskFunction, Worker

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from delaybox.core.durations import duration_ms
 from delaybox.core.errors import InvalidTask
-from delaybox.core.spans import duration_ms
 from delaybox.wire.json.moments import moment_ms, render_moment
 
 

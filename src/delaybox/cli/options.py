@@ -144,7 +144,7 @@ def moment_ms(option: str, text: str) -> int:
 
 def duration_ms(option: str, text: str, *, least: int = 0) -> int:
     """Milliseconds of a duration on the command line; InvalidTask."""
-    from delaybox.core.spans import duration_ms as read
+    from delaybox.core.durations import duration_ms as read
 
     return read(option, text, least=least)
 

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import typer
 
 from delaybox.core.access import DEFAULT_SCOPES, Access, Token
+from delaybox.core.durations import duration_ms
 from delaybox.core.errors import ConfigError, InvalidTask
-from delaybox.core.spans import duration_ms
 from delaybox.wire.json.moments import moment_ms, render_moment
 
 PREFIX = "dbx_"

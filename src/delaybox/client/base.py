@@ -22,9 +22,9 @@ from delaybox.client.steps import Emit, Steps, each, feed, through
 from delaybox.client.tasks import CODECS, MapCalls, NewTask, new_call
 from delaybox.client.transports import client_target
 from delaybox.client.values import watched_id
+from delaybox.core.durations import span_s
 from delaybox.core.errors import ConfigError, InvalidTask
 from delaybox.core.limits import MAX_BATCH
-from delaybox.core.spans import span_s
 from delaybox.wire.call import Codecs
 from delaybox.wire.gen import scheduler_pb2 as pb
 

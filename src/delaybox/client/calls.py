@@ -34,8 +34,8 @@ from delaybox.client.values import (
     unix_ms,
     warn,
 )
+from delaybox.core.durations import span_ms
 from delaybox.core.errors import InvalidTask
-from delaybox.core.spans import span_ms
 from delaybox.core.words import unknown
 from delaybox.wire.gen import scheduler_pb2 as pb
 

@@ -11,8 +11,8 @@ from typing import Any, ClassVar, Final, NamedTuple, Required, TypedDict
 
 from delaybox.client.failed_attempts import FailedAttempt
 from delaybox.client.moments import moment
+from delaybox.core.durations import Span
 from delaybox.core.retry import DEFAULT_RETRY
-from delaybox.core.spans import Span
 from delaybox.wire.gen import scheduler_pb2 as pb
 from delaybox.wire.gen import task_pb2
 

@@ -24,10 +24,10 @@ from delaybox.client.values import (
     texts_of,
     unix_ms,
 )
+from delaybox.core.durations import span_ms
 from delaybox.core.errors import InvalidTask
 from delaybox.core.limits import MAX_COST
 from delaybox.core.needs import checked_cost
-from delaybox.core.spans import span_ms
 from delaybox.core.words import show
 from delaybox.wire import controls
 from delaybox.wire.call import CONTENT_TYPE, OPTIONS_ATTRIBUTE, Call, Codecs, Encoded, name_of

@@ -12,11 +12,11 @@ from typing import Any, Final
 from uuid import UUID
 
 from delaybox.client.models import PRIORITIES, Retry
+from delaybox.core.durations import Span, span_ms
 from delaybox.core.errors import InvalidTask
 from delaybox.core.limits import MAX_ATTEMPTS, MAX_DUE_MS, MIN_DUE_MS
 from delaybox.core.localtime import instant_us, name_of
 from delaybox.core.retry import RetryFields, RetryPolicy, checked_policy
-from delaybox.core.spans import Span, span_ms
 from delaybox.core.words import show, unknown
 from delaybox.wire.gen import task_pb2
 from delaybox.wire.json.moments import moment_ms

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from delaybox.core.durations import duration_ms
 from delaybox.core.errors import InvalidTask
 from delaybox.core.limits import NAME, NAME_FORM
 from delaybox.core.scaling import (
@@ -18,7 +19,6 @@ from delaybox.core.scaling import (
     ScalingAnswer,
     ScalingQuery,
 )
-from delaybox.core.spans import duration_ms
 from delaybox.core.words import show
 from delaybox.wire.json.tasks import queue_of
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Protocol
 
-from delaybox.core.spans import Span, span_s
+from delaybox.core.durations import Span, span_s
 from delaybox.core.texts import head
 from delaybox.wire.trace import handed_out, trace_in
 from delaybox.worker.failures import Stopped

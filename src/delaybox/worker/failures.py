@@ -5,9 +5,9 @@ from __future__ import annotations
 import traceback
 from typing import Final
 
+from delaybox.core.durations import Span, span_s
 from delaybox.core.errors import InvalidTask, NotDecodable, NotEncodable
 from delaybox.core.limits import MAX_WAIT_MS, TRACEBACK_SENT_BYTES
-from delaybox.core.spans import Span, span_s
 from delaybox.core.texts import head, tail
 from delaybox.wire.gen import worker_pb2 as pb
 

@@ -24,9 +24,9 @@ from typing import Any, TypeVar
 from delaybox.client.models import TaskState
 from delaybox.client.tasks import NewTask, new_call
 from delaybox.client.values import Duration
+from delaybox.core.durations import span_ms
 from delaybox.core.errors import InvalidTask
 from delaybox.core.retry import DEFAULT_RETRY, RetryPolicy
-from delaybox.core.spans import span_ms
 from delaybox.core.task import DEFAULT_QUEUE, DEFAULT_SNOOZE_MS
 from delaybox.wire.gen import scheduler_pb2
 from delaybox.worker import failures

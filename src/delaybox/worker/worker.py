@@ -16,9 +16,9 @@ from delaybox.client.endpoints import named
 from delaybox.client.models import Retry
 from delaybox.client.tasks import CODECS
 from delaybox.client.values import Duration
+from delaybox.core.durations import span_ms
 from delaybox.core.errors import ConfigError, InvalidTask
 from delaybox.core.limits import LABEL, LABEL_FORM, QUEUE, QUEUE_FORM
-from delaybox.core.spans import span_ms
 from delaybox.core.task import DEFAULT_QUEUE
 from delaybox.wire.call import Codecs
 from delaybox.worker.functions import FunctionKind, TaskFunction, kind_of, policy

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from datetime import date, datetime, timedelta
 
+from delaybox.core.durations import check_length
 from delaybox.core.errors import InvalidTask
 from delaybox.core.limits import MAX_DUE_MS, MIN_DUE_MS
-from delaybox.core.spans import check_length
 from delaybox.core.words import show
 
 _SECONDS_FROM = 10**8

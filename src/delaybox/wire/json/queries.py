@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from typing import Final
 from urllib.parse import parse_qsl
 
+from delaybox.core.durations import duration_ms
 from delaybox.core.errors import InvalidTask
 from delaybox.core.limits import DEFAULT_PAGE, DEFAULT_REPLAY, MAX_CURSOR, MAX_PAGE, MAX_REPLAY
 from delaybox.core.query import TaskQuery
 from delaybox.core.scaling import ScalingQuery
-from delaybox.core.spans import duration_ms
 from delaybox.core.task import TaskState
 from delaybox.core.words import show, unknown
 from delaybox.wire import scaling

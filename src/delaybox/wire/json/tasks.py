@@ -9,6 +9,7 @@ from typing import Any, Final, NamedTuple, Protocol
 
 from msgspec import UNSET, Raw, UnsetType
 
+from delaybox.core.durations import duration_ms
 from delaybox.core.errors import InvalidTask, PayloadTooLarge
 from delaybox.core.lane import check_name
 from delaybox.core.limits import (
@@ -34,7 +35,6 @@ from delaybox.core.limits import (
 from delaybox.core.localtime import local_ms
 from delaybox.core.needs import NO_NEEDS, needs_asked
 from delaybox.core.retry import RetryFields, RetryPolicy, checked_policy
-from delaybox.core.spans import duration_ms
 from delaybox.core.task import (
     DEFAULT_QUEUE,
     DELIVERY_MODES,

@@ -7,11 +7,11 @@ from hashlib import blake2b
 from google.protobuf.message import DecodeError
 from msgspec.structs import replace
 
+from delaybox.core.durations import duration_ms
 from delaybox.core.errors import InvalidTask, PayloadTooLarge
 from delaybox.core.lane import NAMED, check_name
 from delaybox.core.limits import MAX_DUE_MS, message_bytes
 from delaybox.core.retry import NO_RETRY
-from delaybox.core.spans import duration_ms
 from delaybox.core.task import NewTask, TaskType
 from delaybox.wire import body, controls
 from delaybox.wire.bounds import check_items

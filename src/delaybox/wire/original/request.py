@@ -20,6 +20,7 @@ from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
 
 from delaybox.core import webhook
+from delaybox.core.durations import duration_ms
 from delaybox.core.errors import InvalidTask, PayloadTooLarge, TypeDisabled
 from delaybox.core.limits import (
     DEFAULT_PAYLOAD_BYTES,
@@ -36,7 +37,6 @@ from delaybox.core.limits import (
     QUEUE_FORM,
 )
 from delaybox.core.retry import NO_RETRY, RetryPolicy
-from delaybox.core.spans import duration_ms
 from delaybox.core.task import DEFAULT_QUEUE, PRIORITY_NAMES, NewTask, Priority, TaskType
 from delaybox.wire import controls, shell_rules, strictjson
 from delaybox.wire.strictjson import Number, decimal_of, decimal_text, has_escapes, kind_of

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
+from delaybox.core.durations import duration_ms
 from delaybox.core.errors import InvalidTask
 from delaybox.core.history import ENDED, HistoryQuery
 from delaybox.core.limits import DEFAULT_PAGE, MAX_CURSOR, MAX_PAGE
 from delaybox.core.query import TaskQuery
-from delaybox.core.spans import duration_ms
 from delaybox.core.task import TaskState
 from delaybox.wire.gen import scheduler_pb2 as pb
 from delaybox.wire.json.moments import moment_ms

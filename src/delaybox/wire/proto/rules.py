@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from delaybox.core.durations import duration_ms
 from delaybox.core.errors import InvalidTask
 from delaybox.core.limit_keys import KeyLimit
 from delaybox.core.queue import QueueRules, Slack
-from delaybox.core.spans import duration_ms
 from delaybox.core.words import unknown
 from delaybox.wire.gen import scheduler_pb2 as pb
 from delaybox.wire.json.queue_rules import (

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
+from delaybox.core.durations import duration_ms
 from delaybox.core.errors import InvalidTask
 from delaybox.core.lane import check_name
 from delaybox.core.localtime import local_ms, zone_of
 from delaybox.core.needs import NO_NEEDS, needs_asked
 from delaybox.core.retry import RetryFields, RetryPolicy, checked_policy
-from delaybox.core.spans import duration_ms
 from delaybox.core.task import (
     DEFAULT_QUEUE,
     NO_RESULT,

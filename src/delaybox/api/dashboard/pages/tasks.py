@@ -10,11 +10,11 @@ from delaybox.api.dashboard.frame import Frames, see_other
 from delaybox.api.dashboard.visit import Visit
 from delaybox.api.rest.routing import Answer
 from delaybox.core import ids
+from delaybox.core.durations import duration_ms
 from delaybox.core.errors import DelayBoxError, InvalidTask, StoreUnavailable, TaskFinished, TaskNotFound, TaskRunning
 from delaybox.core.history import ENDED, HistoryPage
 from delaybox.core.limits import MAX_CURSOR
 from delaybox.core.query import Page
-from delaybox.core.spans import duration_ms
 from delaybox.core.task import TaskState, TaskView
 from delaybox.service import Service
 from delaybox.wire.json import rendering
