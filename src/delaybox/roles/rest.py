@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 
+from delaybox.api.metrics_refresh import Pushing
 from delaybox.api.opening import Opening
 from delaybox.api.rest.answered import Answered
 from delaybox.api.rest.app import PROBES, build_app, quick_posts, refusals
 from delaybox.api.rest.http1.server import RESERVE, HttpServer
 from delaybox.api.rest.request_body import RequestBodies
 from delaybox.api.rest.settings import ApiSettings
-from delaybox.api.shown import Pushing
 from delaybox.otel import tracing
 from delaybox.processes import child, files, telemetry
 from delaybox.processes.child import Stopping

@@ -12,6 +12,7 @@ from urllib.parse import parse_qsl
 from delaybox import metrics
 from delaybox.api import policy
 from delaybox.api.dashboard.site import Dashboard
+from delaybox.api.metrics_refresh import ShownMetrics
 from delaybox.api.readiness import Probe
 from delaybox.api.rest import problems
 from delaybox.api.rest.answer_headers import AnswerHeaders, headers_of
@@ -30,7 +31,6 @@ from delaybox.api.rest.traces import trace_of_request
 from delaybox.api.rest.v1.docs import pages
 from delaybox.api.rest.v1.quick import quick_create
 from delaybox.api.rest.v1.routes import routes
-from delaybox.api.shown import ShownMetrics
 from delaybox.core.access import Grant
 from delaybox.core.errors import DelayBoxError, Denied
 from delaybox.core.limits import DEFAULT_PAGE, MAX_PAGE
