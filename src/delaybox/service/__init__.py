@@ -6,9 +6,9 @@ from delaybox.service.bulk import Selection
 from delaybox.service.readiness import STALE_HEARTBEAT_MS, Readiness
 from delaybox.service.records import RecordService
 from delaybox.service.rules import ShownRules
-from delaybox.service.serving import LIVE_NODE_MS
 from delaybox.service.tasks import Service, StoreCounts
 from delaybox.service.watch import Change, Watch
+from delaybox.service.why_waiting import LIVE_NODE_MS
 
 __all__ = [
     "LIVE_NODE_MS",

@@ -13,7 +13,7 @@ from delaybox.core.query import QueueStats, QueueWait
 from delaybox.core.queue import why_paused
 from delaybox.core.task import TaskType
 from delaybox.service.rules import Rules
-from delaybox.service.serving import Served, functions_unserved, living
+from delaybox.service.why_waiting import Served, functions_unserved, living
 from delaybox.store import lanes
 from delaybox.store.oldest import oldest
 from delaybox.store.store import Store

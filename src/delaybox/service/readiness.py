@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from delaybox.core.errors import DelayBoxError, StoreLost, StoreUnavailable
 from delaybox.core.membership import together
-from delaybox.service.serving import Serving
+from delaybox.service.why_waiting import Serving
 from delaybox.store import nodes
 from delaybox.store.store import Store
 from delaybox.store.writable import writable

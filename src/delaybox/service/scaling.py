@@ -24,7 +24,7 @@ from delaybox.core.scaling import (
     needed,
 )
 from delaybox.core.task import TaskType
-from delaybox.service.serving import living
+from delaybox.service.why_waiting import living
 from delaybox.store.lanes import waiting
 from delaybox.store.store import Store
 from delaybox.store.upcoming import Upcoming, lanes_due, upcoming

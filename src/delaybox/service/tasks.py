@@ -37,9 +37,9 @@ from delaybox.service.readiness import Readiness, look
 from delaybox.service.refusals import PLACES, UNREADABLE, no_dead_letter, refusal
 from delaybox.service.rules import Rules
 from delaybox.service.scaling import Scaler
-from delaybox.service.serving import LIVE_NODE_MS, Serving, living
 from delaybox.service.submit import BatchItem, Submitter, Then, submitter_kind
 from delaybox.service.watch import Watch, Watcher
+from delaybox.service.why_waiting import LIVE_NODE_MS, Serving, living
 from delaybox.store import by_key, offset_pages, pages
 from delaybox.store.by_id import Lookup
 from delaybox.store.outlook import Outlook, outlook

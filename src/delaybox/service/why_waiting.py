@@ -1,5 +1,4 @@
-"""Which nodes and workers serve which tasks now, so that a reader learns why a due task waits and how far a running one
-is."""
+"""Why a due task waits: which nodes and workers serve which tasks now. And how far a running task is."""
 
 from __future__ import annotations
 
