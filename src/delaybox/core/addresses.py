@@ -78,6 +78,8 @@ def _carried(address: Address) -> Iterator[IPv4Address]:
         yield IPv4Address(low)
 
 
+# Each webhook asks it of its host's address.
+@lru_cache(maxsize=4096)
 def _own_problem(address: Address) -> str:
     if address.is_loopback:
         return "it is a loopback address"
