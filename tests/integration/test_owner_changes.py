@@ -36,11 +36,12 @@ from tests.waiting import PATIENCE_S
 PARTITIONS = 16
 WITHIN_MS = 200
 """A hand-over may take this long, and tasks may be late by it meanwhile, on a machine that has time."""
-TRIPS = 30
+SOON_MS = WITHIN_MS // 2
+"""It takes 15 to 40 ms. One that waits for heartbeats takes up to 500 ms, and might be within the bound by chance."""
+TRIPS = 15
 """On a busy machine it takes longer by so many round trips at most, each as long as one takes then."""
 ATTEMPTS = 3
-"""One must hold: while this machine stands still for a moment nothing is handed over. A hand-over that waits for a
-heartbeat, or for a promise that is broken, never holds."""
+"""One must hold: while this machine stands still for a moment nothing is handed over."""
 AHEAD_MS, EVERY_MS, CALM_MS = 250, 50, 300
 
 
@@ -65,8 +66,8 @@ class Change(NamedTuple):
 
     @property
     def holds(self) -> bool:
-        allowed = WITHIN_MS + TRIPS * self.trip
-        return self.took <= allowed and self.late <= allowed + self.before
+        busy = TRIPS * self.trip
+        return self.took <= SOON_MS + busy and self.late <= WITHIN_MS + self.before + busy
 
 
 class Fleet:
