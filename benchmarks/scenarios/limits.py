@@ -31,7 +31,7 @@ RATE = 100
 CUSTOMERS = 20
 ENGINES = 3
 RULED = 10_000
-PAIRS = 5
+PAIRS = 3
 _LATER_MS = 40 * 86_400_000
 
 
@@ -47,7 +47,7 @@ def run(bench: Bench) -> None:
 
 
 def _rate(bench: Bench, limits: QueueRules, customers: int) -> list[Row]:
-    seconds = bench.size(300, 8)
+    seconds = bench.size(45, 8)
 
     async def measure(server: BenchServer) -> dict[bytes, list[int]]:
         async with opened(server) as store:
@@ -109,8 +109,8 @@ async def keeping_time(store: Store) -> AsyncIterator[None]:
 
 
 def _hot(bench: Bench) -> list[Row]:
-    seconds = bench.size(20, 5)
-    backlog = bench.size(5_000, 1_000)
+    seconds = bench.size(6, 5)
+    backlog = bench.size(2_000, 1_000)
 
     async def late(server: BenchServer, *, hot: bool) -> tuple[float, float]:
         async with opened(server) as store:
@@ -183,7 +183,7 @@ def _bytes(server: BenchServer) -> int:
 
 def _idle(bench: Bench) -> list[Row]:
     count = bench.size(20_000, 5_000)
-    seconds = bench.size(5, 2)
+    seconds = bench.size(3, 2)
 
     async def measure(server: BenchServer, *, ruled: bool) -> tuple[float, float, float, float]:
         async with opened(server) as store:
