@@ -37,7 +37,7 @@ def run(bench: Bench) -> None:
             _out(bench, broker, bench.size(100_000, n))
             _in(bench, broker, n)
             for rate in (1_000, 10_000):
-                _late(bench, broker, rate, bench.size(10, 2))
+                _late(bench, broker, rate, bench.size(6, 2))
     except kafka.BrokerMissing as error:
         bench.add(Row(what="Kafka", subject=OURS, value=None, unit=UNIT, note=str(error), bounds=OUT))
 

@@ -56,9 +56,9 @@ def run(bench: Bench) -> None:
 
 def _noop(bench: Bench) -> None:
     n = 20_000
-    rounds = bench.size(7, 3)
-    # A rate does not hang on how many there are, and the slowest of them takes half a minute for all.
-    few = bench.size(n, 2_000)
+    rounds = bench.size(5, 3)
+    # A rate does not hang on how many there are, and the slowest of them would take a minute for all.
+    few = bench.size(8_000, 2_000)
     some = bench.size(n, 5_000)
 
     def delaybox(subject: str, kind: ours.Kind, bounds: tuple[Bound, ...] = (), *, processes: int = 1) -> None:
