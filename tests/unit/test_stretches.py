@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 
+import pytest
+
 from delaybox.core.shares import Part, Shares, Waiting
 from delaybox.core.stretches import APART_MS, Stretch, in_order, shorter
 
@@ -59,3 +61,26 @@ def test_within_a_queue_the_lane_that_waits_longer_is_next() -> None:
     parts = Shares(lambda _: 2.0).plan(60, waiting, 250)
     assert {p: part.lanes for p, part in parts.items()} == {1: {b"wa:f": 60}}
     assert waiting[1].less(Part(others=60, lanes={b"wa:f": 60})).lane_lines == {b"wa:f": Stretch(4_600, 10, 40)}
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_plan_goes_through_no_more_than_it_takes(weighted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However much waits. A plan is made in the loop that also fires: 100,000 tasks in four partitions took 0.8 s."""
+    steps, after = 0, Stretch.after
+
+    def counted(line: Stretch, taken: int) -> Stretch:
+        nonlocal steps
+        steps += 1
+        return after(line, taken)
+
+    monkeypatch.setattr(Stretch, "after", counted)
+    lines = {p: Stretch(p, 10 * APART_MS, 1_000) for p in range(4)}
+    waiting = {
+        p: Waiting(1_000, 1_000, {b"wa:f": 1_000}, (line,), (), {b"wa:f": line})
+        if weighted
+        else Waiting(1_000, 1_000, {}, (line,), (line,))
+        for p, line in lines.items()
+    }
+    parts = Shares(lambda _: 1.0).plan(100, waiting, 10)
+    assert {p: part.total for p, part in parts.items()} == dict.fromkeys(range(4), 10)
+    assert steps <= 40 + len(waiting)

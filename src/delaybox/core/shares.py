@@ -98,9 +98,12 @@ class Shares:
         def room(p: int) -> int:
             return most - parts[p].total if p in parts else most
 
+        def full(p: int) -> bool:
+            return room(p) <= 0
+
         left = min(slots - kept, critical)
         taken = 0
-        for p, some in in_order(_lines(waiting, critical=True)) if left else ():
+        for p, some in in_order(_lines(waiting, critical=True), full) if left else ():
             if (count := min(some, left - taken, room(p))) > 0:
                 parts.setdefault(p, Part()).critical += count
                 taken += count
@@ -110,7 +113,7 @@ class Shares:
         if any(one.lanes for one in waiting.values()):
             self._by_weight(left, waiting, parts, most, {split(lane).queue for lane in elsewhere})
             return parts
-        for p, some in in_order(_lines(waiting, critical=False)) if left else ():
+        for p, some in in_order(_lines(waiting, critical=False), full) if left else ():
             if (count := min(some, left, room(p))) > 0:
                 parts.setdefault(p, Part()).others += count
                 left -= count
@@ -190,8 +193,12 @@ def _each(
     pool: Iterable[tuple[tuple[int, bytes], Stretch]], parts: Mapping[int, Part], most: int
 ) -> Iterator[tuple[int, bytes]]:
     """Where the tasks of a queue are, one after the other, in partitions that have room for one more."""
-    for (p, lane), count in in_order(pool):
+
+    def full(of: tuple[int, bytes]) -> bool:
+        return of[0] in parts and parts[of[0]].total >= most
+
+    for (p, lane), count in in_order(pool, full):
         for _ in range(count):
-            if p in parts and parts[p].total >= most:
+            if full((p, lane)):
                 break
             yield p, lane

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from heapq import heapify, heappop, heapreplace
 from typing import NamedTuple, TypeVar
 
@@ -26,13 +26,21 @@ class Stretch(NamedTuple):
         return Stretch(self.at + taken * self.gap, self.gap, max(self.tasks - taken, 0))
 
 
-def in_order(lines: Iterable[tuple[K, Stretch]]) -> Iterator[tuple[K, int]]:
+def in_order(
+    lines: Iterable[tuple[K, Stretch]], full: Callable[[K], bool] = lambda _: False
+) -> Iterator[tuple[K, int]]:
     """Which line is next, and how many of its tasks go before another line is, until all are through. Of lines with the
-    same beginning the one that is named first is next."""
+    same beginning the one that is named first is next.
+
+    ``full``: of which line no more is wanted. What waits behind may be a million tasks, each a turn of its own.
+    """
     turns = [(line.at, number, line, key) for number, (key, line) in enumerate(lines) if line.tasks > 0]
     heapify(turns)
     while turns:
         at, number, line, key = turns[0]
+        if full(key):
+            heappop(turns)
+            continue
         second = min((turn[0] for turn in turns[1:3]), default=None)
         if second is None or line.gap <= 0:
             count = line.tasks
