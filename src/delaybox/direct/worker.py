@@ -40,7 +40,7 @@ _GOODBYE_S: Final = 5.0
 
 
 class DirectSource:
-    """The engine of one run of a worker, which its crews share. See `worker.lines.TaskSource`.
+    """The engine of one run of a worker, which its crews share. See `worker.task_sources.TaskSource`.
 
     ``stack``: closed at the end.
     """
@@ -132,7 +132,7 @@ class DirectSource:
 
 
 class DirectLine:
-    """By which tasks come to one crew. See `worker.lines.Line`."""
+    """By which tasks come to one crew. See `worker.task_sources.Line`."""
 
     def __init__(self, source: DirectSource, crew: Crew, introduction: pb.Hello) -> None:
         self.crew = crew

@@ -1,7 +1,7 @@
 """The process that runs cpu functions, one at a time: ``python -m delaybox.worker.cpu_host <socket's number>``.
 
-Started by `processes.py`, never forked. The main thread runs the function, so that signals and libraries behave as in a
-script; another thread listens, and ends the process when the worker is gone.
+Started by `cpu_processes.py`, never forked. The main thread runs the function, so that signals and libraries behave as
+in a script; another thread listens, and ends the process when the worker is gone.
 """
 
 from __future__ import annotations
