@@ -19,7 +19,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from delaybox.embedded import EmbeddedServer, EmbeddedServerError, default_data_dir, find_binary
-from delaybox.embedded.process import LAUNCHER
+from delaybox.embedded.process import EXEC_SERVER
 from delaybox.embedded.trust import LOCK_FILE
 from delaybox.store.address import ServerSettings
 from delaybox.store.connect import make_client
@@ -295,7 +295,7 @@ def test_a_launcher_whose_node_died_before_it_could_ask_starts_nothing(tmp_path:
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
     launcher = subprocess.run(
-        [sys.executable, "-I", "-S", LAUNCHER, str(gone.pid), "-1", "/usr/bin/touch", str(proof)],
+        [sys.executable, "-I", "-S", EXEC_SERVER, str(gone.pid), "-1", "/usr/bin/touch", str(proof)],
         capture_output=True,
         text=True,
         check=False,

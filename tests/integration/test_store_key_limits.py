@@ -12,9 +12,9 @@ from delaybox.core.limit_keys import KeyLimit, name_of
 from delaybox.core.queue import LiveRules, QueueRules
 from delaybox.core.queue_limits import rate_of
 from delaybox.core.task import DeliveryMode, NewTask, OnConflict, Priority, TaskType
+from delaybox.engine.clock_estimate import Clocks
 from delaybox.engine.ownership import Ownership
 from delaybox.engine.permit_dealer import PermitDealer
-from delaybox.engine.redis_time import Clocks
 from delaybox.service.rules import Rules
 from delaybox.store import keys, permits, rules
 from delaybox.store.lanes import queues

@@ -11,9 +11,9 @@ from delaybox.core.limit_keys import KeyLimit
 from delaybox.core.queue import LiveRules, QueueRules
 from delaybox.core.queue_limits import rate_of
 from delaybox.core.task import DeliveryMode, NewTask, Priority, TaskType
+from delaybox.engine.clock_estimate import Clocks
 from delaybox.engine.ownership import Ownership
 from delaybox.engine.permit_dealer import PermitDealer
-from delaybox.engine.redis_time import Clocks
 from delaybox.service.rules import Rules
 from delaybox.store import keys, permits, rules
 from delaybox.store.lanes import queues

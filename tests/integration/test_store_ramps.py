@@ -10,9 +10,9 @@ from delaybox.core.limit_keys import KeyLimit
 from delaybox.core.queue import LiveRules, QueueRules, Ramp
 from delaybox.core.queue_limits import Rate, rate_of
 from delaybox.core.task import NewTask, Priority, TaskType
+from delaybox.engine.clock_estimate import Clocks
 from delaybox.engine.ownership import Ownership
 from delaybox.engine.permit_dealer import PermitDealer
-from delaybox.engine.redis_time import Clocks
 from delaybox.engine.rules import RuleReader
 from delaybox.service.rules import Rules
 from delaybox.store import keys, rules

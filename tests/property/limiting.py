@@ -11,9 +11,9 @@ from delaybox.core.lane import split
 from delaybox.core.limit_keys import KeyLimit, name_of, value_of
 from delaybox.core.queue import LiveRules, QueueRules
 from delaybox.core.queue_limits import Pool, rate_of
+from delaybox.engine.clock_estimate import Clocks
 from delaybox.engine.ownership import Ownership
 from delaybox.engine.permit_dealer import PermitDealer
-from delaybox.engine.redis_time import Clocks
 from delaybox.store import rules
 from tests.lab import CLOCK_KEY
 from tests.property.checks import Checks

@@ -15,8 +15,8 @@ from delaybox.client.errors import (
     Unreachable,
 )
 from delaybox.client.mapping import Map, MapWindow
+from delaybox.client.new_tasks import CODECS, MapCalls
 from delaybox.client.steps import Invoke
-from delaybox.client.tasks import CODECS, MapCalls
 from delaybox.core.errors import (
     NotDecodable,
     NotEncodable,

@@ -25,8 +25,8 @@ from delaybox.client.errors import (
     closed,
 )
 from delaybox.client.models import ScheduleAnswer, Scheduled
+from delaybox.client.new_tasks import CODECS, NewTask
 from delaybox.client.steps import Invoke, OpenStream, Receive, Send
-from delaybox.client.tasks import CODECS, NewTask
 from delaybox.core.errors import (
     ConfigError,
     DelayBoxError,

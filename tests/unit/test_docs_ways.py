@@ -12,7 +12,7 @@ import pytest
 
 from delaybox import Client, Worker
 from delaybox.api.rest.v1.openapi import build
-from delaybox.client.tasks import Filter, Options, RulesToSet
+from delaybox.client.new_tasks import Filter, Options, RulesToSet
 from delaybox.config.load import _FIELDS
 from delaybox.wire.gen import scheduler_pb2, worker_pb2
 from delaybox.wire.json.queue_rules import NAMES

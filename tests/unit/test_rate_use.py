@@ -17,10 +17,10 @@ import pytest
 from delaybox.core.partition import of_key
 from delaybox.core.queue import LiveRules, QueueRules
 from delaybox.core.queue_limits import rate_of
-from delaybox.engine import permit_dealer, redis_time
+from delaybox.engine import clock_estimate, permit_dealer
+from delaybox.engine.clock_estimate import Clocks
 from delaybox.engine.ownership import Ownership
 from delaybox.engine.permit_dealer import PermitDealer
-from delaybox.engine.redis_time import Clocks
 from delaybox.store.loader import ScriptCall
 
 START_S = 10_000.0
@@ -214,7 +214,7 @@ async def used(world: World, engines: int, part: float) -> float:
 
 def run(monkeypatch: pytest.MonkeyPatch, world: World, engines: int, part: float) -> float:
     loop = VirtualLoop()
-    for module in (permit_dealer, redis_time):
+    for module in (permit_dealer, clock_estimate):
         monkeypatch.setattr(module, "local_ms", lambda: loop.time() * 1000)
     try:
         return loop.run_until_complete(used(world, engines, part))

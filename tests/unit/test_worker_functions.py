@@ -12,7 +12,7 @@ import pytest
 
 import delaybox.worker
 from delaybox.client.models import Retry
-from delaybox.client.tasks import new_call
+from delaybox.client.new_tasks import new_call
 from delaybox.core.errors import ConfigError, InvalidTask
 from delaybox.wire.call import name_of
 from delaybox.worker import Context, Worker

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from delaybox.client.models import Retry
-from delaybox.client.tasks import NewTask
+from delaybox.client.new_tasks import NewTask
 from delaybox.core.errors import InvalidTask, NotEncodable
 from delaybox.wire.call import Call
 from delaybox.worker import Context, Reject, RetryLater, Worker, current

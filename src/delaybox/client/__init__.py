@@ -36,7 +36,7 @@ from delaybox.client.models import (
     TaskState,
     TaskType,
 )
-from delaybox.client.tasks import CODECS, CallOptions, Filter, NewTask, Options, RulesToSet
+from delaybox.client.new_tasks import CODECS, CallOptions, Filter, NewTask, Options, RulesToSet
 from delaybox.core.errors import (
     DelayBoxError,
     IdempotencyConflict,

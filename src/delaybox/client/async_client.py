@@ -26,8 +26,7 @@ from delaybox.client.models import (
     Task,
 )
 from delaybox.client.moments import moment
-from delaybox.client.progress import Report
-from delaybox.client.tasks import (
+from delaybox.client.new_tasks import (
     CallOptions,
     Filter,
     HistoryFilter,
@@ -41,6 +40,7 @@ from delaybox.client.tasks import (
     new_shell,
     new_webhook,
 )
+from delaybox.client.progress import Report
 from delaybox.client.values import Duration, Moment
 from delaybox.core.errors import DelayBoxError
 

@@ -16,10 +16,10 @@ from delaybox.client import calls, chunks, mapping, streams, traced
 from delaybox.client.batches import count
 from delaybox.client.endpoints import Endpoints, named
 from delaybox.client.models import Event, ScheduleAnswer, Scheduled
+from delaybox.client.new_tasks import CODECS, MapCalls, NewTask, new_call
 from delaybox.client.progress import Report, reported, shown
 from delaybox.client.retries import ClientSession
 from delaybox.client.steps import Emit, Steps, each, feed, through
-from delaybox.client.tasks import CODECS, MapCalls, NewTask, new_call
 from delaybox.client.transports import client_target
 from delaybox.client.values import watched_id
 from delaybox.core.durations import span_s

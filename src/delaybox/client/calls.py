@@ -17,8 +17,8 @@ from delaybox.client.models import (
     nodes_of,
 )
 from delaybox.client.moments import moment
+from delaybox.client.new_tasks import RulesToSet, Slack, selection_of
 from delaybox.client.retries import Repeating, RpcCall
-from delaybox.client.tasks import RulesToSet, Slack, selection_of
 from delaybox.client.values import (
     Duration,
     Moment,

@@ -16,9 +16,9 @@ from uuid import uuid4
 from delaybox.client.batches import StoredBatch
 from delaybox.client.errors import Failure, Refused, Unreachable, item_error
 from delaybox.client.models import ScheduleAnswer
+from delaybox.client.new_tasks import NewTask
 from delaybox.client.retries import ClientSession, Repeating, Tries, outcome_unknown
 from delaybox.client.steps import Drop, Emit, Invoke, OpenStream, Pause, Pull, Receive, Send, Start, Steps, Wait
-from delaybox.client.tasks import NewTask
 from delaybox.client.traced import with_trace
 from delaybox.core.errors import DelayBoxError, Overloaded, PayloadTooLarge, StoreFull, StoreUnavailable
 from delaybox.wire.gen import scheduler_pb2 as pb

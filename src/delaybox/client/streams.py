@@ -17,9 +17,9 @@ from delaybox.client.errors import (
     Unreachable,
 )
 from delaybox.client.models import STATES, EndedTask, Task, TaskState
+from delaybox.client.new_tasks import filter_of, history_of
 from delaybox.client.retries import ClientSession, Repeating, Tries
 from delaybox.client.steps import Drop, Emit, OpenStream, Pause, Receive, Steps, feed
-from delaybox.client.tasks import filter_of, history_of
 from delaybox.core.errors import DelayBoxError
 from delaybox.core.limits import MAX_PAGE
 from delaybox.wire.call import Codecs

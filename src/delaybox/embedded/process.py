@@ -25,7 +25,7 @@ from delaybox.embedded.trust import EmbeddedServerError
 from delaybox.processes.hardening import minimal_environment
 from delaybox.processes.restart import cause
 
-LAUNCHER = Path(__file__).with_name("launcher.py")
+EXEC_SERVER = Path(__file__).with_name("exec_server.py")
 
 
 def find_binary() -> Path:
@@ -56,7 +56,7 @@ def launch(
     """
     use_pipe = sys.platform != "linux" if watcher is None else watcher
     theirs, ours = os.pipe() if use_pipe else (None, None)
-    arguments = [sys.executable, "-I", "-S", str(LAUNCHER), str(os.getpid()), str(-1 if theirs is None else theirs)]
+    arguments = [sys.executable, "-I", "-S", str(EXEC_SERVER), str(os.getpid()), str(-1 if theirs is None else theirs)]
     try:
         process = subprocess.Popen(
             [*arguments, *command],

@@ -13,8 +13,8 @@ from collections.abc import Callable, Sequence
 
 from delaybox.core.errors import DelayBoxError
 from delaybox.core.membership import free_places
+from delaybox.engine.clock_estimate import local_ms
 from delaybox.engine.placement import Placement
-from delaybox.engine.redis_time import local_ms
 from delaybox.store import keys, nodes
 from delaybox.store.leftovers import left
 from delaybox.store.store import Store

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from delaybox.engine.redis_time import local_ms
+from delaybox.engine.clock_estimate import local_ms
 
 OVERDUE_MS = 5_000
 """Later than this is a backlog, not lateness."""

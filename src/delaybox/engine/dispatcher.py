@@ -28,6 +28,7 @@ from delaybox.core.events import EventKind
 from delaybox.core.queue import LiveRules
 from delaybox.core.task import TaskState, TaskType
 from delaybox.engine.bodies import BODIES_AT_ONCE, Bodies
+from delaybox.engine.clock_estimate import Clocks
 from delaybox.engine.costs import CARRIED_OUT_LETTERS, Costs
 from delaybox.engine.expire_after import is_expired
 from delaybox.engine.held_leases import HeldLeases
@@ -35,7 +36,6 @@ from delaybox.engine.kept_permits import KeptPermits
 from delaybox.engine.levels import Levels
 from delaybox.engine.options import EngineOptions
 from delaybox.engine.permit_dealer import PermitDealer
-from delaybox.engine.redis_time import Clocks
 from delaybox.engine.settler import Settler
 from delaybox.engine.stored import StoredEverywhere, StoreProgress
 from delaybox.engine.tally import Tally

@@ -18,6 +18,7 @@ from delaybox.core.placement import Server
 from delaybox.core.queue import LiveRules
 from delaybox.core.task import TaskType
 from delaybox.engine.calls import ASK_AGAIN_MS, WorkerCalls, publish
+from delaybox.engine.clock_estimate import Clocks, local_ms
 from delaybox.engine.dispatcher import Dispatcher
 from delaybox.engine.guest import Guest
 from delaybox.engine.handover import HandOver
@@ -28,7 +29,6 @@ from delaybox.engine.options import EngineOptions
 from delaybox.engine.ownership import Ownership, PartOwnership
 from delaybox.engine.permit_dealer import PermitDealer
 from delaybox.engine.placement import Placement
-from delaybox.engine.redis_time import Clocks, local_ms
 from delaybox.engine.rules import RuleReader
 from delaybox.engine.station import Station
 from delaybox.engine.stored import StoreProgress

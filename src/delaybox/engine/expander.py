@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 
 from delaybox.core.errors import PartAway
+from delaybox.engine.clock_estimate import RedisClock
 from delaybox.engine.options import EngineOptions
-from delaybox.engine.redis_time import RedisClock
 from delaybox.store.store import Store
 
 _CHUNK = 250

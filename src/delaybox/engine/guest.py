@@ -7,10 +7,10 @@ from dataclasses import replace
 
 from delaybox.core.delivery import Delivery, Report, Target
 from delaybox.core.queue import LiveRules
+from delaybox.engine.clock_estimate import Clocks
 from delaybox.engine.dispatcher import Dispatcher
 from delaybox.engine.options import EngineOptions
 from delaybox.engine.placement import Placement
-from delaybox.engine.redis_time import Clocks
 from delaybox.engine.trackers import Trackers
 from delaybox.store.store import Claimed, Store
 

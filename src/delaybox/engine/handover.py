@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from delaybox.core.membership import Member
-from delaybox.engine.redis_time import local_ms
+from delaybox.engine.clock_estimate import local_ms
 from delaybox.store.roster import SILENT_MS
 
 STANDS_IN_MS = 150.0

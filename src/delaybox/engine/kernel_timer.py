@@ -11,7 +11,7 @@ import ctypes
 import os
 import sys
 
-from delaybox.engine.redis_time import local_ms
+from delaybox.engine.clock_estimate import local_ms
 
 _CLOCK_MONOTONIC = 1
 _ABSOLUTE = 1

@@ -8,8 +8,8 @@ import contextlib
 import time
 
 from delaybox.core.task import TaskType
+from delaybox.engine.clock_estimate import RedisClock
 from delaybox.engine.ownership import Ownership
-from delaybox.engine.redis_time import RedisClock
 from delaybox.store.leftovers import call_again, left, promote
 from delaybox.store.store import MAX_ITEMS, Store
 

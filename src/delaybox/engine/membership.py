@@ -15,10 +15,10 @@ from typing import Protocol
 from delaybox import __version__
 from delaybox.core.errors import DelayBoxError, PartAway
 from delaybox.core.membership import Activity, Member, places
+from delaybox.engine.clock_estimate import local_ms
 from delaybox.engine.lag import Lag
 from delaybox.engine.listener import Listener
 from delaybox.engine.loops import Loop
-from delaybox.engine.redis_time import local_ms
 from delaybox.processes.usage import Cores, age_ms
 from delaybox.store import keys, nodes
 from delaybox.store.store import Store

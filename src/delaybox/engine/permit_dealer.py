@@ -13,8 +13,8 @@ from delaybox.core.lane import queue_of_lane, split
 from delaybox.core.limit_keys import read_name
 from delaybox.core.queue import LiveRules, QueueRules
 from delaybox.core.queue_limits import Grant, Ledger, Needs, deal
+from delaybox.engine.clock_estimate import Clocks, local_ms
 from delaybox.engine.ownership import Ownership
-from delaybox.engine.redis_time import Clocks, local_ms
 from delaybox.store import permits
 from delaybox.store.loader import ScriptCall
 from delaybox.store.permits import PoolReport

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from delaybox.core.queue import LiveRules
 from delaybox.core.shares import Part, Shares, Waiting
-from delaybox.engine.redis_time import local_ms
+from delaybox.engine.clock_estimate import local_ms
 from delaybox.store.record import lane_and_priority
 from delaybox.store.store import ClaimLimits, Store
 from delaybox.store.survey import SHARED, met, packed, survey_call, waiting

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import logging
 
+from delaybox.engine.clock_estimate import RedisClock, local_ms
 from delaybox.engine.kernel_timer import Timer
 from delaybox.engine.ownership import Ownership
-from delaybox.engine.redis_time import RedisClock, local_ms
 from delaybox.store.promises import Promise, promises
 from delaybox.store.store import Store
 

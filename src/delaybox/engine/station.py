@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
+from delaybox.engine.clock_estimate import RedisClock
 from delaybox.engine.expander import Expander
 from delaybox.engine.labeller import Labeller
 from delaybox.engine.leftovers import Leftovers
@@ -12,7 +13,6 @@ from delaybox.engine.loops import Loop
 from delaybox.engine.options import EngineOptions
 from delaybox.engine.ownership import Ownership
 from delaybox.engine.reaper import Reaper
-from delaybox.engine.redis_time import RedisClock
 from delaybox.engine.retention import Retention
 from delaybox.engine.scrubber import Scrubber
 from delaybox.engine.standin import StandIn

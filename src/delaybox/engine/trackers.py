@@ -6,10 +6,10 @@ import asyncio
 
 from delaybox.core.queue import LiveRules
 from delaybox.engine.catchup import CatchUp
+from delaybox.engine.clock_estimate import Clocks
 from delaybox.engine.due_tracker import Tracker
 from delaybox.engine.loops import Loop
 from delaybox.engine.options import EngineOptions
-from delaybox.engine.redis_time import Clocks
 from delaybox.engine.taker import Asked, Taker
 from delaybox.store.store import Store
 

@@ -163,7 +163,7 @@ async def _make(servers: Servers, prefix: str, wanted: Shape) -> Meta:
     fields = ["format", record.FORMAT, "partitions", wanted.partitions, "bucket_ms", wanted.bucket_ms]
     # Two nodes that start together agree on the first one's.
     flat = await ScriptRunner(servers.send).run(
-        ScriptCall("create", keys.meta(prefix), [*fields, "id", wanted.store_id])
+        ScriptCall("create_store", keys.meta(prefix), [*fields, "id", wanted.store_id])
     )
     return _meta(prefix, dict(zip(flat[0::2], flat[1::2], strict=True)))
 

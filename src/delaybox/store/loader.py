@@ -51,7 +51,7 @@ class Gate(Protocol):
     def again(self, runner: ScriptRunner) -> Awaitable[StoreLost | None]: ...
 
 
-_ALWAYS = frozenset({"ping", "ready", "beat", "leave", "roster", "create", "stamp"})
+_ALWAYS = frozenset({"ping", "ready", "beat", "leave", "roster", "create_store", "stamp"})
 """Scripts that run even while the gate refuses: they find out which store lies there, and touch no task."""
 
 

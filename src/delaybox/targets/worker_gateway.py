@@ -17,8 +17,8 @@ from delaybox.core.queue import LiveRules
 from delaybox.core.task import TaskType
 from delaybox.targets.worker_adoption import Adopting, Adoption
 from delaybox.targets.worker_confirmations import OutcomeStore
-from delaybox.targets.worker_lives import Lives
 from delaybox.targets.worker_needs import NeedyHost, NeedyPools
+from delaybox.targets.worker_outage import Lives
 from delaybox.targets.worker_pool import LanePool
 from delaybox.targets.worker_profile import Profile
 from delaybox.targets.worker_session import WorkerSession

@@ -17,7 +17,7 @@ from types import MethodType, UnionType
 from typing import Any, Final, Generic, ParamSpec, TypeVar
 
 from delaybox.client.models import Retry
-from delaybox.client.tasks import CODECS
+from delaybox.client.new_tasks import CODECS
 from delaybox.client.values import policy_of, put_policy
 from delaybox.core.retry import RetryPolicy
 from delaybox.core.texts import head

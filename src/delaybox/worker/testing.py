@@ -22,7 +22,7 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from delaybox.client.models import TaskState
-from delaybox.client.tasks import NewTask, new_call
+from delaybox.client.new_tasks import NewTask, new_call
 from delaybox.client.values import Duration
 from delaybox.core.durations import span_ms
 from delaybox.core.errors import InvalidTask

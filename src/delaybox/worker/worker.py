@@ -14,7 +14,7 @@ from typing import Any, Final, ParamSpec, TypeVar, overload
 
 from delaybox.client.endpoints import named
 from delaybox.client.models import Retry
-from delaybox.client.tasks import CODECS
+from delaybox.client.new_tasks import CODECS
 from delaybox.client.values import Duration
 from delaybox.core.durations import span_ms
 from delaybox.core.errors import ConfigError, InvalidTask

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from delaybox.client import Client, NewTask, Retry, calls
-from delaybox.client.tasks import MapCalls, filter_of, selection_of
+from delaybox.client.new_tasks import MapCalls, filter_of, selection_of
 from delaybox.client.values import unix_ms
 from delaybox.core.durations import span_ms, span_s
 from delaybox.core.errors import InvalidTask

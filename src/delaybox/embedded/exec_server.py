@@ -1,6 +1,6 @@
 """Become the embedded server, so that it cannot outlive the node that started it.
 
-    launcher.py <node's pid> <fd of the node's pipe, or -1> <server binary> <arguments...>
+    exec_server.py <node's pid> <fd of the node's pipe, or -1> <server binary> <arguments...>
 
 Run by path with ``python -I -S``: only a few standard modules are loaded, and the server keeps this process's pid.
 
