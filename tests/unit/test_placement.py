@@ -51,6 +51,14 @@ def test_a_call_draws_pairs_on_which_all_agree(count: int, seed: int, waiting: i
     assert sum(len(pair) == 1 for pair in pairs) <= 1, "only one that is left over has nobody beside it"
 
 
+def test_members_that_run_different_functions_do_not_wait_for_each_other():
+    servers = [Server("a", 10, frozenset(LANES[:2])), Server("b", 10, frozenset(LANES[2:]))]
+    for me in servers:
+        found = Placement(me.id, 4)
+        found.assign(servers)
+        assert found.drawn(7, 0) == (me.id,)
+
+
 def test_who_asks_for_help_is_not_drawn_itself():
     ids = [f"m{n}" for n in range(3)]
     for seed in range(100):

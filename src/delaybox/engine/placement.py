@@ -66,11 +66,15 @@ class Placement:
         called = 1 + waiting // _TASKS_EACH
         if called >= len(self._servers):
             return (self._id,)
-        drawn = [server.id for server in self._draw(seed, 2 * called)]
-        if self._id not in drawn:
+        drawn = self._draw(seed, 2 * called)
+        at = next((at for at, server in enumerate(drawn) if server.id == self._id), -1)
+        if at < 0:
             return ()
-        at = drawn.index(self._id) & ~1
-        return tuple(drawn[at : at + 2])
+        pair = drawn[at & ~1 : (at & ~1) + 2]
+        if pair[0].lanes.isdisjoint(pair[-1].lanes):
+            # What one of them has room for, the other one does not run.
+            return (self._id,)
+        return tuple(server.id for server in pair)
 
     def seed_for_others(self, seed: int) -> int:
         """A seed from this one on by which this member is not drawn for a single task, if there are others enough."""
