@@ -8,10 +8,11 @@ import pytest
 from redis.asyncio import Redis
 
 from delaybox.core.lane import lane_of
-from delaybox.core.queue import LiveRules, Slack
+from delaybox.core.queue import LiveRules, QueueRules, Slack
 from delaybox.core.task import NewTask, Priority, TaskType
 from delaybox.core.waits import longest_wait_ms
 from delaybox.engine import shares
+from delaybox.service.rules import Rules
 from delaybox.store.replies import ClaimLimits
 from tests.lab import Lab
 
@@ -100,6 +101,37 @@ async def test_the_stated_wait_holds_over_partitions_though_the_backlog_of_one_i
         first_due_first = (at_rank[rank] if rank < len(at_rank) else lab.now) - began
         assert at - began <= longest_wait_ms(priority, first_due_first, load) + TICK_MS, (priority, at - began)
     assert sum(due[task_id][1] is Priority.CRITICAL for _, task_id in took) == 200
+
+
+async def test_a_limited_queue_with_a_backlog_does_not_keep_the_places_from_others(
+    client: Redis, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is older than what waits in other partitions, but nothing of it may begin."""
+    monkeypatch.setattr(shares, "_FRESH_MS", -1.0)
+    lab = await Lab.open(client, prefix, partitions=4)
+    await Rules(lab.store).set("limited", QueueRules(concurrency=1))
+    chooser = shares.Chooser(lab.store, LiveRules(), guest=True)
+    lanes = (lane_of(TaskType.WORKER, "*", "f"),)
+    for _ in range(10):
+        await lab.add(*[NewTask(type=TaskType.WORKER, name="f", queue="limited")] * 500)
+    await lab.move(1_000)
+    for p in range(1, 4):
+        await lab.add(*[NewTask(type=TaskType.WORKER, name="f")] * 100, partition=p)
+    await lab.move(1_000)
+    got = []
+    for _ in range(16):
+        chooser.press(range(4))
+        parts = await chooser.parts(range(4), lambda: 20, 250, "w", lambda _: lanes)
+        assert parts is not None
+        got.append(0)
+        for p, own in chooser.planned(
+            list(parts), ClaimLimits(slots=20, types="w", guest=True), parts, lambda _: lanes
+        ):
+            claimed = await lab.store.claim(p, os.urandom(16), own)
+            chooser.took(claimed.leased)
+            chooser.gave(p, len(claimed.leased) // 2)
+            got[-1] += len(claimed.leased) // 2
+    assert got.count(20) >= 12, got
 
 
 def test_the_stated_wait_by_the_formula() -> None:

@@ -54,6 +54,14 @@ class Waiting(NamedTuple):
     other_lines: tuple[Stretch, ...] = ()
     lane_lines: Mapping[bytes, Stretch] = {}
 
+    def last(self) -> Waiting:
+        """The same behind what waits in other partitions."""
+        return self._replace(
+            critical_lines=tuple(line.last() for line in self.critical_lines),
+            other_lines=tuple(line.last() for line in self.other_lines),
+            lane_lines={lane: line.last() for lane, line in self.lane_lines.items()},
+        )
+
     def less(self, part: Part) -> Waiting:
         """What waits there when this part is taken."""
         lanes, lines = self.lanes, self.lane_lines

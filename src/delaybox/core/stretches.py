@@ -11,6 +11,7 @@ K = TypeVar("K")
 APART_MS = 50.0
 """A line may go on for so long when it is another's turn: a claim of ten tasks costs hardly more than one of a single
 task."""
+_LAST_MS = 1e15
 
 
 class Stretch(NamedTuple):
@@ -24,6 +25,10 @@ class Stretch(NamedTuple):
     def after(self, taken: int) -> Stretch:
         """What is left of it when so many are taken."""
         return Stretch(self.at + taken * self.gap, self.gap, max(self.tasks - taken, 0))
+
+    def last(self) -> Stretch:
+        """The same behind every other one."""
+        return self._replace(at=self.at + _LAST_MS)
 
 
 def in_order(

@@ -426,6 +426,7 @@ class Tracker:
         if c.leased:
             late = self._taker.accept(p, lease_id, c.leased)
             self._chooser.took(c.leased)
+        self._chooser.gave(p, len(c.leased) // 2 + len(c.lateness_ms))
         if c.lateness_ms:
             metrics.observe_lateness(c.lateness_ms)
             metrics.fired("PUB_SUB", "in_place", len(c.lateness_ms))

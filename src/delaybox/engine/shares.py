@@ -18,6 +18,8 @@ _FRESH_MS = 15.0
 _DEEPER = 4
 """More looks, at most, before a decision, at partitions in which due work lies behind what a look made ready: a queue
 gets nothing of its share while its tasks lie behind a backlog of another one."""
+_MOST_TIMES = 3
+"""A partition that gives too little again and again is last in up to 7 plans, so it still gets one of eight."""
 _LOOKS = 64
 """Partitions that one look covers; where more have work left, the next look covers others."""
 
@@ -40,6 +42,8 @@ class Chooser:
         self._waiting: dict[int, Waiting] = {}
         self._whole: set[int] = set()
         self._looked = 0.0
+        self._asked: dict[int, int] = {}
+        self._poor: dict[int, tuple[int, int]] = {}
         self.met: list[bytes] = []
         """Lanes with needs that the last look met: no claim meets them where what is claimed is chosen by looks."""
         self._turn = 0
@@ -113,7 +117,7 @@ class Chooser:
         here = {p: self._waiting[p] for p in self._in_turn(due) if p in self._waiting}
         elsewhere = {lane for p, one in self._waiting.items() if p not in here for lane in one.lanes}
         slots = room()
-        parts = self._shares.plan(slots, here, most, elsewhere)
+        parts = self._shares.plan(slots, self._without_poor(here), most, elsewhere)
         if not parts:
             # It lies where a look does not see it, so a claim finds it.
             self._pressed.difference_update(due)
@@ -148,8 +152,23 @@ class Chooser:
         for p in due:
             part = parts.get(p, Part())
             plan = packed(part, self._shares.charge) if p in parts else b""
+            self._asked[p] = part.total
             items = max(limits.items, part.total)
             yield p, replace(limits, lanes=lanes_at(p), slots=part.total, items=items, plan=plan)
+
+    def gave(self, partition: int, count: int) -> None:
+        """A claim from there brought so many tasks.
+
+        Where that is less than half of what a look saw, older tasks that cannot be taken, such as those of a limited
+        queue, may hide what can: until they are made ready the partition is last in some of the next plans, or places
+        would stay free while work waits elsewhere.
+        """
+        asked = self._asked.pop(partition, 0)
+        if 2 * count < asked:
+            times = min(self._poor.get(partition, (0, 0))[0] + 1, _MOST_TIMES)
+            self._poor[partition] = times, 2**times - 1
+        elif asked:
+            self._poor.pop(partition, None)
 
     def took(self, leased: Sequence[bytes]) -> None:
         """Tasks came (flat: id, record, ...)."""
@@ -164,6 +183,14 @@ class Chooser:
             else:
                 critical += 1
         self._shares.took(critical, lanes)
+
+    def _without_poor(self, waiting: dict[int, Waiting]) -> dict[int, Waiting]:
+        """What waits, with those partitions last that gave too little lately."""
+        for p, (times, plans) in self._poor.items():
+            if plans and p in waiting:
+                self._poor[p] = times, plans - 1
+                waiting[p] = waiting[p].last()
+        return waiting
 
     def _in_turn(self, due: Sequence[int]) -> list[int]:
         self._turn += 1
