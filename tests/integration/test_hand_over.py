@@ -10,9 +10,11 @@ import pytest
 from redis.asyncio import Redis
 
 from delaybox import metrics
+from delaybox.core.errors import StoreUnavailable
 from delaybox.core.retry import RetryPolicy
 from delaybox.core.task import NewTask, TaskType
-from delaybox.engine.clock_estimate import RedisClock
+from delaybox.engine import due_tracker
+from delaybox.engine.clock_estimate import RedisClock, local_ms
 from delaybox.engine.due_tracker import Tracker
 from delaybox.engine.loops import Loop
 from delaybox.engine.options import EngineOptions
@@ -224,6 +226,50 @@ async def test_a_claim_whose_reply_comes_too_late_is_run_only_where_its_lease_li
         await until(lambda: taker.got == [task_id])
         assert late.is_set()
         assert metrics.REGISTRY.get_sample_value("delaybox_late_claims_total") == dropped + reaped
+    finally:
+        await loop.stop()
+        await tracker.finish(1.0)
+        tracker.close()
+
+
+@pytest.mark.parametrize("lost", [True, False], ids=["reply lost", "reply late"])
+async def test_an_old_lease_is_extended_before_its_tasks_are_handed_over(
+    client: Redis, prefix: str, monkeypatch: pytest.MonkeyPatch, lost: bool
+) -> None:
+    """A heartbeat comes once in a third of a lease: what has less left would be taken back while its tasks run."""
+    store = await Store.open(Servers(client), prefix=prefix, partitions=1)
+    taker = Clumsy()
+    taker.tried.add(0)
+    lease_ms = 100_000
+    options = EngineOptions(node_id="test", channel="", poll_ms=50, lease_ms=lease_ms)
+    tracker = Tracker(store, taker, options, RedisClock())
+    loop = Loop("tracker", tracker.step)
+    run_many, leases, behind_ms = store.runner.run_many, keys.leases(store.tags[0]), 0.0
+
+    async def the_lease() -> tuple[bytes, float]:
+        found: Any = await client.zrange(leases, 0, -1, withscores=True)
+        member, ends_ms = found[0]
+        return member, ends_ms
+
+    async def held_up(calls: Sequence[ScriptCall]) -> Sequence[Any]:
+        nonlocal behind_ms
+        replies = await run_many(calls)
+        if calls[0].script == "claim" and replies[0][2] and not behind_ms:
+            # As if that much time had passed since.
+            behind_ms = lease_ms * 0.9
+            await client.zincrby(leases, -behind_ms, (await the_lease())[0])
+            if lost:
+                raise StoreUnavailable("the connection broke")
+        return replies
+
+    monkeypatch.setattr(store.runner, "run_many", held_up)
+    if not lost:
+        monkeypatch.setattr(due_tracker, "local_ms", lambda: local_ms() + behind_ms)
+    task_id = await add(store, 0, NewTask(type=TaskType.SHELL_CMD))
+    loop.start()
+    try:
+        await until(lambda: taker.got == [task_id])
+        assert (await the_lease())[1] - await store.ping() > lease_ms / 2
     finally:
         await loop.stop()
         await tracker.finish(1.0)

@@ -14,6 +14,7 @@ def value(name: str, **labels: str) -> float:
 
 async def test_requests_are_counted_together_as_they_would_be_one_by_one() -> None:
     names = ("seconds_count", "seconds_sum", "lateness_seconds_count", "lateness_seconds_sum")
+    http_metrics.add()  # what other tests in this process have sent
     before = {name: value(name) for name in names}
     first, last = value("seconds_bucket", le="0.1"), value("seconds_bucket", le="+Inf")
     http_metrics.sent(HOST, "2xx", 0.1, 0.004)  # a bucket's bound belongs to the bucket

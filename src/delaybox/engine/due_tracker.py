@@ -313,10 +313,10 @@ class Tracker:
         if not self._withheld.isdisjoint(due):
             asks = [self._without_messages(ask) if ask.partition in self._withheld else ask for ask in asks]
         # A claim whose reply never came is sent again with the same lease id, and gets the same content.
+        again = [self._unanswered.pop((a.partition, a.limits.fresh_ms), b"") for a in asks]
         leases = [
-            self._unanswered.pop((a.partition, a.limits.fresh_ms), b"")
-            or new_lease(a.limits.lease_ms, of_worker=self._options.runs_tasks)
-            for a in asks
+            old or new_lease(a.limits.lease_ms, of_worker=self._options.runs_tasks)
+            for a, old in zip(asks, again, strict=True)
         ]
         calls = [
             self._store.claim_call(a.partition, lease_id, a.limits) for a, lease_id in zip(asks, leases, strict=True)
@@ -330,7 +330,7 @@ class Tracker:
         failpoints.hit("before_claim")
         sent = local_ms()
         try:
-            await self._send(asks, leases, calls, sent)
+            await self._send(asks, leases, calls, sent, frozenset(again))
         finally:
             self._asked.answered(asked)
             self._under_way.difference_update(due)
@@ -355,9 +355,14 @@ class Tracker:
         return asks
 
     async def _send(
-        self, asks: Sequence[_Ask], leases: Sequence[bytes], calls: Sequence[ScriptCall], sent: float
+        self,
+        asks: Sequence[_Ask],
+        leases: Sequence[bytes],
+        calls: Sequence[ScriptCall],
+        sent: float,
+        again: frozenset[bytes],
     ) -> None:
-        """Claims, and hands over what came."""
+        """Claims, and hands over what came. ``again``: leases of claims that were sent before, nobody knows when."""
         try:
             replies = await self._store.runner.run_many(calls)
         except BaseException:
@@ -384,7 +389,9 @@ class Tracker:
             try:
                 claimed = read_claim(reply)
                 self._clock.observe(sent, received, claimed.now_ms)
-                if claimed.leased and local_ms() - sent >= ask.limits.lease_ms and await self._is_over(ask, lease_id):
+                # Heartbeats are half a lease apart at most, so with less left the next one could come too late.
+                old = lease_id in again or local_ms() - sent >= ask.limits.lease_ms / 2
+                if claimed.leased and old and await self._is_over(ask, lease_id):
                     claimed = replace(claimed, leased=[])
                 self._take(ask, lease_id, claimed)
             except Exception as error:  # noqa: BLE001 - raised below, when the other partitions have theirs
@@ -396,6 +403,7 @@ class Tracker:
 
     async def _is_over(self, ask: _Ask, lease_id: bytes) -> bool:
         """Whether a claim whose reply came that late has lost its lease: its tasks come back to whoever claims next.
+        A lease that lives is extended.
 
         The store decides: it may have carried the claim out late, or spare leases for a while after an outage.
         """
