@@ -22,7 +22,7 @@ from delaybox.core.errors import ConfigError
 from delaybox.wire.gen import scheduler_pb2 as pb
 
 EXTRA: Final = "delaybox[redis]"
-_FACTORY: Final = "delaybox.direct.client:direct_target"
+_FACTORY: Final = "delaybox.direct.transport:direct_target"
 _SCHEME = re.compile(r"rediss?(\+sentinel)?://|unix://|file:")
 
 

@@ -1,4 +1,4 @@
-"""Starts workers from a command line: finds ``module:worker``, and keeps as many processes of it as are asked for."""
+"""Starts workers from a command line: finds ``module:worker``, and says which settings each of its processes has."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import importlib
 import json
 import logging
 import os
-import signal
 import sys
 import traceback
 from collections.abc import Iterable, Sequence
@@ -20,14 +19,13 @@ from delaybox.core.errors import ConfigError, DelayBoxError
 from delaybox.otel.environment import begin_logs, begin_program
 from delaybox.processes import collector, counters, telemetry
 from delaybox.processes.logs import FORMATS, LEVELS
-from delaybox.processes.restart import RestartBackoff, reason
 from delaybox.worker import logs, pushing
 from delaybox.worker.line import WorkerRefused
+from delaybox.worker.supervise import WorkerProcesses
 from delaybox.worker.worker import Worker
 
 log = logging.getLogger("delaybox.worker")
 
-FAILED: Final = 1
 WRONG_INPUT: Final = 2
 NOT_ALLOWED: Final = 4
 VARIABLE: Final = "DELAYBOX_WORKER_REDIS"
@@ -100,7 +98,10 @@ def _supervise(launch: Launch, end_push: telemetry.End) -> int:
     except ConfigError as error:
         return _report(error)
     try:
-        return asyncio.run(_Supervisor(launch).run())
+        # One of them is enough to keep time and to serve metrics for all.
+        others = replace(launch, clock=False, metrics_port=None)
+        each = [json.dumps(asdict(one)) for one in (launch, *[others] * (launch.processes - 1))]
+        return asyncio.run(WorkerProcesses(launch.worker, each, final=_FINAL).run())
     finally:
         end()
 
@@ -123,7 +124,7 @@ def _develop(launch: Launch, end_push: telemetry.End) -> int:
 
 
 def child(settings: str) -> int:
-    """One of several processes, as `_Supervisor` starts it: its end of stdin means that the supervisor is gone."""
+    """One of several processes, as `WorkerProcesses` starts it: its end of stdin means that the supervisor is gone."""
     launch = Launch(**json.loads(settings))
     logs.set_up(launch.log_format, launch.log_level)
     return _run(launch, telemetry.nothing, until=0)
@@ -188,70 +189,6 @@ def _where(error: BaseException) -> str:
     ours = [frame for frame in traceback.extract_tb(error.__traceback__) if "importlib" not in frame.filename]
     at = f" ({ours[-1].filename}, line {ours[-1].lineno})" if len(ours) > 1 else ""
     return f"{type(error).__name__}: {error}{at}"
-
-
-class _Supervisor:
-    """Keeps ``launch.processes`` processes running; ends when it is asked to, or when none can start."""
-
-    def __init__(self, launch: Launch) -> None:
-        self._launch = launch
-        self._children: set[asyncio.subprocess.Process] = set()
-        self._stopping = asyncio.Event()
-        self._code = 0
-
-    async def run(self) -> int:
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._ask_to_stop)
-        log.info("%d processes of %s", self._launch.processes, self._launch.worker)
-        await asyncio.gather(*(self._keep(n) for n in range(self._launch.processes)))
-        return self._code
-
-    def _ask_to_stop(self) -> None:
-        """Called again, it passes the second signal on to the processes, which then end at once."""
-        self._stopping.set()
-        for process in self._children:
-            with contextlib.suppress(ProcessLookupError):
-                process.send_signal(signal.SIGTERM)
-
-    async def _keep(self, number: int) -> None:
-        loop, backoff = asyncio.get_running_loop(), RestartBackoff()
-        # One of them is enough to keep time and to serve metrics for all.
-        launch = self._launch if number == 0 else replace(self._launch, clock=False, metrics_port=None)
-        settings = json.dumps(asdict(launch))
-        while not self._stopping.is_set():
-            began = loop.time()
-            process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                "delaybox.worker",
-                "--child",
-                settings,
-                stdin=asyncio.subprocess.PIPE,  # the child reads its end as a sign that the supervisor is gone
-                # Ctrl-C is for the supervisor, which passes it on once.
-                start_new_session=True,
-            )
-            self._children.add(process)
-            if self._stopping.is_set():
-                process.send_signal(signal.SIGTERM)
-            code = await process.wait()
-            self._children.discard(process)
-            if folder := os.environ.get(counters.VARIABLE):
-                counters.forget(folder, str(process.pid))
-            if self._stopping.is_set():
-                # A process that was still importing has no handler yet. It ended because it was asked to, and held no
-                # task.
-                self._code = self._code or (FAILED if code not in (0, -signal.SIGTERM) else 0)
-                return
-            if code in _FINAL:
-                self._code = code
-                self._ask_to_stop()
-                return
-            lived_s = loop.time() - began
-            pause = backoff.pause_s(lived_s)
-            log.error("%s", reason(f"process {number} (pid {process.pid})", code, lived_s, pause))
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), pause)
 
 
 def arguments_of(arguments: Sequence[str]) -> Launch:
