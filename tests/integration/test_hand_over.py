@@ -262,6 +262,15 @@ async def test_an_old_lease_is_extended_before_its_tasks_are_handed_over(
                 raise StoreUnavailable("the connection broke")
         return replies
 
+    extend, away = store.extend, [lost]
+
+    async def away_once(partition: int, lease_ids: Sequence[bytes], lease_ms: int) -> list[bytes]:
+        if any(away):
+            away.clear()
+            raise StoreUnavailable("the connection broke again")
+        return await extend(partition, lease_ids, lease_ms)
+
+    monkeypatch.setattr(store, "extend", away_once)
     monkeypatch.setattr(store.runner, "run_many", held_up)
     if not lost:
         monkeypatch.setattr(due_tracker, "local_ms", lambda: local_ms() + behind_ms)

@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from delaybox import failpoints, metrics
-from delaybox.core.errors import PartAway
+from delaybox.core.errors import DelayBoxError, PartAway
 from delaybox.core.queue import LiveRules
 from delaybox.core.shares import Part
 from delaybox.core.task import TaskType
@@ -314,10 +314,8 @@ class Tracker:
             asks = [self._without_messages(ask) if ask.partition in self._withheld else ask for ask in asks]
         # A claim whose reply never came is sent again with the same lease id, and gets the same content.
         again = [self._unanswered.pop((a.partition, a.limits.fresh_ms), b"") for a in asks]
-        leases = [
-            old or new_lease(a.limits.lease_ms, of_worker=self._options.runs_tasks)
-            for a, old in zip(asks, again, strict=True)
-        ]
+        fresh = [new_lease(a.limits.lease_ms, of_worker=self._options.runs_tasks) for a in asks]
+        leases = [old or new for old, new in zip(again, fresh, strict=True)]
         calls = [
             self._store.claim_call(a.partition, lease_id, a.limits) for a, lease_id in zip(asks, leases, strict=True)
         ]
@@ -407,8 +405,13 @@ class Tracker:
 
         The store decides: it may have carried the claim out late, or spare leases for a while after an outage.
         """
-        if not await self._store.extend(ask.partition, [lease_id], ask.limits.lease_ms):
-            return False
+        try:
+            if not await self._store.extend(ask.partition, [lease_id], ask.limits.lease_ms):
+                return False
+        except DelayBoxError:
+            # Sent again it brings the same tasks.
+            self._unanswered[ask.partition, ask.limits.fresh_ms] = lease_id
+            raise
         metrics.claim_too_late()
         words = "a claim's reply came after its lease of %d ms was over, because this process or the store stood still"
         log.warning(words + "; its tasks run elsewhere", ask.limits.lease_ms)
