@@ -96,11 +96,12 @@ def test_a_batch_is_counted_while_it_is_taken_apart():
 @pytest.mark.parametrize("item", [b"{}", b"1", b"[]", b'""', b'{"payload":"x"}', b"[{},{}]"])
 def test_a_json_batch_of_millions_is_refused_before_anything_is_made_of_them(item: bytes):
     raw = b'{"tasks":[' + b",".join([item] * (8 * MIB // (len(item) + 1))) + b"]}"
+    check_batch_count(b'{"tasks":' + b"," * 20_000)  # what it imports when it first counts is not the batch's
     tracemalloc.start()
     try:
         with pytest.raises(PayloadTooLarge, match="more than 10000 tasks"):
             check_batch_count(raw)
-        assert tracemalloc.get_traced_memory()[1] < 8 * MIB
+        assert tracemalloc.get_traced_memory()[1] < 2 * MIB
     finally:
         tracemalloc.stop()
 
