@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from delaybox.metrics.exposition import REGISTRY
 from delaybox.targets import http_metrics
+from tests.waiting import until_async as until
 
 HOST = "http://counted.example:8080"
 
@@ -34,3 +37,17 @@ async def test_requests_are_counted_together_as_they_would_be_one_by_one() -> No
     assert value("host_lateness_seconds_count", host=HOST) == 1
     http_metrics.add()
     assert value("host_seconds_count", host=HOST) == 2, "nothing is counted twice"
+
+
+def test_what_one_event_loop_left_behind_is_counted_in_the_next_one() -> None:
+    host = "http://left.example:8080"
+
+    async def send() -> None:
+        http_metrics.sent(host, "2xx", 0.1)
+
+    async def send_and_see() -> None:
+        await send()
+        await until(lambda: value("requests_total", host=host, answer="2xx") == 2)
+
+    asyncio.run(send())
+    asyncio.run(send_and_see())

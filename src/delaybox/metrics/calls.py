@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections import Counter as Counted
 from collections.abc import Sequence
 from typing import Final
 
 from prometheus_client import Counter, Gauge, Histogram
 
 from delaybox.metrics.exposition import REGISTRY
+from delaybox.metrics.several import observe_several
 from delaybox.processes import examples
 
 CALL_BUCKETS_MS: Final[tuple[float, ...]] = (1, 2, 5, 10, 25, 50, 100, 250, 500, 1_000, 5_000)
@@ -83,7 +83,7 @@ def requests_took(
     child = _took_children.get((method, route))
     if child is None:
         child = _took_children[method, route] = _requests_took.labels(method, route)
-    _add(child, seconds)
+    observe_several(child, _CALL_S, seconds)
     if traceparent:
         labels = {"method": method, "route": route}
         examples.keep("delaybox_http_request_seconds", labels, _CALL_S, example_s, traceparent)
@@ -103,13 +103,6 @@ def rpcs_took(method: str, seconds: Sequence[float], traceparent: str = "", exam
     child = _rpc_took_children.get(method)
     if child is None:
         child = _rpc_took_children[method] = _rpcs_took.labels(method)
-    _add(child, seconds)
+    observe_several(child, _CALL_S, seconds)
     if traceparent:
         examples.keep("delaybox_grpc_request_seconds", {"method": method}, _CALL_S, example_s, traceparent)
-
-
-def _add(child: Histogram, seconds: Sequence[float]) -> None:
-    # One step for each bucket: a step costs more than finding the bucket of a value.
-    for at, n in Counted(bisect_left(_CALL_S, one) for one in seconds).items():
-        child._buckets[at].inc(n)
-    child._sum.inc(sum(seconds))

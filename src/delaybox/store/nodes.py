@@ -94,8 +94,7 @@ async def live(store: Store) -> list[Member]:
 
 async def find(store: Store, member_id: str) -> Member | None:
     """A member, as its last heartbeat describes it; None if there is none that can be read."""
-    raw: bytes | None = await store.servers.ask("HGET", keys.nodes(store.prefix), member_id)
-    return None if raw is None else _read(member_id.encode(), raw)
+    return (await some(store, (member_id,)))[0]
 
 
 async def some(store: Store, member_ids: Sequence[str]) -> list[Member | None]:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from bisect import bisect_left
 from collections import Counter as Counted
-from collections.abc import Sequence
 from functools import cache
 from typing import Final, NamedTuple
 
 from prometheus_client import Counter, Gauge, Histogram, Summary
 
 from delaybox.metrics.exposition import DELIVERY_BUCKETS_MS, REGISTRY
+from delaybox.metrics.several import observe_several
 from delaybox.metrics.tasks import LATENESS_BUCKETS_MS
 from delaybox.processes import examples
 
@@ -84,6 +83,8 @@ class _Sent(NamedTuple):
 
 
 _waiting: list[_Sent] = []
+_adds_in: asyncio.AbstractEventLoop | None = None
+"""Will add what waits. One that ends before it does so must not keep the next one from it."""
 
 
 def sent(host: str, answer: str, took_s: float | None, late_s: float | None = None, trace: bytes = b"") -> None:
@@ -93,8 +94,10 @@ def sent(host: str, answer: str, took_s: float | None, late_s: float | None = No
     ``late_s``: how long after its task was due it began; None: not known. ``trace``: the ``traceparent`` of its firing,
     where that is traced.
     """
-    if not _waiting:
-        asyncio.get_running_loop().call_later(_EVERY_S, add)
+    global _adds_in
+    if (loop := asyncio.get_running_loop()) is not _adds_in:
+        _adds_in = loop
+        loop.call_later(_EVERY_S, add)
     _waiting.append(_Sent(host, answer, took_s, late_s))
     if trace and took_s is not None:
         examples.keep("delaybox_webhook_seconds", {}, _TOOK_S, took_s, trace.decode())
@@ -104,6 +107,8 @@ def sent(host: str, answer: str, took_s: float | None, late_s: float | None = No
 
 def add() -> None:
     """Adds what was sent so far to the metrics."""
+    global _adds_in
+    _adds_in = None
     by_answer: Counted[tuple[str, str]] = Counted()
     by_host: dict[str, tuple[list[float], list[float]]] = {}
     for one in _waiting:
@@ -119,20 +124,10 @@ def add() -> None:
         _answered(host, answer).inc(count)
     for host, (took, late) in by_host.items():
         host_took, host_late = _of_host(host)
-        _observe(_took, host_took, _TOOK_S, took)
-        _observe(_late, host_late, _LATE_S, late)
-
-
-def _observe(all_: Histogram, of_host: Summary, bounds: Sequence[float], seconds: list[float]) -> None:
-    """Several at once, for which prometheus-client has no call."""
-    if not seconds:
-        return
-    for at, count in Counted(bisect_left(bounds, one) for one in seconds).items():
-        all_._buckets[at].inc(count)
-    total = sum(seconds)
-    all_._sum.inc(total)
-    of_host._count.inc(len(seconds))
-    of_host._sum.inc(total)
+        for all_, of_host, bounds, seconds in ((_took, host_took, _TOOK_S, took), (_late, host_late, _LATE_S, late)):
+            observe_several(all_, bounds, seconds)
+            of_host._count.inc(len(seconds))
+            of_host._sum.inc(sum(seconds))
 
 
 # Looking labels up anew takes longer than counting.
