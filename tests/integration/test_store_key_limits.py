@@ -251,6 +251,21 @@ async def test_what_stands_apart_is_found_again_where_the_clock_went_back(bench:
     assert await bench.claim(b"m" * 16) == [second]
 
 
+async def test_a_key_goes_on_where_the_clock_went_back(bench: Bench) -> None:
+    lab = bench.lab
+    await bench.set(KeyLimit(by=BY, rate=rate_of("5/s")))
+    await lab.add(*(call("a") for _ in range(5)))
+    assert len(await bench.claim()) == 5
+    await lab.move(-3_600_000)
+    await lab.add(*(call("a") for _ in range(5)))
+    assert await bench.claim() == []
+    for _ in range(3):
+        await bench.settle(sweep=True)
+        await lab.move(500)
+    assert len(await bench.claim()) == 5
+    assert await lab.problems() == []
+
+
 @pytest.mark.parametrize("moved", [{"queue": "news"}, {"priority": Priority.CRITICAL}])
 async def test_what_stands_apart_and_is_replaced_is_not_taken_through_its_former_lane(
     bench: Bench, moved: dict[str, Any]

@@ -223,6 +223,28 @@ async def test_a_rate_holds_for_what_is_fired_in_place_and_the_claim_says_when_t
     assert await bench.used(b"r") == 1
 
 
+@pytest.mark.parametrize("what", ["a faster rate", "a clock that was set back"])
+async def test_what_was_used_for_longer_than_the_rate_says_holds_nobody_up(bench: Bench, what: str) -> None:
+    """Else the queue would stand still for the former interval, or for as long as the step of the clock."""
+    lab = bench.lab
+    await bench.set(rate=rate_of("5/s" if what == "a clock that was set back" else "5/h"))
+    await lab.add(*(call() for _ in range(5)))
+    assert len(await bench.claim()) == 5
+    if what == "a clock that was set back":
+        await lab.move(-3_600_000)
+    await bench.set(rate=rate_of("5/s"))
+    await lab.add(*(call() for _ in range(8)))
+    began: list[int] = []
+    for _ in range(60):
+        began += [lab.now] * len(await bench.claim())
+        await bench.settle(sweep=True)
+        await lab.move(100)
+    assert len(began) == 8 and began[-1] - began[0] <= 1_200
+    for first in began:
+        assert sum(first <= at < first + 1_000 for at in began) <= 5, "the rate holds"
+    assert await lab.problems() == []
+
+
 async def test_a_permit_whose_task_left_unnoticed_is_found_by_the_sweep(bench: Bench) -> None:
     """As an earlier version's node acks: its scripts know nothing of permits."""
     lab = bench.lab

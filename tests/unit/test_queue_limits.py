@@ -210,3 +210,14 @@ def test_reports_count_at_once_when_the_clock_was_set_back() -> None:
     waits = Needs(partition=2, budget=0, seq=0, want=5, deadline=1, at=now)
     ledger, grants = deal(ledger, [back, waits], 5, now)
     assert [(grant.partition, grant.budget) for grant in grants] == [(2, 5)]
+
+
+@pytest.mark.parametrize("rate", [False, True])
+def test_a_turn_is_over_when_the_clock_was_set_back(rate: bool) -> None:
+    """Else who has the permits would keep them until the clock is again where it was."""
+    busy = Needs(partition=1, budget=0, seq=0, want=9, deadline=1, at=9_000_000)
+    ledger, _ = deal({}, [busy], 4, 9_000_000, rate=rate)
+    now = 1_000_000
+    reports = [replace(busy, budget=4, seq=ledger[1].seq, at=now), replace(busy, partition=2, at=now)]
+    _, grants = deal(ledger, reports, 4, now, rate=rate)
+    assert [(grant.partition, grant.cap) for grant in grants] == [(1, 2)]

@@ -134,7 +134,9 @@ def deal(
         first = min(short)
         for p, share in sorted(shares.items()):
             part = ideal.get(p, 0)
-            if now - share.seq < (RATE_TURN_MS if rate else TURN_MS) and first >= share.deadline - _CRITICAL_MS:
+            # A number from ahead of the clock is of before that was set back, so that turn is over.
+            since = now - share.seq
+            if -_APART_MS <= since < (RATE_TURN_MS if rate else TURN_MS) and first >= share.deadline - _CRITICAL_MS:
                 part = part + 1 if rate else share.dealt
             if share.dealt > part:
                 grants.append(Grant(p, share.dealt, share.seq, cap=part))
