@@ -201,7 +201,11 @@ class Listing:
         self.membership = Membership(lab.store, Identity(id=name), lambda: Activity(lanes=self.lanes), self)
 
     async def listed(
-        self, ranking: Sequence[Member], returned: Sequence[Member], ending: Sequence[Member] = ()
+        self,
+        ranking: Sequence[Member],
+        returned: Sequence[Member],
+        ending: Sequence[Member] = (),
+        changed_ms: int = 0,
     ) -> None:
         self.seen = {member.id: member.activity.lanes for member in ranking}
 

@@ -13,7 +13,6 @@ from delaybox.core import ids
 from delaybox.core.delivery import Pausing, Target
 from delaybox.core.errors import DelayBoxError
 from delaybox.core.membership import Activity, Member, keeps_time, places, together
-from delaybox.core.ownership import Assignment, Candidate, assigned
 from delaybox.core.placement import Server
 from delaybox.core.queue import LiveRules
 from delaybox.core.task import TaskType
@@ -26,12 +25,13 @@ from delaybox.engine.listener import Wakeups
 from delaybox.engine.loops import Loop
 from delaybox.engine.membership import Identity, Membership
 from delaybox.engine.options import EngineOptions
-from delaybox.engine.ownership import Ownership, PartOwnership
+from delaybox.engine.ownership import Ownership, PartOwnership, shared
 from delaybox.engine.permit_dealer import PermitDealer
 from delaybox.engine.placement import Placement
 from delaybox.engine.rules import RuleReader
 from delaybox.engine.station import Station
 from delaybox.engine.stored import StoreProgress
+from delaybox.engine.successors import Successors
 from delaybox.engine.trackers import Trackers
 from delaybox.service.recorder import Recorder
 from delaybox.store import keys
@@ -54,8 +54,6 @@ _PARTITIONS_SHOWN = 256
 _HOOKS = TaskType.HTTP.value
 _SCRIPTS = ("claim", "ack", "complete", "fail", "release", "extend", "reap", "note", "index", "expand", "survey")
 """The server compiles these before tasks come due: a millisecond each, which the first tasks would be late by."""
-_MUCH = 100_000
-"""Members times partitions: from here on shares are computed in a thread, for it takes longer than a claim."""
 
 
 class Engine:
@@ -122,7 +120,8 @@ class Engine:
             announce = self._membership.announce
             self._hand_over = hand_over = HandOver(options.node_id, self._tracker, self._dispatcher.holds, announce)
             # Before the tracker learns of it, which looks at once.
-            self._ownership.follow(lambda kept: hand_over.acts(kept - self._ownership.owned), first=True)
+            self._ownership.follow(lambda _: hand_over.acts(self._ownership.acting), first=True)
+        self._successors = Successors(store, self._release)
         self._known = False
         """Whether a list of members was applied."""
         self._started = False
@@ -186,6 +185,7 @@ class Engine:
         self._stopped = True
         # First of all, so that others look after its partitions before it no longer does.
         await self._membership.retire()
+        await self._successors.seen()
         self._store.shards.unfollow(self._spread)
         # A claim that is cut off would leave its lease to expire, which charges a loss and takes a lease's time.
         await self._tracker.stop(_CLAIM_PATIENCE_S)
@@ -206,6 +206,7 @@ class Engine:
         for station in self._stations.values():
             await station.stop()
         await self._membership.stop()
+        await self._successors.stop()
 
     def admit(
         self,
@@ -402,8 +403,18 @@ class Engine:
     def _slots_freed(self) -> None:
         self._tracker.slots_freed()
 
+    def _release(self, partitions: frozenset[int]) -> None:
+        """The new owners look after these."""
+        if self._hand_over is not None:
+            self._hand_over.leave(partitions)
+        self._ownership.release(partitions)
+
     async def listed(
-        self, ranking: Sequence[Member], returned: Sequence[Member], ending: Sequence[Member] = ()
+        self,
+        ranking: Sequence[Member],
+        returned: Sequence[Member],
+        ending: Sequence[Member] = (),
+        changed_ms: int = 0,
     ) -> None:
         """Takes this engine's share of what the members do (`membership.Follower`)."""
         partitions = self._store.partitions
@@ -413,23 +424,25 @@ class Engine:
         if self._options.clock:
             # If nobody ranks, those that returned a moment ago are better than nobody.
             keepers = [m for m in ranking if keeps_time(m)] or [m for m in returned if keeps_time(m)]
-            shares = await _shares(keepers, partitions)
+            shares = await shared(keepers, partitions)
             # If there is nobody at all, this member is ending or off the list: it keeps what it has.
             if shares:
-                before = self._ownership.owned
-                self._ownership.assign(
-                    frozenset(p for p, share in enumerate(shares) if share.owner == me),
-                    frozenset(p for p, share in enumerate(shares) if share.stand_in == me),
-                )
-                owned, known, self._known = self._ownership.owned, self._known, True
+                known, self._known = self._known, True
+                before = self._ownership.owned if known else frozenset()
+                owned = frozenset(p for p, share in enumerate(shares) if share.owner == me)
+                stands_in = frozenset(p for p, share in enumerate(shares) if share.stand_in == me)
+                # Nobody counts on what it kept only because it had no list yet.
+                self._ownership.assign(owned, stands_in, cedes=known)
+                self._successors.expect({p: shares[p].owner for p in self._ownership.ceded}, changed_ms)
                 if self._hand_over is not None:
-                    gained = owned - before if known else owned
-                    self._hand_over.listed(owned, [*ranking, *returned, *ending], gained=gained, lost=before - owned)
+                    self._hand_over.listed(owned, [*ranking, *returned, *ending], gained=owned - before)
+                    if not known:
+                        self._hand_over.leave(frozenset(range(partitions)) - owned)
         if self._claims_due:
             takers = [member for member in ranking if _HOOKS in member.activity.claims_due]
             self._others_claim = len(takers) > 1
             # If there is nobody at all, this member is ending or off the list: it keeps what it has.
-            if shares := await _shares(takers, partitions):
+            if shares := await shared(takers, partitions):
                 self._mine = frozenset(p for p, share in enumerate(shares) if share.owner == me)
                 self._tracker.keep(self._mine)
                 self._listen()
@@ -473,11 +486,3 @@ class Engine:
             rules_ms=self._rule_reader.taken_ms,
         )
         return together([own, beside, Activity(troubles=troubles)])
-
-
-async def _shares(members: Sequence[Member], partitions: int) -> list[Assignment]:
-    """Who has which partition; [] without members."""
-    candidates = [Candidate(member.id, member.host) for member in members]
-    if len(candidates) * partitions > _MUCH:
-        return await asyncio.to_thread(assigned, candidates, partitions)
-    return assigned(candidates, partitions)

@@ -50,21 +50,18 @@ class HandOver:
         self.left: frozenset[int] = frozenset()
         """Partitions that others own by now, while tasks of them may still be under way here."""
 
-    def listed(
-        self,
-        owned: frozenset[int],
-        members: Iterable[Member],
-        *,
-        gained: frozenset[int],
-        lost: frozenset[int],
-    ) -> None:
+    def listed(self, owned: frozenset[int], members: Iterable[Member], *, gained: frozenset[int]) -> None:
         """A new list is applied. ``members``: all that live, also those that are ending."""
         until = local_ms() + SILENT_MS
         shown = {p for member in members if member.id != self._me for p in member.activity.partitions}
         waits = self._waits | dict.fromkeys(gained, until)
         self._waits = {p: at for p, at in waits.items() if p in owned and p in shown}
         self._withhold()
-        self.left = (self.left | lost) - owned
+        self.left -= owned
+
+    def leave(self, partitions: frozenset[int]) -> None:
+        """This member claims nothing more in these, which others own."""
+        self.left |= partitions
         if self.left and self._sending is None:
             self._sending = asyncio.create_task(self._send_all(), name="delaybox-hand-over")
 

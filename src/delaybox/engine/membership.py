@@ -48,10 +48,14 @@ class Follower(Protocol):
     """Goes by the list of members."""
 
     def listed(
-        self, ranking: Sequence[Member], returned: Sequence[Member], ending: Sequence[Member] = ()
+        self,
+        ranking: Sequence[Member],
+        returned: Sequence[Member],
+        ending: Sequence[Member] = (),
+        changed_ms: int = 0,
     ) -> Awaitable[None]:
-        """Gets those that rank, whenever that changed, those that were silent and do not rank yet, and those that are
-        ending."""
+        """Gets those that rank, whenever that changed, those that were silent and do not rank yet, those that are
+        ending, and the moment of the change by Redis's clock."""
 
 
 class Membership:
@@ -198,7 +202,7 @@ class Membership:
             return
         roster = await self._list.read()
         if roster.version != self._version:
-            await self._follower.listed(roster.members, roster.returned, roster.ending)
+            await self._follower.listed(roster.members, roster.returned, roster.ending, roster.version)
             self._version = roster.version
 
     def _announced(self, version: bytes) -> None:

@@ -85,7 +85,7 @@ class StandIn:
             if promise.looker != self._me and now_ms <= until:
                 log.info("the owner of partition %d looks again", p)
                 self._ownership.rest(p)
-        elif promise.looker != self._me and now_ms > until:
+        elif now_ms > until:
             silent.append((p, promise))
             self._ownership.act(p)
         if self._ownership.acts(p):

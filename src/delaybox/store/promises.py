@@ -17,12 +17,13 @@ class Promise:
     """The promise for one partition, ms by Redis's clock.
 
     ``until_ms``: when the next look is due. ``late_ms``: how late the last look was for the promise before. ``looker``:
-    the member that looked last.
+    the member that looked last, at ``looked_ms``.
     """
 
     until_ms: int
     late_ms: int
     looker: str
+    looked_ms: int
 
 
 async def promises(store: Store, partitions: Sequence[int]) -> tuple[int, list[Promise]]:
@@ -32,8 +33,10 @@ async def promises(store: Store, partitions: Sequence[int]) -> tuple[int, list[P
 
 
 def _read(wake: bytes | None, looked: bytes | None, late: bytes | None, looker: bytes | None) -> Promise:
+    looked_ms = int(float(looked or 0))
     return Promise(
-        max(int(float(wake or 0)), int(float(looked or 0))),
+        max(int(float(wake or 0)), looked_ms),
         int(float(late or 0)),
         (looker or b"").decode(errors="replace"),
+        looked_ms,
     )
