@@ -2,7 +2,8 @@
 
 If every idle member claimed what one task is announced for, 99 of them would cost 6.7 ms of the server's time. So each
 call draws two members, and the one with more places free claims at once. The other one looks a moment later whether
-work still waits, because what heartbeats show of places is up to half a second old.
+work still waits, because what heartbeats show of places is up to half a second old. If neither takes it, all
+that run it and have room are called.
 """
 
 from __future__ import annotations
@@ -16,14 +17,20 @@ from delaybox.core.membership import free_places
 from delaybox.engine.clock_estimate import local_ms
 from delaybox.engine.placement import Placement
 from delaybox.store import keys, nodes
-from delaybox.store.leftovers import left
+from delaybox.store.leftovers import unclaimed
 from delaybox.store.store import Store
 
 ASK_AGAIN_MS = 50.0
 """A member without room asks others for help no more often."""
 _SECOND_S = 0.05
 """The second of two members looks this long after the first was called."""
+ALL_AGAIN_MS = 1_000.0
+"""All are called to a lane in a partition no more often: each with room claims there, most for nothing."""
+_ANNOUNCED_MS = 1_000.0
+"""A lane that claims meet again and again is announced to other members no more often."""
+_ANNOUNCED_MOST = 10_000
 MOST_NAMED = 64
+_LANES_NAMED = 16
 _MOST_AT_ONCE = 64
 """Calls that are weighed at once. Beyond that a member answers without weighing."""
 
@@ -35,7 +42,8 @@ async def publish(store: Store, channel: str, message: str) -> None:
 
 
 class WorkerCalls:
-    """The calls for WORKER tasks. ``claim`` is called with a partition from which this member's guests are to claim."""
+    """The calls for WORKER tasks. ``claim`` is called with a partition from which this member's guests are to claim;
+    ``free``: how many more tasks of a lane they can take."""
 
     def __init__(
         self,
@@ -44,14 +52,31 @@ class WorkerCalls:
         member_id: str,
         now_ms: Callable[[], int],
         claim: Callable[[int], None],
+        free: Callable[[bytes], int],
     ) -> None:
         self._store = store
         self._placement = placement
         self._me = member_id
         self._now_ms = now_ms
         self._claim = claim
+        self._free = free
         self._asked = -1e9
+        self._all_called: dict[tuple[int, bytes], float] = {}
+        """Lanes of partitions to which all were called, by whomever, and when."""
+        self._announced: dict[bytes, float] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+
+    def announce(self, lanes: Sequence[bytes]) -> None:
+        """A claim met these lanes with needs, which workers of other members may have."""
+        now = local_ms()
+        fresh = [lane for lane in lanes if now - self._announced.get(lane, -1e9) >= _ANNOUNCED_MS]
+        if not fresh or self._placement.alone:
+            return
+        if len(self._announced) > _ANNOUNCED_MOST:
+            self._announced.clear()
+        self._announced |= dict.fromkeys(fresh, now)
+        message = b" ".join(fresh).decode()
+        self._begin(asyncio.create_task(publish(self._store, keys.lanes_channel(self._store.prefix), message)))
 
     def ask(self, partitions: Sequence[int]) -> None:
         """Calls others to these partitions, where the workers here have no room; not more than once in a while."""
@@ -70,6 +95,11 @@ class WorkerCalls:
         drawn = (self._me,) if self._placement.count <= 2 else self._placement.drawn(seed, 0)
         self._answer(drawn, partitions)
 
+    def all_asked(self, waiting: Sequence[tuple[int, bytes]]) -> None:
+        """Of these lanes work waits in these partitions, and those who were called before have not taken it."""
+        self._note(waiting)
+        self._claim_at(sorted({p for p, lane in waiting if self._free(lane) > 0}))
+
     def left(self, seed: int, waiting: int, partitions: Sequence[int]) -> None:
         """At least this many tasks wait in these partitions that nobody claimed in time."""
         self._answer(self._placement.drawn(seed, waiting), partitions)
@@ -83,23 +113,47 @@ class WorkerCalls:
         if len(drawn) == 2 and len(self._tasks) < _MOST_AT_ONCE:
             self._begin(asyncio.create_task(self._weigh(drawn, partitions)))
         elif drawn:
-            for p in partitions:
-                self._claim(p)
+            self._claim_at(partitions)
+
+    def _claim_at(self, partitions: Sequence[int]) -> None:
+        for p in partitions:
+            self._claim(p)
 
     def _begin(self, task: asyncio.Task[None]) -> None:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     async def _weigh(self, pair: tuple[str, ...], partitions: Sequence[int]) -> None:
+        called_ms = self._now_ms()
         # Without an answer of the store both claim, as soon as it is back.
         with contextlib.suppress(DelayBoxError):
-            # Both go by what is stored of both, so that they come to the same result.
-            first, second = await nodes.some(self._store, pair)
-            better = pair[0] if free_places(first) >= free_places(second) else pair[1]
+            if self._placement.run_the_same(pair):
+                # Both go by what is stored of both, so that they come to the same result.
+                first, second = await nodes.some(self._store, pair)
+                better = pair[0] if free_places(first) >= free_places(second) else pair[1]
+            else:
+                # What one of them has room for, the other one does not run.
+                self._claim_at(partitions)
+                better = pair[0]
             if better != self._me:
                 await asyncio.sleep(_SECOND_S)
-                now_ms, found = await left(self._store, partitions)
-                waits = [one.ready or 0 <= one.first_ms <= now_ms for one in found]
-                partitions = [p for p, still in zip(partitions, waits, strict=True) if still]
-        for p in partitions:
-            self._claim(p)
+                now_ms, found = await unclaimed(self._store, partitions)
+                old = [(p, one.lanes(called_ms)) for p, one in zip(partitions, found, strict=True)]
+                partitions = [p for p, one in zip(partitions, found, strict=True) if one.lanes(now_ms)]
+                # Where work comes all the time, what came since says nothing of those that were called.
+                await self._call_all([(p, lane) for p, lanes in old for lane in lanes])
+        self._claim_at(partitions)
+
+    async def _call_all(self, waiting: Sequence[tuple[int, bytes]]) -> None:
+        now = local_ms()
+        fresh = [one for one in waiting if now - self._all_called.get(one, -1e9) >= ALL_AGAIN_MS]
+        if fresh and self._placement.count > 2:
+            # What is not named here waits for the next call.
+            self._note(fresh[:_LANES_NAMED])
+            message = " ".join(f"{p}={lane.decode()}" for p, lane in fresh[:_LANES_NAMED])
+            await publish(self._store, keys.help_channel(self._store.prefix), message)
+
+    def _note(self, waiting: Sequence[tuple[int, bytes]]) -> None:
+        if len(self._all_called) > _ANNOUNCED_MOST:
+            self._all_called.clear()
+        self._all_called |= dict.fromkeys(waiting, local_ms())

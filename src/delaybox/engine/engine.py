@@ -16,7 +16,7 @@ from delaybox.core.membership import Activity, Member, keeps_time, places, toget
 from delaybox.core.placement import Server
 from delaybox.core.queue import LiveRules
 from delaybox.core.task import TaskType
-from delaybox.engine.calls import ASK_AGAIN_MS, WorkerCalls, publish
+from delaybox.engine.calls import ASK_AGAIN_MS, WorkerCalls
 from delaybox.engine.clock_estimate import Clocks, local_ms
 from delaybox.engine.dispatcher import Dispatcher
 from delaybox.engine.guest import Guest
@@ -34,7 +34,6 @@ from delaybox.engine.stored import StoreProgress
 from delaybox.engine.successors import Successors
 from delaybox.engine.trackers import Trackers
 from delaybox.service.recorder import Recorder
-from delaybox.store import keys
 from delaybox.store.leases import Adopted, adopt, new_lease
 from delaybox.store.leftovers import CARRIED_OUT, call_again
 from delaybox.store.store import Store
@@ -46,9 +45,6 @@ DEAF = "new tasks that are due at once can be up to a second late: no subscripti
 """The problem that readiness shows while wake-ups are not received; tasks are then found by polling."""
 _CLAIM_PATIENCE_S = 2.0
 _CALLS_MOST = 16
-_ANNOUNCED_MS = 1_000.0
-"""A lane that claims meet again and again is announced to other members no more often."""
-_ANNOUNCED_MOST = 10_000
 _PARTITIONS_SHOWN = 256
 """A heartbeat has no more, or it would be large in a store of thousands of partitions."""
 _HOOKS = TaskType.HTTP.value
@@ -97,10 +93,14 @@ class Engine:
         self._placement = Placement(options.node_id, store.partitions)
         self._placement.follow(self._place)
         self._calls = WorkerCalls(
-            store, self._placement, options.node_id, lambda: self._clocks.now_ms(0), self._claim_for_guests
+            store,
+            self._placement,
+            options.node_id,
+            lambda: self._clocks.now_ms(0),
+            self._claim_for_guests,
+            lambda lane: max((guest.free for guest in self._guests if guest.runs(lane)), default=0),
         )
         self._called_others = -1e9
-        self._announced: dict[bytes, float] = {}
         self.meets: Callable[[Sequence[bytes]], None] = lambda _: None
         """Is called with lanes with needs that a claim met, here or at another member."""
         self._stations: dict[int, Station] = {}
@@ -266,16 +266,7 @@ class Engine:
         """A claim met lanes with needs: the workers here may have what is needed, or those of other members. They are
         claimed by guests of their own."""
         self.meets(lanes)
-        now = local_ms()
-        fresh = [lane for lane in lanes if now - self._announced.get(lane, -1e9) >= _ANNOUNCED_MS]
-        if not fresh or self._placement.alone:
-            return False
-        if len(self._announced) > _ANNOUNCED_MOST:
-            self._announced.clear()
-        self._announced |= dict.fromkeys(fresh, now)
-        self._announcing = asyncio.create_task(
-            publish(self._store, keys.lanes_channel(self._store.prefix), b" ".join(fresh).decode())
-        )
+        self._calls.announce(lanes)
         return False
 
     def met(self, lanes: Sequence[bytes]) -> None:
@@ -355,6 +346,10 @@ class Engine:
     def asked(self, seed: int, partitions: Sequence[int]) -> None:
         """Another member has no room for WORKER tasks there (`listener.WakeupReceiver`)."""
         self._calls.asked(seed, partitions)
+
+    def all_asked(self, waiting: Sequence[tuple[int, bytes]]) -> None:
+        """Nobody who was called has taken what waits in lanes of these partitions (`listener.WakeupReceiver`)."""
+        self._calls.all_asked(waiting)
 
     def left(self, seed: int, waiting: int, partitions: Sequence[int]) -> None:
         """WORKER tasks wait in the partition for a member with room (`listener.WakeupReceiver`)."""

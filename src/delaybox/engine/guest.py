@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from delaybox.core.delivery import Delivery, Report, Target
+from delaybox.core.lane import ANY_QUEUE, without_needs
 from delaybox.core.queue import LiveRules
 from delaybox.engine.clock_estimate import Clocks
 from delaybox.engine.dispatcher import Dispatcher
@@ -68,6 +69,12 @@ class Guest:
     def in_flight(self) -> int:
         """Tasks in flight in this process for all guests. If there are none, waiting for slots cannot help."""
         return self._dispatcher.in_flight
+
+    def runs(self, lane: bytes) -> bool:
+        """Whether the target serves tasks of this lane, or may: what a task needs of a worker is not looked at."""
+        plain = without_needs(lane)
+        of_any_queue = plain[:1] + ANY_QUEUE.encode() + plain[plain.find(b":") :]
+        return not {lane, plain, of_any_queue}.isdisjoint(self.lanes)
 
     def lanes_at(self, partition: int, *, all_: bool) -> tuple[bytes, ...]:
         """Those that this member claims in a partition, or all that the target serves."""

@@ -74,6 +74,9 @@ class WakeupReceiver(Protocol):
     def asked(self, seed: int, partitions: Sequence[int]) -> None:
         """Another member has no room for the WORKER tasks that wait in these partitions."""
 
+    def all_asked(self, waiting: Sequence[tuple[int, bytes]]) -> None:
+        """WORKER tasks of these lanes wait in these partitions, and the members that were called did not take them."""
+
     def left(self, seed: int, waiting: int, partitions: Sequence[int]) -> None:
         """At least this many WORKER tasks wait in the partition for a member with room. ``seed`` is the same for all
         members."""
@@ -158,6 +161,9 @@ class Wakeups:
             if tag in self._tags and due.isdigit():
                 self._follower.due(self._tags[tag], float(due), for_workers=who == b"w")
             return
+        if channel == self._help and b"=" in message:
+            self._follower.all_asked([one for one in _lanes(message) if one[0] < self._store.partitions])
+            return
         if channel == self._help:
             seed, partitions = _numbers(message)
             self._follower.asked(seed, [p for p in partitions if p < self._store.partitions])
@@ -196,6 +202,12 @@ class Wakeups:
 
     def _on_lost(self) -> None:
         self.listening = False
+
+
+def _lanes(message: bytes) -> list[tuple[int, bytes]]:
+    """Partitions with a lane each."""
+    words = [word.partition(b"=") for word in message.split()]
+    return [(int(number), lane) for number, _, lane in words if number.isdigit() and len(number) < 16 and lane]
 
 
 def _numbers(message: bytes) -> tuple[int, list[int]]:

@@ -68,13 +68,12 @@ class Placement:
             return (self._id,)
         drawn = self._draw(seed, 2 * called)
         at = next((at for at, server in enumerate(drawn) if server.id == self._id), -1)
-        if at < 0:
-            return ()
-        pair = drawn[at & ~1 : (at & ~1) + 2]
-        if pair[0].lanes.isdisjoint(pair[-1].lanes):
-            # What one of them has room for, the other one does not run.
-            return (self._id,)
-        return tuple(server.id for server in pair)
+        return tuple(server.id for server in drawn[at & ~1 : (at & ~1) + 2]) if at >= 0 else ()
+
+    def run_the_same(self, pair: Sequence[str]) -> bool:
+        """Whether these two have a lane in common."""
+        one, other = ([lane for s in self._servers if s.id == name for lane in s.lanes] for name in pair)
+        return not frozenset(one).isdisjoint(other)
 
     def seed_for_others(self, seed: int) -> int:
         """A seed from this one on by which this member is not drawn for a single task, if there are others enough."""

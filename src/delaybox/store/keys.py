@@ -331,7 +331,7 @@ def ready_workers(tag_: str) -> str:
 
 def help_channel(prefix: str) -> str:
     """Channel of calls for help: a member whose workers are busy publishes where others may take work (Unix ms, then
-    partitions)."""
+    partitions); one that was called, where that was not taken (partitions with a lane each, ``3=wmail:send``)."""
     return f"{prefix}:help"
 
 

@@ -15,6 +15,9 @@ from delaybox.store.store import MAX_ITEMS, Store
 
 CARRIED_OUT = (TaskType.SHELL_CMD.value, TaskType.HTTP.value)
 """Letters of the types for which nodes have processes that claim what time keepers made ready."""
+_LANES = 8
+"""Lanes with ready work that are read of one partition and class; who runs others is called when these are gone."""
+_ID_BYTES = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +30,19 @@ class Left:
     ready: bool
     for_nodes: bool
     first_hook_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Unclaimed:
+    """WORKER tasks that wait in a partition. ``ready``: the first of the lanes that have ready sets. ``near``: when the
+    first task in each near index is due, and its lane."""
+
+    ready: tuple[bytes, ...]
+    near: tuple[tuple[int, bytes], ...]
+
+    def lanes(self, due_ms: int) -> frozenset[bytes]:
+        """Lanes in which tasks may wait that were due by then: when a ready one was due is not known."""
+        return frozenset(self.ready) | {lane for due, lane in self.near if due <= due_ms}
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +65,21 @@ async def left(store: Store, partitions: Sequence[int]) -> tuple[int, list[Left]
 
     now, rows = await look(store, partitions, asked)
     return now, [_left(*row) for row in rows]
+
+
+async def unclaimed(store: Store, partitions: Sequence[int]) -> tuple[int, list[Unclaimed]]:
+    """Redis's clock (ms), and what waits in each partition. StoreUnavailable."""
+
+    def asked(tag: str) -> list[Command]:
+        active = [keys.active(tag, TaskType.WORKER.value, critical=critical) for critical in (True, False)]
+        return [*(("ZRANGE", key, 0, _LANES - 1) for key in active), *map(first, keys.nears(tag)[4:8])]
+
+    def read(critical: Any, others: Any, *heads: Any) -> Unclaimed:
+        near = [(score(head), head[0][0][_ID_BYTES:]) for head in heads if head]
+        return Unclaimed((*critical, *others), tuple(near))
+
+    now, rows = await look(store, partitions, asked)
+    return now, [read(*row) for row in rows]
 
 
 def _left(*replies: Any) -> Left:

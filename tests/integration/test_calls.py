@@ -1,0 +1,160 @@
+"""Calls for members whose workers have room: who answers, and what happens when nobody does."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+from delaybox.core.lane import lane_of
+from delaybox.core.membership import Activity, ConnectedWorker, Member
+from delaybox.core.placement import Server
+from delaybox.core.task import NewTask, TaskType
+from delaybox.engine import calls
+from delaybox.engine.calls import WorkerCalls
+from delaybox.engine.guest import Guest
+from delaybox.engine.listener import Wakeups
+from delaybox.engine.placement import Placement
+from delaybox.store import keys, nodes
+from delaybox.store.leftovers import Unclaimed, unclaimed
+from delaybox.store.record import draft
+from delaybox.store.servers import Servers
+from delaybox.store.store import Batch, Store
+from tests.engines import until
+
+SENDS, PRINTS = lane_of(TaskType.WORKER, "mail", "send"), lane_of(TaskType.WORKER, "mail", "print")
+
+
+class Caller:
+    """One member's part in calls. ``free``: the room of its workers, which run ``lanes``."""
+
+    def __init__(self, store: Store, name: str, lanes: frozenset[bytes], free: int) -> None:
+        self.name, self.lanes, self.room = name, lanes, free
+        self.claimed: list[int] = []
+        self.now_ms = 0
+        self.placement = Placement(name, store.partitions)
+        self.calls = WorkerCalls(
+            store, self.placement, name, lambda: self.now_ms, self.claimed.append, lambda lane: self.free(lane)
+        )
+        self.wakeups = Wakeups(store, self)
+        self.wakeups.want(left=[0])
+
+    def free(self, lane: bytes) -> int:
+        return self.room if lane in self.lanes else 0
+
+    def asked(self, seed: int, partitions: Sequence[int]) -> None:
+        self.calls.asked(seed, partitions)
+
+    def all_asked(self, waiting: Sequence[tuple[int, bytes]]) -> None:
+        self.calls.all_asked(waiting)
+
+    def left(self, seed: int, waiting: int, partitions: Sequence[int]) -> None:
+        self.calls.left(seed, waiting, partitions)
+
+    def due(self, partition: int | None, due_ms: float, *, for_workers: bool) -> None: ...
+
+    def hook_due(self, partition: int, due_ms: float) -> None: ...
+
+    def ready(self, partition: int) -> None: ...
+
+    def met(self, lanes: Sequence[bytes]) -> None: ...
+
+
+class Callers:
+    """``a`` and ``b`` are full, ``c`` has room; ``d`` has room for other work, and so has ``e``."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        both = frozenset((SENDS, PRINTS))
+        rooms = {"a": (frozenset((SENDS,)), 0), "b": (both, 0), "c": (both, 3), "d": (frozenset((PRINTS,)), 9)}
+        rooms["e"] = rooms["d"]
+        self.all = {name: Caller(store, name, *found) for name, found in rooms.items()}
+        servers = [Server(one.name, 1, one.lanes) for one in self.all.values()]
+        for one in self.all.values():
+            one.placement.assign(servers)
+
+    async def begin(self) -> None:
+        now_ms = await self.store.ping()
+        for one in self.all.values():
+            workers = (ConnectedWorker(concurrency=max(one.room, 1)),)
+            activity = Activity(workers=workers, worker_count=1, in_flight=0 if one.room else 1)
+            await nodes.beat(self.store, Member(id=one.name, kind="grpc", seen_ms=now_ms, activity=activity))
+            await one.wakeups.start()
+        for answer in await self.store.schedule(
+            [Batch(0, [draft(NewTask(type=TaskType.WORKER, queue="mail", name="send"))])]
+        ):
+            assert not isinstance(answer, BaseException), answer
+        for one in self.all.values():
+            one.now_ms = await self.store.ping()
+
+    async def call(self, *pair: str) -> None:
+        """Calls for help so that these two are drawn."""
+        placement = self.all[pair[0]].placement
+        seed = next(seed for seed in range(10**12, 10**12 + 1_000) if set(placement.drawn(seed, 0)) == set(pair))
+        await self.store.servers.publish(keys.help_channel(self.store.prefix), f"{seed} 0")
+
+    async def over(self) -> None:
+        """When every call was answered."""
+        await until(lambda: not any(one.calls._tasks for one in self.all.values()))
+
+
+@pytest.fixture
+async def callers(client: Redis, prefix: str) -> AsyncIterator[Callers]:
+    made = Callers(await Store.open(Servers(client), prefix=prefix, partitions=1))
+    await made.begin()
+    yield made
+    for one in made.all.values():
+        one.calls.stop()
+        await one.wakeups.stop()
+
+
+@pytest.mark.parametrize("pair", ["ab", "de", "ad"], ids=["full", "of other work", "nothing in common"])
+async def test_what_neither_of_two_takes_all_are_called_to_that_run_it(callers: Callers, pair: str) -> None:
+    found = callers.all
+    await callers.call(*pair)
+    await until(lambda: bool(found["c"].claimed))
+    await callers.over()
+    # Those that were called look by themselves, and the others have no room, or run something else.
+    assert {name for name, one in found.items() if one.claimed} == {*pair, "c"}
+
+
+async def test_all_are_called_to_a_lane_in_a_partition_once_in_a_while(
+    callers: Callers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    published: list[str] = []
+    publish = calls.publish
+
+    async def noted(store: Store, channel: str, message: str) -> None:
+        published.append(message)
+        await publish(store, channel, message)
+
+    monkeypatch.setattr(calls, "publish", noted)
+    monkeypatch.setattr(calls, "ALL_AGAIN_MS", 60_000.0)
+    await callers.call("a", "b")
+    await until(lambda: bool(callers.all["c"].claimed))
+    await callers.over()
+    # By another one as well, because all receive the call.
+    await callers.all["d"].calls._call_all([(0, SENDS), (0, PRINTS)])
+    assert published == [f"0={SENDS.decode()}", f"0={PRINTS.decode()}"]
+
+
+async def test_what_waits_is_read_with_its_lanes(callers: Callers) -> None:
+    now_ms, (found,) = await unclaimed(callers.store, [0])
+    ((due_ms, lane),) = found.near
+    assert not found.ready and lane == SENDS and found.lanes(now_ms) == {SENDS}
+    assert not found.lanes(due_ms - 1), "it came after the call"
+    await callers.store.servers.ask("ZADD", keys.active(callers.store.tags[0], "w", critical=False), 1, PRINTS)
+    _, (found,) = await unclaimed(callers.store, [0])
+    assert found == Unclaimed((PRINTS,), ((due_ms, SENDS),)) and found.lanes(0) == {PRINTS}
+
+
+@pytest.mark.parametrize(
+    ("lane", "runs"),
+    [(b"wmail:send", True), (b"wmail:send!1", True), (b"w:print", True), (b"wmail:print", True), (b"w:send", False)],
+)
+def test_a_guest_runs_its_lanes_whatever_a_task_needs(lane: bytes, runs: bool) -> None:
+    guest: Any = SimpleNamespace(lanes=(b"wmail:send", b"w*:print"))
+    assert Guest.runs(guest, lane) is runs
