@@ -187,7 +187,8 @@ class Tracker:
     async def step(self) -> float:
         """Waits and claims once; for `Loop`."""
         now = self._clock.now_ms()
-        nearest = min((at for p, at in enumerate(self._look) if p not in self._under_way), default=math.inf)
+        idle = (at for p, at in enumerate(self._look) if p not in self._under_way) if self._under_way else self._look
+        nearest = min(idle, default=math.inf)
         if nearest > now:
             self._asleep_until = nearest
             # While all partitions are under way, the end of a round wakes this loop.

@@ -39,6 +39,7 @@ from delaybox.metrics.kafka import (
     topic_work_dropped,
     topic_work_failed,
 )
+from delaybox.metrics.later import add_all
 from delaybox.metrics.parts import MetricPart
 from delaybox.metrics.sent import otel_dropped
 from delaybox.metrics.store import (
@@ -84,6 +85,7 @@ __all__ = [
     "REGISTRY",
     "MetricPart",
     "Mode",
+    "add_all",
     "claim_too_late",
     "collected",
     "dead_lettered",

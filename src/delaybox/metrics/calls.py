@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from collections import deque
 from collections.abc import Sequence
 from typing import Final
 
 from prometheus_client import Counter, Gauge, Histogram
 
 from delaybox.metrics.exposition import REGISTRY
+from delaybox.metrics.later import Later, taken
 from delaybox.metrics.several import observe_several
 from delaybox.processes import examples
 
@@ -53,19 +54,31 @@ _rpc_children: dict[tuple[str, str], Counter] = {}
 _rpc_took_children: dict[str, Histogram] = {}
 _script_children: dict[str, tuple[Histogram, Gauge]] = {}
 _script_longest: dict[str, float] = {}
+_script_waiting: deque[tuple[str, float]] = deque()
 
 
 def script_took(script: str, seconds: float) -> None:
-    """One call of a server-side script."""
-    children = _script_children.get(script)
-    if children is None:
-        children = _script_children[script] = (_script.labels(script), _script_max.labels(script))
-    # As `Histogram.observe` does, which looks through all bounds.
-    children[0]._buckets[bisect_left(_SCRIPT_S, seconds)].inc(1)
-    children[0]._sum.inc(seconds)
-    if seconds > _script_longest.get(script, -1.0):
-        _script_longest[script] = seconds
-        children[1].set(seconds)
+    """One call of a server-side script; it is in the metrics a moment later (`later`)."""
+    _script_waiting.append((script, seconds))
+    _scripts_later.soon(len(_script_waiting))
+
+
+def _add_scripts() -> None:
+    by_script: dict[str, list[float]] = {}
+    for script, seconds in taken(_script_waiting):
+        by_script.setdefault(script, []).append(seconds)
+    for script, took in by_script.items():
+        children = _script_children.get(script)
+        if children is None:
+            children = _script_children[script] = (_script.labels(script), _script_max.labels(script))
+        observe_several(children[0], _SCRIPT_S, took)
+        longest = max(took)
+        if longest > _script_longest.get(script, -1.0):
+            _script_longest[script] = longest
+            children[1].set(longest)
+
+
+_scripts_later: Final = Later(_add_scripts)
 
 
 def requests_done(route: str, status: int, n: int = 1) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections import deque
 from collections.abc import Sequence
 from typing import Final, Literal
 
 from prometheus_client import Counter, Gauge, Histogram
 
 from delaybox.metrics.exposition import REGISTRY
+from delaybox.metrics.later import Later, taken
 from delaybox.processes import examples
 
 LATENESS_BUCKETS_MS: Final[tuple[float, ...]] = (
@@ -28,6 +30,7 @@ _lateness = Histogram(
     buckets=_LATENESS_S,
     registry=REGISTRY,
 )
+_late_waiting: deque[float] = deque()
 _snoozes = Counter("delaybox_snoozes", "Tasks put off by their own code.", ["type"], registry=REGISTRY)
 _retries = Counter("delaybox_retries", "Failed attempts that will be tried again.", ["type"], registry=REGISTRY)
 _dead_lettered = Counter("delaybox_dead_lettered_tasks", "Tasks put among the dead letters.", registry=REGISTRY)
@@ -107,10 +110,16 @@ def longest_extra_wait(priority: str, ms: float) -> None:
 
 
 def observe_lateness(late_ms: Sequence[float]) -> None:
-    """One batch of fired tasks. Sorted input (a claim's order, either way) is cheapest."""
-    if not late_ms:
+    """One batch of fired tasks; it is in the metrics a moment later (`later`)."""
+    if late_ms:
+        _late_waiting.extend(late_ms)
+        _lateness_later.soon(len(_late_waiting))
+
+
+def _add_lateness() -> None:
+    ordered = sorted(taken(_late_waiting))
+    if not ordered:
         return
-    ordered = sorted(late_ms)
     # prometheus-client has no batch observe; one call a task would cost 1.5 us each in multiprocess mode.
     counters = _lateness._buckets
     done = 0
@@ -124,6 +133,9 @@ def observe_lateness(late_ms: Sequence[float]) -> None:
     else:
         counters[-1].inc(len(ordered) - done)
     _lateness._sum.inc(sum(ordered) / 1000)
+
+
+_lateness_later: Final = Later(_add_lateness)
 
 
 def lateness_example(late_ms: float, traceparent: bytes) -> None:

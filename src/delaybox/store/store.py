@@ -116,6 +116,10 @@ class Store:
     async def close(self) -> None:
         """Closes the connections."""
         await self.servers.close()
+        # Imported late, as in `connections`.
+        from delaybox import metrics
+
+        metrics.add_all()
 
     async def prepare(self, *scripts: str) -> None:
         """Has the servers compile scripts that are needed soon. One that does not answer is not waited for again."""

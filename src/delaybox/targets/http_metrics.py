@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter as Counted
 from functools import cache
 from typing import Final, NamedTuple
@@ -10,6 +9,7 @@ from typing import Final, NamedTuple
 from prometheus_client import Counter, Gauge, Histogram, Summary
 
 from delaybox.metrics.exposition import DELIVERY_BUCKETS_MS, REGISTRY
+from delaybox.metrics.later import Later
 from delaybox.metrics.several import observe_several
 from delaybox.metrics.tasks import LATENESS_BUCKETS_MS
 from delaybox.processes import examples
@@ -70,8 +70,6 @@ _host_closed = Gauge(
 )
 _hosts: set[str] = set()
 
-_EVERY_S: Final = 0.1
-
 
 class _Sent(NamedTuple):
     """A request that is not counted yet."""
@@ -83,22 +81,18 @@ class _Sent(NamedTuple):
 
 
 _waiting: list[_Sent] = []
-_adds_in: asyncio.AbstractEventLoop | None = None
-"""Will add what waits. One that ends before it does so must not keep the next one from it."""
 
 
 def sent(host: str, answer: str, took_s: float | None, late_s: float | None = None, trace: bytes = b"") -> None:
-    """A request was sent, or refused (``took_s`` None); called in the event loop. It is in the metrics within _EVERY_S,
-    because a step for each costs more than one for several. ``host``: scheme, name and port.
+    """A request was sent, or refused (``took_s`` None). It is in the metrics a moment later (`metrics.later`).
+
+    ``host``: scheme, name and port.
 
     ``late_s``: how long after its task was due it began; None: not known. ``trace``: the ``traceparent`` of its firing,
     where that is traced.
     """
-    global _adds_in
-    if (loop := asyncio.get_running_loop()) is not _adds_in:
-        _adds_in = loop
-        loop.call_later(_EVERY_S, add)
     _waiting.append(_Sent(host, answer, took_s, late_s))
+    _later.soon(len(_waiting))
     if trace and took_s is not None:
         examples.keep("delaybox_webhook_seconds", {}, _TOOK_S, took_s, trace.decode())
         if late_s is not None:
@@ -107,8 +101,6 @@ def sent(host: str, answer: str, took_s: float | None, late_s: float | None = No
 
 def add() -> None:
     """Adds what was sent so far to the metrics."""
-    global _adds_in
-    _adds_in = None
     by_answer: Counted[tuple[str, str]] = Counted()
     by_host: dict[str, tuple[list[float], list[float]]] = {}
     for one in _waiting:
@@ -128,6 +120,9 @@ def add() -> None:
             observe_several(all_, bounds, seconds)
             of_host._count.inc(len(seconds))
             of_host._sum.inc(sum(seconds))
+
+
+_later: Final = Later(add)
 
 
 # Looking labels up anew takes longer than counting.
