@@ -65,10 +65,13 @@ class Tally:
         return {lane.decode(): means[lane] for lane in lanes}
 
     def _count(self) -> None:
-        lanes, self._uncounted = Counter(self._uncounted), []
+        # A lone task is no reason to make counters.
+        lanes = Counter(self._uncounted) if len(self._uncounted) > 1 else dict.fromkeys(self._uncounted, 1)
+        self._uncounted = []
         self._fired.add(lanes, time.monotonic())
-        by_type: Counter[str] = Counter()
+        by_type: dict[str, int] = {}
         for lane, count in lanes.items():
-            by_type[split(lane).type.name] += count
+            name = split(lane).type.name
+            by_type[name] = by_type.get(name, 0) + count
         for name, count in by_type.items():
             metrics.fired(name, "leased", count)

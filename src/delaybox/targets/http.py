@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 from http import HTTPStatus
 from typing import Final
 
@@ -50,6 +51,9 @@ _BUSY: Final = frozenset({429, 503})
 _MOST_UNCHARGED: Final = 1_000
 """A task that was handed out so often without a charge is charged like any other when a server asks it to wait."""
 _LEAST_WAIT_MS: Final = 100
+_ATTEMPT, _FENCING, _DUE = ATTEMPT.encode(), FENCING.encode(), DUE.encode()
+_ID, _TIMESTAMP = webhook_signing.ID.encode(), webhook_signing.TIMESTAMP.encode()
+_AGENT: Final = b"user-agent: " + AGENT.encode()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -290,11 +294,7 @@ def request_bytes(
     keys: Sequence[bytes],
 ) -> bytes:
     """A task's request as HTTP/1.1 writes it. ``timestamp``: Unix seconds. ``keys`` sign it; none: it is unsigned."""
-    own = (
-        b"%b: %d" % (ATTEMPT.encode(), attempt),
-        b"%b: %d" % (FENCING.encode(), token),
-        b"%b: %d" % (DUE.encode(), due_ms),
-    )
+    own = (b"%b: %d" % (_ATTEMPT, attempt), b"%b: %d" % (_FENCING, token), b"%b: %d" % (_DUE, due_ms))
     return signed_request(
         asked.method, url, header, payload, own, message_id=message_id, timestamp=timestamp, keys=keys
     )
@@ -313,9 +313,9 @@ def signed_request(
 ) -> bytes:
     """A request with the headers of Standard Webhooks. ``own``: more lines of its head. The others: `request_bytes`."""
     names = {name.lower() for name in header}
-    lines = [f"{method} {url.path} HTTP/1.1".encode(), b"host: " + url.header.encode()]
+    lines = [_first_lines(method, url)]
     if "user-agent" not in names:
-        lines.append(b"user-agent: " + AGENT.encode())
+        lines.append(_AGENT)
     if "accept" not in names:
         lines.append(b"accept: */*")
     if payload and "content-type" not in names:
@@ -324,14 +324,20 @@ def signed_request(
         lines.append(b"content-length: %d" % len(payload))
     lines += [name.encode() + b": " + value for name, value in header.items()]
     lines += [
-        b"%b: %b" % (webhook_signing.ID.encode(), message_id.encode()),
-        b"%b: %d" % (webhook_signing.TIMESTAMP.encode(), timestamp),
+        b"%b: %b" % (_ID, message_id.encode()),
+        b"%b: %d" % (_TIMESTAMP, timestamp),
         *own,
     ]
     if keys:
         signature = webhook_signing.sign(message_id, timestamp, payload, keys)
         lines.append(f"{webhook_signing.SIGNATURE}: {signature}".encode())
     return b"\r\n".join(lines) + b"\r\n\r\n" + (b"" if method in WITHOUT_BODY else payload)
+
+
+# Most requests are like ones before them.
+@lru_cache(maxsize=1024)
+def _first_lines(method: str, url: Url) -> bytes:
+    return f"{method} {url.path} HTTP/1.1\r\nhost: {url.header}".encode()
 
 
 def keys_of(secrets: Sequence[str]) -> tuple[bytes, ...]:
