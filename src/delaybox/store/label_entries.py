@@ -49,7 +49,7 @@ def draft_with(new: Draft, indexed: Collection[str], labels: Mapping[str, str], 
 
 def new_entries(tasks: Iterable[tuple[bytes, bytes]]) -> list[Any]:
     """The arguments by which a script enters new tasks, each given by the template of its id and what its record's
-    extension says: (number of the set, number of entries, entries) ... As lib/newborn.lua reads them."""
+    extension says: (number of the set, its entries as one string) ... As lib/newborn.lua reads them."""
     sets: dict[bytes, list[bytes]] = {}
     for template, value in tasks:
         for at in range(0, len(value), _PLACE):
@@ -62,8 +62,7 @@ def new_entries(tasks: Iterable[tuple[bytes, bytes]]) -> list[Any]:
     out: list[Any] = []
     for number, members in sets.items():
         for at in range(0, len(members), _MEMBERS):
-            some = members[at : at + _MEMBERS]
-            out += (int.from_bytes(number, "big"), len(some), *some)
+            out += (int.from_bytes(number, "big"), b"".join(members[at : at + _MEMBERS]))
     return out
 
 

@@ -69,10 +69,11 @@ local function add_body(b, id, body)
   b.bodies[#b.bodies + 1] = { key, body }
 end
 
--- The index of labels. ARGV from `from` on: (number of the set, number of entries c, c x id template and mark) ...; ids: those of
--- the tasks, by their place among the n; fewer: some of these are not stored; before: index in ARGV of the template before the first.
--- The entries are made by the caller, and given to SADD as they came, so that none is taken from its record here, which costs several
--- calls of functions for each. Only where ids are others than their templates, or fewer, they are made anew.
+-- The index of labels. ARGV from `from` on: (number of the set, its entries in one string, each id template and mark, at most 1,000) ...; ids:
+-- those of the tasks, by their place among the n; fewer: some of these are not stored; before: index in ARGV of the template before the
+-- first. The caller makes the entries, so that none is taken from its record here, which costs several calls of functions for each; in one
+-- string, because an argument of a script costs the server as much as half an SADD of it. Only where ids are others than their templates,
+-- or fewer, they are made anew.
 local function add_labels(b, from, ids, n, fewer, before)
   if not ARGV[from] then return end
   local known
@@ -80,31 +81,30 @@ local function add_labels(b, from, ids, n, fewer, before)
     known = {}
     for i = 1, n do known[ARGV[before + 2 * i]] = ids[i] end
   end
-  while ARGV[from] do
-    local key, first, last = labels.key(ARGV[from]), from + 2, from + 1 + ARGV[from + 1]
+  for at = from, #ARGV, 2 do
+    local key, sent, members, count = labels.key(ARGV[at]), ARGV[at + 1], nil, 0
     b.keys[#b.keys + 1] = key
-    local members, count = ARGV, last
     if known then
-      members, count = {}, 0
-      for i = first, last do
-        local entry = ARGV[i]
-        local id = known[sub(entry, 1, 16)]
+      members = {}
+      for i = 1, #sent, 20 do
+        local id = known[sub(sent, i, i + 15)]
         if id then
           count = count + 1
-          members[count] = id .. sub(entry, 17)
+          members[count] = id .. sub(sent, i + 16, i + 19)
         end
       end
-      first = 1
+    else
+      count = #sent / 20
+      members = { struct.unpack(string.rep('c20', count), sent) }
     end
-    if count >= first then b.listed[#b.listed + 1] = { key, members, first, count } end
-    from = last + 1
+    if count > 0 then b.listed[#b.listed + 1] = { key, members, count } end
   end
 end
 
 -- Writes what was added: bodies, records, the list of buckets, hints last (rule 1). Then wakes those who claim, if needed.
 local function write_new(b, channel)
   for _, pair in ipairs(b.bodies) do redis.call('SET', pair[1], pair[2]) end
-  for _, set in ipairs(b.listed) do redis.call('SADD', set[1], unpack(set[2], set[3], set[4])) end
+  for _, set in ipairs(b.listed) do redis.call('SADD', set[1], unpack(set[2], 1, set[3])) end
   flush(b.fields, 'HSET')
   local index = {}
   for number in pairs(b.numbers) do
