@@ -15,6 +15,7 @@ from delaybox.engine.scrubber import Scrubber
 from delaybox.service import Selection, Service
 from delaybox.store import groups, keys, label_entries, labels, page_cursors, pages
 from delaybox.store.fsck import fsck
+from delaybox.store.record import read
 from delaybox.store.store import Store, Verdict
 from tests.labelled import LEASE, built, store, submit
 
@@ -231,3 +232,37 @@ async def test_a_task_without_indexed_labels_costs_no_byte(store: Store) -> None
         raw = ids.parse(task_id)
         key = keys.bucket(store.tags[ids.partition(raw)], ids.bucket(raw, store.bucket_ms))
         assert (await store.servers.ask("HGET", key, raw))[0] == 0x10
+
+
+async def test_labelled_tasks_are_claimed_and_acked_as_any_other(store: Store) -> None:
+    """Scripts read an extension that holds labels alone in a way of their own; one that is cut off is unreadable."""
+    service = await built(store, "customer", "order")
+    due_ms = await store.ping() + 2
+    both = {**CUSTOMER, "order": "9"}
+    options: list[dict[str, object]] = [{}, {"fairness_key": "a"}, {"group": "g"}, {"idempotency_key": "k"}]
+    made = [
+        await submit(service, NewTask(type=TaskType.WORKER, name="f", due_ms=due_ms, labels=both, **more))  # type: ignore[arg-type]
+        for more in options
+    ]
+    sure = [ids.parse(task_id) for (task_id,) in made]
+    (cut,) = [ids.parse(task_id) for task_id in await submit(service, later(labels=CUSTOMER))]
+    home = keys.bucket(store.tags[ids.partition(cut)], ids.bucket(cut, store.bucket_ms))
+    whole = await store.servers.ask("HGET", home, cut)
+    before = {task_id: (await store.get(task_id)).value for task_id in sure}
+    while await store.ping() <= due_ms:
+        pass
+    claims = [await store.claim(p, bytes([p]) * 20, LEASE) for p in range(2)]
+    leased = {task_id: raw for c in claims for task_id, raw in zip(c.leased[0::2], c.leased[1::2], strict=True)}
+    assert set(leased) == set(sure)
+    for task_id, raw in leased.items():
+        new, old = read(task_id, raw), read(task_id, before[task_id])
+        assert (new.deliveries, new.attempt, new.due_ms) == (1, 0, old.due_ms)
+        assert (new.lane, new.extension, new.key, new.body) == (old.lane, old.extension, old.key, old.body)
+        p = ids.partition(task_id)
+        assert await store.ack(p, bytes([p]) * 20, [task_id]) == []
+    assert await indexed(store) == 1
+    p = ids.partition(cut)
+    await store.servers.ask("HSET", home, cut, whole[: 3 + whole[2] + 2 + 4])
+    near = keys.near(store.tags[p], whole[1] & 3, chr(whole[3]))
+    await store.servers.ask("ZADD", near, 1, cut + whole[3 : 3 + whole[2]])
+    assert (await store.claim(p, b"Q" * 20, LEASE)).quarantined == 1

@@ -51,7 +51,7 @@ local idem_ttl, lent, extended, ended = ARGV[2], {}, false, {}
 for _, i in ipairs(special) do
   local id, rec = ids[i], records[i]
   local first, bits = byte(rec, 1, 2)
-  if bits >= 4 or not labels.forget_alone(id, rec, touched) then
+  if bits >= 4 or not labels.forget_alone(id, rec, first, touched) then
     local kind, flags, _, at = rec_head(id, rec)
     if kind == 'ok' then
       local entries

@@ -252,10 +252,16 @@ for i = 1, n_ids do
   else
     if seen then seen[id] = true end
     local first, flags, size = byte(rec, 1, 3)
-    local kind, due, at
-    if first == FRESH and size and size > 0 and flags < 8 and #rec >= 3 + size then
+    local kind, due, at, keyless
+    if (first == FRESH or first == FRESH_EXT) and size and size > 0 and flags < 8 and #rec >= 3 + size then
       -- the same as rec_head returns, without the call
       kind, due, at = 'ok', births[i], 3
+      if first == FRESH_EXT then
+        local high, low, tag, entry_high, entry_low = byte(rec, 4 + size, 8 + size)
+        if not low or #rec < 5 + size + 256 * high + low then kind = 'bad' end
+        -- Whether its extension has but one entry, which is no fairness key, as of most.
+        keyless = entry_low and tag ~= EXT_FAIR_KEY and 256 * high + low == 256 * entry_high + entry_low + 3
+      end
     else
       kind, flags, due, at = rec_head(id, rec)
     end
@@ -280,17 +286,17 @@ for i = 1, n_ids do
         from_home[#from_home + 1] = id
         leased[2 * n_leased - 1] = id
         if c.steered and candidates.lanes[i] then rec, first, at = permits().lend(id, rec, at, flags, due, now) end
-        if first == FRESH then
+        -- Its lane was not known to have keys any more.
+        if fair.crowded and first >= FRESH_EXT and not keyless then fair.note(rec, flags, rec_lane(rec, at), due) end
+        if first == FRESH or first == FRESH_EXT and flags < 8 then
           -- the same as rec_build returns for a fresh record's first delivery
-          local start = fresh_head[flags]
+          local start = fresh_head[256 * first + flags]
           if not start then
-            start = string.char(FULL, flags, 0, 0, 0, 0, 0, 0, 1)
-            fresh_head[flags] = start
+            start = string.char(first + FULL - FRESH, flags, 0, 0, 0, 0, 0, 0, 1)
+            fresh_head[256 * first + flags] = start
           end
           leased[2 * n_leased] = start .. sub(id, 1, 6) .. sub(rec, 3)
         else
-          -- Its lane was not known to have keys any more.
-          if fair.crowded and first >= FRESH_EXT then fair.note(rec, flags, rec_lane(rec, at), due) end
           local attempt, losses, deliveries = rec_counters(rec)
           leased[2 * n_leased] = rec_build(rec, at, flags, attempt, losses, deliveries + 1, due)
           if first >= FRESH_EXT and is_keyed(flags) and ext_get(rec, at, flags, EXT_LOCK) == 'p' then

@@ -88,7 +88,7 @@ end
 
 -- The index of labels: sets of id .. mark (4 bytes), spread by label and value (store/labels.py). One table, because a script has at
 -- most 200 local names.
-local labels = { TAG = 20, left = {}, names = {}, touched = {} }
+local labels = { TAG = 20, left = {}, names = {}, touched = {}, alone = {}, places = {} }
 function labels.key(number)
   local key = labels.names[number]
   if not key then
@@ -119,24 +119,40 @@ function labels.forget(entries)
     left[#left + 1], labels.left[entries[i]] = entries[i + 1], left
   end
 end
+-- What the extension of such a record holds, if that is its labels alone: their bytes, by how it begins (its length, tag, length of the
+-- entry), else false.
+function labels.bytes_alone(begins)
+  local high, low, tag, entry_high, entry_low = byte(begins, 1, 5)
+  if tag ~= labels.TAG or not entry_low or 256 * high + low ~= 256 * entry_high + entry_low + 3 then return false end
+  return 256 * entry_high + entry_low
+end
 -- Does what forget and touch do for a record whose flags are its priority alone, and whose extension holds nothing else, with few calls
--- of functions. Returns false, and has done nothing, for any other record.
-function labels.forget_alone(id, rec, keys)
-  local first = byte(rec, 1)
+-- of functions. first: its first byte. Returns false, and has done nothing, for any other record.
+function labels.forget_alone(id, rec, first, keys)
   local at = first == FULL_EXT and 16 or first == FRESH_EXT and 3
   local size = at and byte(rec, at)
   if not size then return false end
   local from = at + 1 + size
-  local high, low, tag, entry_high, entry_low = byte(rec, from, from + 4)
-  if tag ~= labels.TAG or not entry_low or 256 * high + low ~= 256 * entry_high + entry_low + 3 then return false end
-  for i = from + 5, from - 1 + 256 * entry_high + entry_low, 6 do
-    local number_high, number_low = byte(rec, i, i + 1)
-    local key = labels.key(256 * number_high + number_low)
-    local left = labels.left[key]
+  local begins = sub(rec, from, from + 4)
+  local bytes = labels.alone[begins]
+  if bytes == nil then
+    bytes = labels.bytes_alone(begins)
+    labels.alone[begins] = bytes
+  end
+  if not bytes then return false end
+  for i = from + 5, from + 4 + bytes, 6 do
+    local number = sub(rec, i, i + 1)
+    local left = labels.places[number]
     if not left then
-      left = {}
-      labels.left[key] = left
-      keys[#keys + 1] = key
+      local high, low = byte(number, 1, 2)
+      local key = labels.key(256 * high + low)
+      left = labels.left[key]
+      if not left then
+        left = {}
+        labels.left[key] = left
+        keys[#keys + 1] = key
+      end
+      labels.places[number] = left
     end
     left[#left + 1] = id .. sub(rec, i + 2, i + 5)
   end
