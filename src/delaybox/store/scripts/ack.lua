@@ -11,8 +11,9 @@
 local lease = k_lease(ARGV[1])
 local ids = { unpack(ARGV, 5) }
 local records = redis.call('HMGET', lease, unpack(ids))
--- special: the places of those that may have something elsewhere. A plain record, and most are, has nothing.
-local stale, special, mine, touched = {}, {}, {}, { lease, K_LEASES, K_LEASED }
+-- special: the places of those that may have something elsewhere. A plain record, and most are, has nothing. firsts: the first byte of each
+-- of these, or false where its flags say more than its priority.
+local stale, special, firsts, mine, touched = {}, {}, {}, {}, { lease, K_LEASES, K_LEASED }
 for i, id in ipairs(ids) do
   local rec = records[i]
   if not rec then
@@ -20,7 +21,10 @@ for i, id in ipairs(ids) do
   else
     mine[#mine + 1] = id
     local first, bits = byte(rec, 1, 2)
-    if bits >= 4 or first >= FRESH_EXT then special[#special + 1] = i end
+    if bits >= 4 or first >= FRESH_EXT then
+      local n = #special + 1
+      special[n], firsts[n] = i, bits < 4 and first
+    end
   end
 end
 local function leave()
@@ -48,15 +52,14 @@ end
 --@include lib/finish.lua
 --@include lib/callback.lua
 local idem_ttl, lent, extended, ended = ARGV[2], {}, false, {}
-for _, i in ipairs(special) do
-  local id, rec = ids[i], records[i]
-  local first, bits = byte(rec, 1, 2)
-  if bits >= 4 or not labels.forget_alone(id, rec, first, touched) then
+for n, i in ipairs(special) do
+  local id, rec, first = ids[i], records[i], firsts[n]
+  if not first or not labels.forget_alone(id, rec, first, touched) then
     local kind, flags, _, at = rec_head(id, rec)
     if kind == 'ok' then
       local entries
       if is_keyed(flags) then touched[#touched + 1] = k_idem(rec_key(rec, at)) end
-      if first >= FRESH_EXT then
+      if byte(rec, 1) >= FRESH_EXT then
         extended = true
         if ext_get(rec, at, flags, EXT.PERMIT) or ext_get(rec, at, flags, EXT.LIMIT_KEYS) then lent[#lent + 1] = i end
         succeeded(id, rec, flags, at)
