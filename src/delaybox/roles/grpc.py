@@ -76,6 +76,7 @@ async def serve(settings: GrpcSettings) -> int:
             ending = asyncio.create_task(server.stop(settings.grace_s))
             await asyncio.gather(*(part.stop() for part in parts))
             await ending
+            await late.service.close()
             return 0
         finally:
             if trying is not None:

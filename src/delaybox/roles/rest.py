@@ -60,8 +60,9 @@ async def serve(settings: ApiSettings) -> int:
         await server.start(listening, settings.backlog)
         child.ready(store_id=settings.store_id)
         await stopping.wait_or(trying)
-        await late.service.close()  # those who wait for a task's end are answered, and go to another node
+        await late.service.end_waits()
         await server.stop(settings.grace_s)
+        await late.service.close()  # after the last request, whose events and ends it writes
         return 0
     finally:
         if trying is not None:

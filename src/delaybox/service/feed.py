@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, Iterable
 from typing import Final
 
-from delaybox.core.errors import DelayBoxError, InvalidTask, Overloaded, StoreUnavailable
+from delaybox.core.errors import DelayBoxError, InvalidTask, Overloaded
 from delaybox.core.events import EventQuery, EventRules, FeedItem, Missed, StoredEvent
 from delaybox.store import event_metrics, events
 from delaybox.store.asyncio_end import end
@@ -155,19 +155,20 @@ class Feed:
     async def read(self, wanted: EventQuery, *, after: str = "") -> Reader:
         """A reader, for what happens from now on; ``after``: from that position on. Close it.
 
-        What happens after the answer is in the feed. Unsupported where events are off; InvalidTask for a position that
-        is none; Overloaded; StoreUnavailable.
+        What happens after the answer is in the feed. At a node that stops it ends at once, with a position at which
+        another node goes on. Unsupported where events are off; InvalidTask for a position that is none; Overloaded;
+        StoreUnavailable.
         """
         if not self._rules.enabled:
             raise InvalidTask("events", "events are off at this node: set events.enabled, or ask another node")
-        if self._closed:
-            raise StoreUnavailable("this node is stopping; ask another one")
         if len(self._readers) >= MOST_READERS:
             raise Overloaded(f"{MOST_READERS} readers follow events at this node; close some, or ask another node")
         if after:
             events.parse(after)
         self._store.present()
         reader = Reader(self, wanted, after, self._rules.buffer)
+        if self._closed:
+            reader.stop()
         # From now on the feed is followed until it goes.
         self._readers.add(reader)
         event_metrics.readers(1)
@@ -176,7 +177,8 @@ class Feed:
                 if self._following is None or self._following.done():
                     await self._announce()
                     self._at = await events.newest(self._store.servers, self._tag)
-                    self._following = asyncio.create_task(self._follow(), name="delaybox-feed")
+                    if not self._closed:
+                        self._following = asyncio.create_task(self._follow(), name="delaybox-feed")
             if not after:
                 reader.put((), self._at)
                 self._joined.add(reader)
@@ -251,7 +253,7 @@ class Feed:
             event_metrics.readers(-1)
 
     async def close(self) -> None:
-        """Ends every reader, and with it every stream. Harmless when repeated."""
+        """Ends every reader, those that come later too, and with it every stream. Harmless when repeated."""
         self._closed = True
         for reader in self._readers:
             reader.stop()

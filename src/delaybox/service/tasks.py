@@ -260,7 +260,8 @@ class Service:
     async def _wait(self, task_id: str, for_ms: int) -> None:
         watch = await self.watch([task_id], ends_only=True)
         try:
-            with suppress(TimeoutError):
+            # A node that stops ends the wait early: the caller gets the present state, and not an error.
+            with suppress(TimeoutError, StoreUnavailable):
                 async with asyncio.timeout(for_ms / 1000):
                     async for _ in watch:
                         pass
@@ -271,11 +272,17 @@ class Service:
         """Begins to wait for tasks; InvalidTask for text that is no id. Close the watch if its end is not awaited."""
         return self._opened.watcher.watch([ids.parse(task_id) for task_id in task_ids], ends_only=ends_only)
 
-    async def close(self) -> None:
-        """Ends every watch. Harmless when repeated."""
+    async def end_waits(self) -> None:
+        """Ends every watch and every reader of events, those of later calls too, so that callers go to another node.
+        Everything else is answered on. Harmless when repeated."""
         if self._parts is not None:
             await self._parts.feed.close()
             await self._parts.watcher.close()
+
+    async def close(self) -> None:
+        """No call is under way any more: writes what is left. Harmless when repeated."""
+        await self.end_waits()
+        if self._parts is not None:
             await self._parts.history.close()
             await self._parts.store.events.close()
 

@@ -138,10 +138,14 @@ class Watcher:
         self._looked_from = 0.0
         self._looks_a_second = LOOKS_A_SECOND
         self._idle: set[bytes] = set()
+        self._closed = False
 
     def watch(self, wanted: Sequence[bytes], *, ends_only: bool) -> Watch:
         """Begins to look at the tasks of a watch."""
         watch = Watch(self, wanted, ends_only=ends_only)
+        if self._closed:
+            watch.fail(_stopping())
+            return watch
         for task_id in dict.fromkeys(wanted):
             entry = self._watched.get(task_id)
             if entry is None:
@@ -176,9 +180,10 @@ class Watcher:
         self._event.set()
 
     async def close(self) -> None:
-        """Ends the watcher, and with it every wait. Harmless when repeated."""
+        """Ends the watcher, and with it every wait, also those that begin later. Harmless when repeated."""
+        self._closed = True
         for watch in {watch for entry in self._watched.values() for watch in entry.watches}:
-            watch.fail(StoreUnavailable("this node is stopping; ask another one"))
+            watch.fail(_stopping())
         self._watched.clear()
         self._rest()
         await asyncio.gather(*self._ending)
@@ -330,6 +335,10 @@ class Watcher:
         now = asyncio.get_running_loop().time()
         # At least a few ms, so that several become due meanwhile and share one round trip.
         return max(min(heads) - now, 0.01)
+
+
+def _stopping() -> StoreUnavailable:
+    return StoreUnavailable("this node is stopping; ask another one")
 
 
 def _differs(standing: Standing, known: Standing | None) -> bool:

@@ -70,7 +70,7 @@ class Scheduler:
         """Ends watches and open streams, so that their callers go to another node."""
         for batches in self._streams:
             batches.put_nowait(None)
-        await self._service.close()
+        await self._service.end_waits()
 
     paths: Mapping[str, str] = {"Schedule": "task"}
     """The path in a method's request of the fields that the checks name."""

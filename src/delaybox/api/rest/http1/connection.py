@@ -303,7 +303,8 @@ class HttpConnection(asyncio.Protocol):
         self._write(status, headers, b"" if head.method == "HEAD" else body)
 
     async def _send_part(self, started: Message, body: bytes) -> None:
-        """Sends a part of an answer whose length nobody knows: the end of the connection ends it."""
+        """Sends a part of an answer whose length nobody knows: the end of the connection ends it. Of a server that
+        stops the caller gets one part, which says where to go on."""
         if self._streaming:
             self._transport.write(body)
         else:
@@ -311,6 +312,8 @@ class HttpConnection(asyncio.Protocol):
             self._write(started["status"], [*started["headers"], _CLOSE], body)
         if self._writable is not None:
             await self._drained()
+        if self._server.stopping:
+            self.end_stream()
 
     async def _drained(self) -> None:
         """Returns when the caller has taken enough of what was sent, at the latest after the time to write."""

@@ -55,11 +55,12 @@ _STREAMED = ((b"x-accel-buffering", b"no"),)
 
 async def _server_sent(reader: Reader, source: str) -> AsyncGenerator[bytes, None]:
     """A reader's part of the feed as server-sent events; the id without data tells browsers where to go on."""
-    yield b"retry: 2000\n"
+    first = b"retry: 2000\n"
     async with aclosing(batches(reader)) as found:
         async for items in found:
             parts = [b"id: %b\ndata: %b\n\n" % (i.position.encode(), events.encode(i, source)) for i in items]
-            yield b"".join(parts) or b": alive\nid: %b\n\n" % reader.position.encode()
+            yield first + (b"".join(parts) or b": alive\nid: %b\n\n" % reader.position.encode())
+            first = b""
 
 
 Replier = Callable[[Scope, Headers, Receive], Awaitable[Reply]]
