@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from delaybox.cli import colour, messages, options
-from delaybox.cli.client import NodeUnreachable, Query, RestClient
+from delaybox.cli.client import NodeRefused, NodeUnreachable, Query, RestClient
 from delaybox.cli.options import DEFAULT_SERVER, AsJson, Labels, Queue, Server, Token, Type, connect
 from delaybox.core import texts
 
@@ -22,6 +22,8 @@ _QUIET_S = 1.0
 _SILENT_S = 40.0
 """A stream shows every 15 s that it is alive."""
 _AGAIN_S = 1.0
+_FOR_THE_MOMENT = (429, 502, 503, 504)
+"""Answers of a node, or of a proxy whose nodes are away, that another try may mend."""
 _PREFIX = "io.delaybox.task."
 
 
@@ -78,8 +80,9 @@ def _lines(client: RestClient, query: Query, after: str, *, follow: bool) -> Ite
                 away, after = False, event_id or after
                 if data:
                     yield data
-        except NodeUnreachable as error:
-            if not after or not follow:
+        except (NodeUnreachable, NodeRefused) as error:
+            lasting = isinstance(error, NodeRefused) and error.status not in _FOR_THE_MOMENT
+            if not after or not follow or lasting:
                 raise
             if not away:
                 messages.warning(f"{error}; goes on when a node answers")
