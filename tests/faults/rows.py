@@ -119,8 +119,8 @@ ROWS = (
         _faults("t25_kafka", "t25_kafka_out")),
     Row("T26", "rolling restarts",
         "30 of claiming nodes and 15 of whole ones under 100,000 tasks each; a fleet with tasks that outlast the "
-        "grace; three nodes behind nginx with TLS",
-        _faults("t26_rolling", "t26_fleet", "behind_nginx")),
+        "grace; three nodes behind nginx with TLS at 500 requests/s; open streams of events there",
+        _faults("t26_rolling", "t26_fleet", "behind_nginx", "streams_behind_nginx")),
     Row("T27", "members of a fleet freeze, die, come and go",
         "four claiming nodes for two minutes under 120,000 tasks, half of them fired in place",
         _faults("t27_fleet")),

@@ -283,9 +283,13 @@
     }
     let source = null;
     function open() {
-      source = new EventSource(tiles.dataset.live);
+      const opened = new EventSource(tiles.dataset.live);
+      source = opened;
       source.addEventListener("before", (event) => {
-        frames.splice(0, frames.length, ...JSON.parse(event.data));
+        // Of the next node, which may have looked for less long than this page.
+        const before = JSON.parse(event.data);
+        const older = before.length ? frames.filter((f) => f.at_ms < before[0].at_ms) : [...frames];
+        frames.splice(0, frames.length, ...[...older, ...before].slice(-kept));
         if (frames.length) draw();
       });
       source.addEventListener("now", (event) => {
@@ -295,7 +299,11 @@
         show(frame);
         draw();
       });
-      source.addEventListener("error", () => { beat.textContent = "connecting"; });
+      source.addEventListener("error", () => {
+        beat.textContent = "connecting";
+        // A browser gives up for good when a proxy answers with an error's page, as while no node is there.
+        if (opened.readyState === EventSource.CLOSED) setTimeout(() => source === opened && open(), 2000);
+      });
     }
     // A page that nobody sees asks for nothing.
     document.addEventListener("visibilitychange", () => {
