@@ -1,11 +1,12 @@
 """Makes a release's files: `make release`, into dist/VERSION.
 
 Wheel and sdist, the image where a container engine answers (and says so where none does), a bill of materials
-(CycloneDX, of what requirements/runtime.txt installs), release notes from CHANGELOG.md, and SHA256SUMS of all of them.
-Refuses when version, changelog and chart do not agree, or when the tree holds what no commit has. Publishes nothing.
+(CycloneDX, of what requirements/runtime.txt installs), release notes from CHANGELOG.md, and SHA256SUMS of all of them,
+looked at as whoever takes them would. The same commit gives the same files. Refuses when version, changelog and chart
+do not agree, when the version's tag names another commit, or when the tree holds what no commit has. Publishes nothing.
 
-`make check-release` is its rehearsal: the same files but the image, in a folder that is gone afterwards, looked at as
-whoever takes them would. Then the tree may have changes, and the changelog some that are in no version yet.
+`make check-release` is its rehearsal: the same files but the image, in a folder that is gone afterwards. Then the tree
+may have changes, and the changelog some that are in no version yet.
 """
 
 from __future__ import annotations
@@ -21,13 +22,21 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from scripts.check_install import Wrong, build, look_at_sdist, look_at_wheel, run
+from hatch_build import absolute
+from scripts.check_install import PROJECT, Wrong, build, look_at_sdist, look_at_wheel, run
 
 ROOT = Path(__file__).resolve().parent.parent
 TOOLS = ROOT / ".tools/venv/bin"
 ENGINES = ("docker", "podman", "buildah")
 SUMS = "SHA256SUMS"
+NOTES = "NOTES.md"
 REHEARSAL = "--check"
+_VALID = """
+import sys
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
+sys.exit(str(JsonStrictValidator(SchemaVersion.V1_6).validate_str(open(sys.argv[1]).read()) or ""))
+"""
 
 
 def version_of(root: Path) -> str:
@@ -50,7 +59,7 @@ def sections(changelog: str) -> list[tuple[str, str, str]]:
     return [(parts[at], parts[at + 1] or "", parts[at + 2].strip()) for at in range(0, len(parts), 3)]
 
 
-def notes(root: Path, *, rehearsed: bool = False) -> str:
+def changes(root: Path, *, rehearsed: bool = False) -> str:
     """The changelog's words on this version. Wrong when version, changelog and chart do not agree."""
     version = version_of(root)
     for name, value in chart_versions(root).items():
@@ -71,17 +80,57 @@ def notes(root: Path, *, rehearsed: bool = False) -> str:
         raise Wrong(f'CHANGELOG.md: the section of {version} has no date; write "## [{version}] - YYYY-MM-DD"')
     if not found[0][2]:
         raise Wrong(f"CHANGELOG.md: the section of {version} is empty")
-    return (
-        f"# DelayBox {version}\n\nUpgrade: docs/upgrading.md. What each file is: {SUMS} lists them, with their "
-        f"SHA-256.\n\n{found[0][2]}\n"
+    return found[0][2]
+
+
+def notes(version: str, words: str, made: Sequence[str]) -> str:
+    """What whoever takes the files reads first. ``made``: their names; ``words``: what has changed."""
+    wheel, image = f"delaybox-{version}-py3-none-any.whl", f"delaybox-{version}-image.tar"
+    uses = {
+        wheel: f"nodes, workers, clients and the command line: `pip install './{wheel}[all]'`",
+        image: f"the same as an image: `docker load --input {image}`",
+        f"delaybox-{version}.tar.gz": "the source, with documents, tests and `deploy/`",
+        f"delaybox-{version}.cdx.json": "what an installation with every extra is made of, with licences (CycloneDX)",
+        SUMS: f"the SHA-256 of each: `sha256sum --check {SUMS}`",
+    }
+    files = "".join(f"| `{name}` | {use} |\n" for name, use in uses.items() if name in made or name == SUMS)
+    text = (
+        f"# DelayBox {version}\n\nBefore you upgrade: [what this version needs](docs/upgrading.md). How to install and "
+        f"run it: [in production](docs/production.md).\n\n| file | what it is |\n| --- | --- |\n{files}\n{words}\n"
     )
+    # Read beside the files, not in the repository.
+    return absolute(text, f"{PROJECT['urls']['Repository'].rstrip('/')}/blob/{tag_of(version)}/")
+
+
+def tag_of(version: str) -> str:
+    """The tag of a version."""
+    return f"v{version}"
+
+
+def tagged(version: str) -> bool:
+    """Whether this commit has the version's tag. Wrong when another one has it."""
+    if not (ROOT / ".git").exists():
+        return True
+    found, head = (
+        subprocess.run(
+            ["git", "rev-parse", "--quiet", "--verify", f"{name}^{{commit}}"],
+            cwd=ROOT, capture_output=True, text=True, check=False,
+        ).stdout.strip()
+        for name in (f"refs/tags/{tag_of(version)}", "HEAD")
+    )  # fmt: skip
+    if found and found != head:
+        raise Wrong(
+            f"the tag {tag_of(version)} names another commit ({found[:8]}), so that version is out; raise __version__, "
+            f"or check the tag out to make its files again"
+        )
+    return bool(found)
 
 
 def committed() -> None:
     """Wrong where the tree is not what a commit has; nothing to look at outside of git."""
     if not (ROOT / ".git").exists():
         return
-    if changed := run(["git", "status", "--porcelain"], what="asking git for changes", folder=ROOT).strip():
+    if changed := run(["git", "status", "--porcelain"], what="asking git for changes", folder=ROOT).rstrip():
         raise Wrong(f"the tree has changes that no commit has; commit them first:\n{changed}")
 
 
@@ -146,8 +195,9 @@ def sums(folder: Path) -> str:
 
 def release(target: Path, *, rehearsed: bool = False) -> list[str]:
     """Makes all files in ``target``. Answers what could not be made, and why."""
-    words, version = notes(ROOT, rehearsed=rehearsed), version_of(ROOT)
+    words, version = changes(ROOT, rehearsed=rehearsed), version_of(ROOT)
     if not rehearsed:
+        tagged(version)
         committed()
     left_out: list[str] = []
     with tempfile.TemporaryDirectory() as made:
@@ -161,15 +211,19 @@ def release(target: Path, *, rehearsed: bool = False) -> list[str]:
         shutil.rmtree(target, ignore_errors=True)
         shutil.copytree(scratch / "dist", target)
     (target / f"delaybox-{version}.cdx.json").write_text(bill)
-    (target / "NOTES.md").write_text(words)
     if rehearsed:
         left_out.append("the image: `make check-deploy` carries its steps out")
     elif command := engine():
         print(f"image, with {command}", flush=True)
         image(command, version, target / f"delaybox-{version}-image.tar")
     else:
-        left_out.append(f"the image: none of {', '.join(ENGINES)} answers here")
+        left_out.append(
+            f"the image: none of {', '.join(ENGINES)} answers here; where one does: "
+            f"docker build --file deploy/Dockerfile --tag delaybox:{version} ."
+        )
+    (target / NOTES).write_text(notes(version, words, [path.name for path in target.iterdir()]))
     (target / SUMS).write_text(sums(target))
+    look_at(target)
     return left_out
 
 
@@ -177,14 +231,17 @@ def look_at(target: Path) -> None:
     """What whoever takes the files relies on. Wrong."""
     version = version_of(ROOT)
     expected = {f"delaybox-{version}{end}" for end in ("-py3-none-any.whl", ".tar.gz", ".cdx.json")} | {
-        "NOTES.md",
+        NOTES,
         SUMS,
     }
+    expected |= {path.name for path in target.glob("*-image.tar")}
     if (made := {path.name for path in target.iterdir()}) != expected:
         raise Wrong(f"the files are {', '.join(sorted(made))}, and should be {', '.join(sorted(expected))}")
     if command := shutil.which("sha256sum"):
         run([command, "--check", "--strict", SUMS], what=f"checking {SUMS}", folder=target)
-    bill = json.loads((target / f"delaybox-{version}.cdx.json").read_text())
+    file = target / f"delaybox-{version}.cdx.json"
+    run([TOOLS / "python", "-c", _VALID, file], what="checking the bill of materials against CycloneDX's schema")
+    bill = json.loads(file.read_text())
     parts = {part["name"].lower(): part for part in bill["components"]}
     required = re.findall(r"^([a-z0-9._-]+)==", (ROOT / "requirements/runtime.txt").read_text(), re.MULTILINE)
     needed = {re.sub(r"[._-]+", "-", name) for name in required}
@@ -202,7 +259,6 @@ def rehearse() -> None:
     with tempfile.TemporaryDirectory() as made:
         target = Path(made) / "release"
         left_out = release(target, rehearsed=True)
-        look_at(target)
         show(target, left_out)
 
 
@@ -218,6 +274,9 @@ def main(arguments: Sequence[str]) -> int:
         print(f"release: {wrong}", file=sys.stderr)
         return 1
     show(target, left_out)
+    if not tagged(version_of(ROOT)):
+        tag = tag_of(version_of(ROOT))
+        print(f"next: git tag --annotate {tag} --message 'DelayBox {version_of(ROOT)}', push it, hand the files out")
     return 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -38,10 +39,35 @@ def tree(folder: Path, *, version: str = "0.2.0", chart: str = "0.2.0", log: str
 
 
 def test_notes_are_what_the_changelog_says_of_the_version(tmp_path: Path) -> None:
-    words = release.notes(tree(tmp_path))
-    assert words.startswith("# DelayBox 0.2.0\n")
-    assert words.endswith("### Added\n- A thing.\n")
+    words = release.changes(tree(tmp_path))
+    assert words.endswith("### Added\n- A thing.")
     assert "Old." not in words
+
+
+def test_notes_name_each_file_and_lead_to_the_versions_own_documents() -> None:
+    made = ["delaybox-0.2.0-py3-none-any.whl", "delaybox-0.2.0.tar.gz", "delaybox-0.2.0.cdx.json"]
+    words = release.notes("0.2.0", "### Added\n- A [thing](docs/thing.md).", made)
+    assert words.startswith("# DelayBox 0.2.0\n")
+    assert "pip install './delaybox-0.2.0-py3-none-any.whl[all]'" in words and "sha256sum --check" in words
+    assert "image.tar" not in words and "image.tar" in release.notes("0.2.0", "", [*made, "delaybox-0.2.0-image.tar"])
+    assert words.endswith("- A [thing](https://github.com/delaybox/delaybox/blob/v0.2.0/docs/thing.md).\n")
+
+
+def test_a_version_whose_tag_names_another_commit_is_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(release, "ROOT", tmp_path)
+    git = ["git", "-c", "user.name=x", "-c", "user.email=x@localhost"]
+
+    def run(*command: str) -> None:
+        subprocess.run([*git, *command], cwd=tmp_path, check=True, capture_output=True)
+
+    run("init")
+    run("commit", "--allow-empty", "--message", "one")
+    assert not release.tagged("0.2.0")
+    run("tag", "--annotate", "v0.2.0", "--message", "x")
+    assert release.tagged("0.2.0")
+    run("commit", "--allow-empty", "--message", "two")
+    with pytest.raises(Wrong, match=r"v0\.2\.0 names another commit"):
+        release.tagged("0.2.0")
 
 
 @pytest.mark.parametrize(
@@ -59,13 +85,13 @@ def test_a_release_is_refused_when_version_changelog_and_chart_differ(
     tmp_path: Path, changes: dict[str, str], words: str
 ) -> None:
     with pytest.raises(Wrong) as refused:
-        release.notes(tree(tmp_path, **changes))
+        release.changes(tree(tmp_path, **changes))
     assert words in str(refused.value)
 
 
 def test_a_rehearsal_takes_changes_that_are_in_no_version_yet(tmp_path: Path) -> None:
-    words = release.notes(tree(tmp_path, log=LOG.format("\n### Fixed\n- More.\n")), rehearsed=True)
-    assert words.endswith("- A thing.\n") and "More." not in words
+    words = release.changes(tree(tmp_path, log=LOG.format("\n### Fixed\n- More.\n")), rehearsed=True)
+    assert words.endswith("- A thing.") and "More." not in words
 
 
 def test_this_tree_has_one_version() -> None:
