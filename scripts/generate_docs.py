@@ -67,8 +67,8 @@ MEANING = {
     "dashboard.host": "address of the dashboard's own port; as `httpServer.host` unless given",
     "dashboard.port": "a port and a process of its own for the dashboard, whatever the roles. Without it nodes with "
     "the role `api` show it on the port of REST",
-    "dashboard.secret": "signs the cookies of those who are logged in. Random for each start of a node unless given; "
-    "give the same to all nodes behind one address",
+    "dashboard.secret": "signs the cookies of those who are logged in; the same for all nodes behind one address. "
+    "Unless given it is random and lies in the store",
     "httpServer.host": "address to listen on; one that is not loopback needs `auth.tokens` or `insecure`",
     "httpServer.port": "port of REST, metrics and probes",
     "httpServer.mode": "the original's; changes nothing",

@@ -20,6 +20,13 @@ class Visitor:
         self.cookies: dict[str, str] = {}
         self.set: list[str] = []
 
+    def carried_to(self, port: int) -> Visitor:
+        """The same visitor at another node, as if a proxy had led there: browsers know the proxy alone."""
+        other = Visitor(port)
+        # A cookie's name holds the port that a browser sees.
+        other.cookies = {name.replace(str(self.port), str(port)): value for name, value in self.cookies.items()}
+        return other
+
     def ask(self, method: str, path: str, body: bytes | None = None, **headers: str) -> tuple[int, dict[str, str], str]:
         connection = HTTPConnection("127.0.0.1", self.port, timeout=20)
         given = {**HTML, **{name.replace("_", "-"): value for name, value in headers.items()}}

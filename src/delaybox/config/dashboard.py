@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
-
 from pydantic import AliasGenerator, ConfigDict, Field, SecretStr
 
 from delaybox.api.dashboard.settings import DashboardSettings
@@ -27,5 +25,5 @@ class DashboardSection(Section):
         """What the pages need; None where this process shows none. ``alone``: the process of their own port."""
         if not self.enabled or alone != (self.port is not None):
             return None
-        secret = self.secret.get_secret_value() if self.secret else secrets.token_hex(32)
+        secret = self.secret.get_secret_value() if self.secret else ""
         return DashboardSettings(read_only=self.read_only, secret=secret, alone=alone)

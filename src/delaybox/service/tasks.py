@@ -40,7 +40,7 @@ from delaybox.service.scaling import Scaler
 from delaybox.service.submit import BatchItem, Submitter, Then, submitter_kind
 from delaybox.service.watch import Watch, Watcher
 from delaybox.service.why_waiting import LIVE_NODE_MS, Serving, living
-from delaybox.store import by_key, offset_pages, pages
+from delaybox.store import by_key, dashboard_secret, offset_pages, pages
 from delaybox.store.by_id import Lookup
 from delaybox.store.outlook import Outlook, outlook
 from delaybox.store.publish import ask_to_stop
@@ -296,6 +296,10 @@ class Service:
     async def queue_waits(self) -> list[QueueWait]:
         """The queues with due tasks, those first whose oldest waits longest; bounded, about a second old."""
         return await self._opened.queues.waits()
+
+    async def dashboard_secret(self) -> str:
+        """What all nodes sign the dashboard's cookies with, where none is configured."""
+        return await dashboard_secret.shared(self._opened.store)
 
     async def nodes(self) -> list[LivingNode]:
         """The living nodes, each with its members."""

@@ -293,6 +293,11 @@ def meta(prefix: str) -> str:
     return f"{prefix}:meta"
 
 
+def dashboard_secret(prefix: str) -> str:
+    """String: by which nodes sign the dashboard's cookies, where none is configured."""
+    return f"{prefix}:dashboard:secret"
+
+
 def nodes(prefix: str) -> str:
     """Hash member id -> its last heartbeat (JSON)."""
     return f"{prefix}:nodes"

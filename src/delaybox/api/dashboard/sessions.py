@@ -1,7 +1,8 @@
 """Who is logged in: a signed cookie that names a token without holding it, and the brake on guessing tokens.
 
-Nothing is kept on the server, so a session goes on when a process is started again, and holds at every process of the
-node. It ends with its token: one that is taken out of the configuration, or expires, opens nothing any more.
+Nothing is kept of a session, so it goes on when a process is started again, and holds at every node of the store. It
+ends with its token: one that is taken out of the configuration, or expires, opens nothing any more. Whoever has the
+secret can forge no session of a token: that takes the token's hash, which only the nodes' configuration has.
 """
 
 from __future__ import annotations
@@ -33,14 +34,20 @@ class Session(NamedTuple):
 
 
 class Sessions:
-    """Makes and reads the cookies. ``now_s``: the clock by which they end."""
+    """Makes and reads the cookies. ``secret`` "": a random one, until it is given one. ``now_s``: the clock by which
+    they end."""
 
     def __init__(self, secret: str, accepted: Sequence[Token], *, now_s: Callable[[], float] = time.time) -> None:
-        self._key = secret.encode()
         self._now_s = now_s
+        self._accepted = accepted
         self.open = not accepted
         """No tokens are configured, so nobody has to log in."""
-        self._tokens = {self._reference(token.digest): token for token in accepted}
+        self.sign_with(secret or secrets.token_hex(32))
+
+    def sign_with(self, secret: str) -> None:
+        """Takes another secret. Cookies that were signed with the one before are none any more."""
+        self._key = secret.encode()
+        self._tokens = {self._reference(token.digest): token for token in self._accepted}
 
     def begin(self, token: str = "") -> Session:
         """A new session, of whoever holds ``token``, which must be one of the node's; without one of nobody."""

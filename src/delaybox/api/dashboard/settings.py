@@ -12,6 +12,6 @@ class DashboardSettings:
     read_only: bool = False
     """Nothing can be changed, whatever a token allows."""
     secret: str = field(default="", repr=False)
-    """Signs the cookies. Whoever knows it can log in, so it is random for each node unless it is configured."""
+    """Signs the cookies. "": one that lies in the store, so that all nodes have the same."""
     alone: bool = False
     """The pages have a port of their own: beside them only probes and metrics are served there."""

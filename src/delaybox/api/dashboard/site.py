@@ -22,6 +22,7 @@ from delaybox.api.dashboard.pages.tasks import TaskPages
 from delaybox.api.dashboard.pages.webhooks import WebhookPages
 from delaybox.api.dashboard.sessions import Session, Sessions
 from delaybox.api.dashboard.settings import DashboardSettings
+from delaybox.api.dashboard.shared_secret import SharedSecret
 from delaybox.api.dashboard.visit import Visit, cookies_of, fields_of
 from delaybox.api.errors import DEFECT_TEXT, outside
 from delaybox.api.rest import problems
@@ -62,6 +63,7 @@ class Dashboard:
         self._base = settings.root + BASE
         self._limit = settings.body_limit
         self._sessions = Sessions(own.secret, settings.tokens)
+        self._shared = None if own.secret else SharedSecret(service, self._sessions)
         self._frames = frames = Frames(self._sessions, self._base, read_only=own.read_only)
         shell = ShellRules(payloads=settings.shell, commands=frozenset(settings.shell_commands))
         rules = TaskRules(max_payload_bytes=settings.payload_limit, shell=shell, webhooks=settings.webhooks)
@@ -162,6 +164,8 @@ class Dashboard:
     async def _answer(self, route: Route | None, scope: Scope, receive: Receive) -> Answer:
         headers = self._edge.headers(scope["headers"])
         self._edge.origin(headers)
+        if self._shared is not None:
+            await self._shared.learn(cookies_of(headers).get(self._frames.cookie(headers), ""))
         scope["visit"] = visit = self._visit(scope, headers)
         if route is None:
             raise Refusal(404, f"there is no such page; begin at {self._base}")
