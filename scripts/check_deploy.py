@@ -35,6 +35,8 @@ WAYS_TO_SET_IT = (
     "redis.url=redis://redis:6379,insecure=true,serviceMonitor.enabled=true,prometheusRule.enabled=true",
     "redis.existingSecret=store,auth.existingSecret=tokens,keda.enabled=true,keda.tokenSecret=scaler",
     "redis.existingSecret=store,auth.existingSecret=tokens,clock.enabled=false,api.roles=api\\,clock\\,work",
+    "redis.existingSecret=store,insecure=true,config.webhooks.enabled=true,config.otel.endpoint=http://otel:4317",
+    "redis.url=rediss://r,insecure=true,volumes[0].name=ca,volumes[0].secret.secretName=ca,volumeMounts[0].name=ca,volumeMounts[0].mountPath=/c",
 )
 SCHEMAS = (
     "configmap-v1", "deployment-apps-v1", "horizontalpodautoscaler-autoscaling-v2", "ingress-networking-v1",
@@ -46,6 +48,7 @@ REFUSED = {
     "redis.url=redis://redis:6379": "who may call?",
     "redis.url=redis://redis:6379,insecure=true,clock.enabled=false": "no node would keep time",
     "redis.url=redis://r:6379,insecure=true,keda.enabled=true,api.autoscaling.enabled=true": "choose one",
+    "redis.url=redis://r:6379,insecure=true,preStopSeconds=10": "terminationGracePeriodSeconds is too short",
 }
 
 
