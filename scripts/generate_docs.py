@@ -42,8 +42,8 @@ MEANING = {
     "processes.rest": "how many processes serve REST; they share its port",
     "processes.grpc": "how many processes serve gRPC; they share its port, and each claims for its own workers",
     "processes.kafka": "how many processes read `kafka.schedulerTopic`, as members of one group",
-    "processes.clock": "how many processes keep time. Each looks after every partition: a second one goes on when the "
-    "first one dies",
+    "processes.clock": "how many processes keep time. They share the partitions with those of other nodes, and each "
+    "stands in for others ([how](scaling.md#who-does-what))",
     "processes.work": "how many processes run shell commands, each `workers.shell.concurrency` at once",
     "processes.auto": "follow the need: add clock, gRPC and REST processes before the forecast needs them, and retire "
     "them after `coolDown`; the numbers above are the least ([how](howto/autoscale.md#processes-of-a-node))",
