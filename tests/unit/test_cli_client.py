@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from delaybox.cli.client import NodeAnswer, NodeUnreachable, RestClient, segment
+from delaybox.cli.client import NodeAnswer, NodeRefused, NodeUnreachable, RestClient, segment
 from delaybox.cli.exits import MEANINGS, Exit, of_error, of_status
 from delaybox.core.errors import (
     ConfigError,
@@ -50,6 +50,15 @@ def test_addresses(given: str, url: str) -> None:
 def test_what_is_no_address_is_refused_by_name(given: str) -> None:
     with pytest.raises(ConfigError, match=r"--server \(or DELAYBOX_SERVER\)"):
         RestClient(given)
+
+
+def test_metrics_that_a_proxy_hides_lead_to_the_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    client = RestClient("https://delaybox.internal")
+    hidden = NodeAnswer(404, {}, b"<html><h1>404 Not Found</h1></html>")
+    monkeypatch.setattr(client, "raw", lambda *_: hidden)
+    with pytest.raises(NodeRefused) as refused:
+        client.metrics()
+    assert "name the node itself with --server (or DELAYBOX_SERVER)" in str(refused.value)
 
 
 def test_a_password_in_the_address_is_refused_and_not_repeated() -> None:

@@ -146,6 +146,17 @@ class RestClient:
         """A GET at the root of the server, outside the contextPath (/livez, /metrics), whatever it answers."""
         return self.raw("GET", path, None)
 
+    def metrics(self) -> str:
+        """The node's /metrics. Unreachable, Refused."""
+        answer = self.probe("/metrics")
+        if answer.status == 404:
+            why = "; they are one node's, so proxies hide them"
+            mend = f"{why}: name the node itself with {_NAMED}, such as http://node1:8088"
+            raise NodeRefused(404, "no_metrics", f"{self.url} shows no /metrics", mend=mend)
+        if answer.status != 200:
+            raise self.refusal(answer)
+        return answer.body.decode("utf-8", "replace")
+
     def raw(self, method: str, target: str, data: bytes | None) -> NodeAnswer:
         """One exchange. Unreachable."""
         import http.client

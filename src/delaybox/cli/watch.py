@@ -173,10 +173,7 @@ def _reason(lane: dict[str, Any]) -> str:
 
 def read_metrics(client: RestClient) -> scrape.Numbers:
     """The node's numbers. Unreachable, Refused."""
-    answer = client.probe("/metrics")
-    if answer.status != 200:
-        raise client.refusal(answer)
-    return scrape.parse(answer.body.decode("utf-8", "replace"))
+    return scrape.parse(client.metrics())
 
 
 def stats(server: Server = DEFAULT_SERVER, token: Token = "", as_json: AsJson = False) -> None:

@@ -11,10 +11,7 @@ from delaybox.wire.webhook_hosts import ANSWERS, WebhookHost, hosts_of
 
 def read(client: RestClient) -> list[WebhookHost]:
     """The node's hosts. Unreachable, Refused."""
-    answer = client.probe("/metrics")
-    if answer.status != 200:
-        raise client.refusal(answer)
-    return hosts_of(answer.body.decode("utf-8", "replace"))
+    return hosts_of(client.metrics())
 
 
 def table(found: Sequence[WebhookHost], width: int = 0) -> str:
