@@ -60,6 +60,11 @@ class Site(NamedTuple):
     nodes: list[OneOfSeveral]
     rest: int
     grpc: int
+    callers: list[Callers]
+
+    def answers(self) -> list[Counter[str]]:
+        """What those who call have been answered."""
+        return [one.answers for one in self.callers]
 
     def readers(self) -> int:
         """How many read events at the nodes."""
@@ -77,7 +82,7 @@ class Site(NamedTuple):
         self.nodes[n] = old.again()
         self.nodes[n].ready()
         # nginx leaves a node that refused alone for a while (fail_timeout), so the next one waits.
-        self.nodes[n].until(self.nodes[n].is_used)
+        until(self.nodes[n].is_used, lambda: f"{self.answers()}\n{self.nodes[n].output()}")
         return took
 
 
@@ -91,7 +96,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         for node in nodes:
             node.ready()
         with nginx(folder / "nginx", [n.port for n in nodes], [n.grpc_port for n in nodes]) as (rest, grpc):
-            yield Site(nodes, rest, grpc)
+            yield Site(nodes, rest, grpc, [])
     finally:
         for node in nodes:
             node.stop()
@@ -236,6 +241,7 @@ def test_streams_go_on_at_another_node_and_no_request_fails(site: Site, tmp_path
     try:
         until(lambda: site.readers() == 3, log.text)
         callers = Callers(site.rest, per_s=scaled(40, 200))
+        site.callers[:] = [callers]
         stops = [site.restarted(n % 2) for n in range(STOPS)]
         opened = page.opened
         until(lambda: page.opened > opened or page.wrong)
@@ -270,6 +276,7 @@ def test_a_browser_goes_on_at_another_node(site: Site) -> None:
         browser.go(f"http://127.0.0.1:{site.rest}/dashboard")
         browser.run_async(FOLLOWS, QUEUE)
         callers = Callers(site.rest, per_s=20)
+        site.callers[:] = [callers]
         try:
             for n in range(2):
                 site.restarted(n)

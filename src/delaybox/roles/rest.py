@@ -60,6 +60,7 @@ async def serve(settings: ApiSettings) -> int:
         await server.start(listening, settings.backlog)
         child.ready(store_id=settings.store_id)
         await stopping.wait_or(trying)
+        server.stopping = True  # what is answered from now on closes its connection
         await late.service.end_waits()
         await server.stop(settings.grace_s)
         await late.service.close()  # after the last request, whose events and ends it writes
