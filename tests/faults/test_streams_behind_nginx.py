@@ -50,8 +50,10 @@ class OneOfSeveral(Node):
         return OneOfSeveral(self._server, self.folder, self.port, self.grpc_port)
 
     def is_used(self) -> bool:
-        """Whether tasks were posted to it since its start."""
-        return b'/v1/tasks"' in self.call("GET", "/metrics")[2]
+        """Whether callers came to it since its start. Who posts and gets in turn may find each at a node of its own."""
+        return bool(
+            re.search(rb"^delaybox_http_requests_total\{[^}]*/v1/tasks", self.call("GET", "/metrics")[2], re.MULTILINE)
+        )
 
 
 class Site(NamedTuple):
