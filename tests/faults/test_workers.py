@@ -72,20 +72,38 @@ class Gang:
         enter = self._stack.enter_async_context
         self._working.append(await enter(worker(self._yard, self._folder, "--concurrency", str(CONCURRENCY))))
 
+    async def _stopped(self, draw: random.Random) -> Process:
+        """One that works, stopped in the midst of a task at least."""
+
+        def busy() -> list[Process]:
+            return [one for one in self._working if self._yard.oracle.under_way(one.pid)]
+
+        while True:
+            await until(lambda: bool(busy()), timeout_s=60)
+            if not (some := busy()):
+                continue
+            victim = draw.choice(some)
+            os.killpg(victim.pid, signal.SIGSTOP)
+            os.waitid(os.P_PID, victim.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+            # What it had begun may have ended in the moment before it stood still.
+            if self._yard.oracle.under_way(victim.pid):
+                return victim
+            os.killpg(victim.pid, signal.SIGCONT)
+
     async def kill(self, draw: random.Random) -> None:
-        """One of those that work; its place is taken as soon as another has started."""
+        """One of those that work, the first time one that is about a task; its place is taken as soon as another has
+        started."""
         await until(lambda: len(self._working) > 1)
-        victim = self._working.pop(draw.randrange(len(self._working)))
+        victim = draw.choice(self._working) if self.kills else await self._stopped(draw)
+        self._working.remove(victim)
         victim.signal(signal.SIGKILL)
         await victim.end()
         self.kills += 1
         self._hiring.append(asyncio.create_task(self.hire()))
 
     async def freeze(self, draw: random.Random) -> int:
-        """One of those that work, until others have begun all that it was about. Returns how many tasks that were."""
-        victim = self._working[draw.randrange(len(self._working))]
-        await until(lambda: bool(self._yard.oracle.under_way(victim.pid)))
-        os.killpg(victim.pid, signal.SIGSTOP)
+        """One that is about a task, until others have begun all that it was about. Returns how many tasks that were."""
+        victim = await self._stopped(draw)
         try:
             held = self._yard.oracle.under_way(victim.pid)
 
