@@ -63,7 +63,8 @@ async def test_a_server_and_a_worker_are_a_whole_system(tmp_path: Path, seen: Co
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "delaybox.worker", "app", "--metrics-port", str(port),
             cwd=tmp_path, stdout=out, stderr=out, start_new_session=True,
-            env=os.environ | sent | {"OTEL_LOGS_EXPORTER": "otlp"},
+            # On a busy machine the collector is slow, and what it does not take in time is dropped.
+            env=os.environ | sent | {"OTEL_LOGS_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_TIMEOUT": "60"},
         )  # fmt: skip
     try:
         await until(lambda: "session with the embedded server" in log.read_text())

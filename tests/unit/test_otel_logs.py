@@ -17,7 +17,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from delaybox.otel import otlp
 from delaybox.otel.export_logs import MOST, MOST_BYTES, LogSender
 from tests.collector import Collector, collector
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
 TASK = {"task_id": "0199", "task_name": "greet", "task_attempt": 2}
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -43,6 +43,8 @@ class Sending:
         self.log.handlers = [self._sender]
 
     def sent(self) -> list[Any]:
+        # On a busy machine large records take longer than the end of a process waits.
+        self._sender._queue.end(PATIENCE_S)
         self._sender.end()
         return [record for record in self._seen.logs.records if record.process == self.log.name]
 
