@@ -118,7 +118,7 @@ class Fleet:
 
     async def looks(self, members: list[str]) -> bool:
         """Whether each partition was looked at last by this member."""
-        return [one.looker for one in (await promises(self.store, range(PARTITIONS)))[1]] == members
+        return [one and one.looker for one in (await promises(self.store, range(PARTITIONS)))[1]] == members
 
     async def is_past(self, ms: int) -> bool:
         """Whether it is later by the server's clock."""
@@ -143,7 +143,7 @@ class Fleet:
                 began = time.monotonic()
                 at_ms, read = await promises(self.store, range(PARTITIONS))
                 trips.append((time.monotonic() - began) * 1000)
-                looked = {p for p in waits if read[p].looker == after[p]}
+                looked = {p for p in waits if (one := read[p]) and one.looker == after[p]}
                 now_ms, waits = at_ms if looked else now_ms, waits - looked
         return now_ms - changed_ms, statistics.median(trips)
 

@@ -183,7 +183,7 @@ async def test_what_nobody_takes_becomes_ready_and_is_called_out(lab: Lab) -> No
     await sends(lab)
     tasks = await lab.add(*(hook(fairness_key=f"k{n}") for n in range(3)))
     now, (found,) = await left(lab.store, [0])
-    assert now and (found.first_ms, found.first_hook_ms) == (-1, lab.now)
+    assert now and found and (found.first_ms, found.first_hook_ms) == (-1, lab.now)
     await lab.move(499)
     assert (await promote(lab.store, 0, late_ms=500, letter="h")).moved == 0
     await lab.move(1)
@@ -191,7 +191,7 @@ async def test_what_nobody_takes_becomes_ready_and_is_called_out(lab: Lab) -> No
     answer = await promote(lab.store, 0, late_ms=500, letter="h")
     assert (answer.moved, answer.first_ms) == (3, -1)
     _, (found,) = await left(lab.store, [0])
-    assert found.for_nodes and not found.ready
+    assert found and found.for_nodes and not found.ready
     assert set(leased(await sends(lab))) == set(tasks)
 
 

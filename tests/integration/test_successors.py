@@ -51,7 +51,7 @@ class Pair:
 
     async def looks(self, name: str, partitions: frozenset[int]) -> bool:
         """Whether this member looked last at each of these."""
-        return all(one.looker == name for one in (await promises(self.store, sorted(partitions)))[1])
+        return all(one and one.looker == name for one in (await promises(self.store, sorted(partitions)))[1])
 
 
 @pytest.fixture

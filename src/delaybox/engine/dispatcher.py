@@ -268,8 +268,11 @@ class Dispatcher:
     async def heartbeat(self, shard: int | None = None) -> float:
         """Extends every lease that still has work; returns the seconds until the next one is due. ``shard``: only those
         at the server of this number."""
-        await self._kept.extend(self._options.lease_ms, shard)
-        await self._leases.extend(shard)
+        # What keeps permits from being kept, such as a partition on its way to another server, must not cost leases.
+        permits = self._kept.extend(self._options.lease_ms, shard)
+        for end in await asyncio.gather(permits, self._leases.extend(shard), return_exceptions=True):
+            if end is not None:
+                raise end
         return self._options.heartbeat_ms / 1000
 
     async def _deliver(self, letter: str, batch: list[Delivery], target: Target | None) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from delaybox.core.errors import PartAway
+from delaybox.core.errors import PartAway, StoreUnavailable
 from delaybox.engine.clock_estimate import RedisClock
 from delaybox.engine.options import EngineOptions
 from delaybox.store.store import Store
@@ -14,6 +14,9 @@ _US_A_FIELD = 20.0
 """Time to index a field. It took 2.9 to 5.8 us of server time; the lead of a large bucket allows for a busy server."""
 _SHARE = 0.3
 """Share of time that indexing may take while nothing is urgent: each chunk holds the server for about 1 ms."""
+_APART_S = 1.0
+"""When it looks again at a partition in which it failed: each look may wait until that is back, and so may all
+others."""
 
 
 class Expander:
@@ -50,22 +53,25 @@ class Expander:
         """For `Loop`."""
         loop = asyncio.get_running_loop()
         started = loop.time()
-        away: PartAway | None = None
+        problem: Exception | None = None
         try:
             busy = False
             for p in sorted(self._kept):
                 try:
                     busy = await self._advance(p, loop.time()) or busy
-                except PartAway as error:
-                    # It moves to another server, where a scan begins anew. The others go on.
+                except Exception as error:
+                    if isinstance(error, StoreUnavailable) and not isinstance(error, PartAway):
+                        raise
+                    # It moves to another server, where a scan begins anew, or something is wrong with it alone. The
+                    # others go on.
                     self._cursors.pop(p, None)
-                    self._look[p] = 0.0
-                    away = error
+                    self._look[p], self._look_ms[p] = loop.time() + _APART_S, self._clock.now_ms() + 1000 * _APART_S
+                    problem = error
         except BaseException:
             self.kick()
             raise
-        if away is not None:
-            raise away
+        if problem is not None:
+            raise problem
         if not busy:
             return 0.25
         return (loop.time() - started) * (1 - _SHARE) / _SHARE

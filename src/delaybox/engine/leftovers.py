@@ -60,6 +60,8 @@ class Leftovers:
             now_ms, found = await left(self._store, due)
             for p, one in zip(due, found, strict=True):
                 self._at[p] = now_ms + _POLL_MS
+                if one is None:
+                    continue  # it is on its way to another server
                 first, hook = one.first_ms, one.first_hook_ms
                 hooks_late = 0 <= hook <= now_ms - HOOK_LATE_MS
                 if hooks_late:

@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from delaybox.core.delivery import Delivery
+from delaybox.core.errors import PartAway
 from delaybox.core.lane import queue_of_lane, split
 from delaybox.core.limit_keys import read_name
 from delaybox.core.queue import LiveRules, QueueRules
@@ -119,10 +120,10 @@ class PermitDealer:
                 self._last[p] = now
                 asked[p] = dict.fromkeys(ready)
         sweeps: list[int] = []
-        if self._keeps and self._sweep_at <= now:
-            self._sweep_at = now + _SWEEP_MS
-            sweeps = await self._to_sweep()
         try:
+            if self._keeps and self._sweep_at <= now:
+                self._sweep_at = now + _SWEEP_MS
+                sweeps = await self._to_sweep()
             if asked or sweeps:
                 await self._settle(asked, sweeps)
         except BaseException:
@@ -144,6 +145,7 @@ class PermitDealer:
     async def _settle(self, asked: dict[int, dict[bytes, Grant | None]], sweeps: Collection[int]) -> None:
         places = {p: self._places.pop(p, b"0:0") for p in sweeps}
         rounds = pages = 0
+        problem: BaseException | None = None
         while asked or places:
             pages += bool(places)
             if pages > _PAGES:
@@ -155,7 +157,8 @@ class PermitDealer:
             if rounds > _ROUNDS:
                 break
             swept, brought = set(places), {(p, pool) for p, some in asked.items() for pool, one in some.items() if one}
-            found = await self._visit(asked, places)
+            found, failed = await self._visit(asked, places)
+            problem = problem or failed
             # One that reports that it has just what it needs, as it had before, is no news.
             asked = await self._deal(
                 [
@@ -171,8 +174,14 @@ class PermitDealer:
         for p, pools in asked.items():
             for pool in pools:
                 self._at(p, pool, local_ms() + _SPACE_MS)
+        if problem is not None:
+            raise problem
 
-    async def _visit(self, asked: Mapping[int, permits.Ask], places: dict[int, bytes]) -> list[PoolReport]:
+    async def _visit(
+        self, asked: Mapping[int, permits.Ask], places: dict[int, bytes]
+    ) -> tuple[list[PoolReport], BaseException | None]:
+        """What partitions report; and an error of others, such as one on its way to another server, which are asked
+        again: permits for the others do not wait for that."""
         calls: list[ScriptCall] = []
         of: list[int] = []
         for p in {*asked, *places}:
@@ -189,15 +198,15 @@ class PermitDealer:
         for p, reply in zip(of, replies, strict=True):
             if isinstance(reply, BaseException):
                 problem = reply
+                for pool in asked.get(p, ()):
+                    self._at(p, pool, local_ms() + _AGAIN_MS)
                 continue
             seen = permits.visited(p, reply)
             self._clocks.of(p).observe(sent, received, seen.now_ms)
             if seen.place:
                 places[p] = seen.place
             found += seen.pools
-        if problem is not None:
-            raise problem
-        return found
+        return found, problem
 
     async def _deal(self, found: Sequence[PoolReport]) -> dict[int, dict[bytes, Grant | None]]:
         """Deals by what partitions report. Returns what is to be sent to which."""
@@ -214,6 +223,8 @@ class PermitDealer:
             changes: list[tuple[bytes, bytes, bytes]] = []
             grants: dict[bytes, list[Grant]] = {}
             for pool, raw in zip(left, raws, strict=True):
+                if isinstance(raw, PartAway):
+                    continue  # its reports come again
                 before: Ledger = permits.decode(raw)
                 now = self._clocks.now_ms(permits.home(self._store, pool))
                 after, grants[pool] = deal(before, reports[pool], most[pool], now, rate=pool[:1] == b"r")

@@ -42,10 +42,16 @@ class Reaper:
         now, partitions = await ends(self._store, sorted(self._ownership.kept))
         due = [p for p, end in partitions.items() if self._has_work(end, now)]
         failing = any(0 <= partitions[p].lease <= now for p in due) and await self._failing(now)
+        problem: BaseException | None = None
         while due:
             # A few at a time, because all others wait while the server carries out the scripts of one round trip.
-            few = [due[at : at + _AT_ONCE] for at in range(0, len(due), _AT_ONCE)]
-            due = [p for group in few for p in await self._reap(group, failing=failing)]
+            few, due = [due[at : at + _AT_ONCE] for at in range(0, len(due), _AT_ONCE)], []
+            for group in few:
+                more, failed = await self._reap(group, failing=failing)
+                due += more
+                problem = problem or failed
+        if problem is not None:
+            raise problem
         return self._every_ms / 1000
 
     def _has_work(self, end: Ends, now: int) -> bool:
@@ -60,8 +66,9 @@ class Reaper:
         lives = holders(await nodes.live(self._store))
         return most_left(lives, now, lease_ms, quiet_ms=max(1_500, min(2_500, lease_ms)))
 
-    async def _reap(self, due: Sequence[int], *, failing: bool) -> list[int]:
-        """One script for each partition. Returns the partitions that have more to reap."""
+    async def _reap(self, due: Sequence[int], *, failing: bool) -> tuple[list[int], BaseException | None]:
+        """One script for each partition. Returns the partitions that have more to reap, and an error of others: what
+        dead nodes held elsewhere is taken back all the same."""
         o = self._options
         calls = [
             self._store.reap_call(
@@ -98,9 +105,7 @@ class Reaper:
                 len(graces),
                 max(graces) / 1000,
             )
-        if problem is not None:
-            raise problem
-        return more
+        return more, problem
 
     async def _report_dead(self, partition: int, count: int) -> None:
         with contextlib.suppress(DelayBoxError):

@@ -40,6 +40,8 @@ class Scrubber:
         self._hurries = False
         self._look_at = 0.0
         self.rounds = 0
+        self._at = 0
+        self._first = 0
 
     async def step(self) -> float:
         """For `Loop`."""
@@ -48,7 +50,7 @@ class Scrubber:
             self._look_at = began + _LOOK_S
             await self._look()
         if self._walk is None:
-            self._walk = self._round(range(self._store.partitions))
+            self._walk = self._round(self._in_turn(range(self._store.partitions)))
         try:
             await anext(self._walk)
         except StopAsyncIteration:
@@ -56,10 +58,16 @@ class Scrubber:
             self.rounds += 1
             return _PAUSE_S if hurried else _REST_S
         except BaseException:
+            # The next walk begins behind this partition: what is wrong here, or a blip of the server every hour, must
+            # not keep it from all that come later.
+            self._first = self._at + 1
             self._ended()
             raise
         # In a hurry half of the time is the server's for others.
         return min(time.monotonic() - began, _PAUSE_S) if self._hurries else _PAUSE_S
+
+    def _in_turn(self, partitions: Sequence[int]) -> list[int]:
+        return sorted(partitions, key=lambda p: (p - self._first) % self._store.partitions)
 
     def _ended(self) -> bool:
         """No walk is under way any more; whether it was one in a hurry."""
@@ -73,7 +81,7 @@ class Scrubber:
         kept = sorted(self._ownership.kept)
         run = await scrubbed.run_id(self._store, kept[0]) if kept else b""
         if run and (late := await scrubbed.lacking(self._store, kept, run)):
-            self._walk = self._hurried(late, run)
+            self._walk = self._hurried(self._in_turn(late), run)
             self._hurries, self._chunk = True, MAX_ITEMS
 
     async def _hurried(self, late: Sequence[int], run: bytes) -> AsyncIterator[None]:
@@ -95,6 +103,7 @@ class Scrubber:
         for p in partitions:
             if p not in self._ownership.kept:
                 continue
+            self._at = p
             batch: list[int] = []
             async for number in buckets.of_partition(self._store, p):
                 batch.append(number)

@@ -67,7 +67,8 @@ class StandIn:
             raise
         silent: list[tuple[int, Promise]] = []
         for p, promise in zip(due, read, strict=True):
-            self._at[p] = self._judge(p, promise, now_ms, silent)
+            # One on its way to another server is looked at again when it may be there.
+            self._at[p] = now_ms + _AWAY_MS if promise is None else self._judge(p, promise, now_ms, silent)
         if silent:
             # In one line, because an owner that stands still breaks all of its promises at once.
             log.warning(

@@ -85,7 +85,7 @@ class Successors:
         promised: dict[int, Promise] = {}
         try:
             _, read = await promises(self._store, asked)
-            promised = dict(zip(asked, read, strict=True))
+            promised = {p: one for p, one in zip(asked, read, strict=True) if one is not None}
         except DelayBoxError as error:
             # Nobody looks at what lies at a server that is away, and what lies elsewhere only waits a little longer.
             log.debug("no look at who looks: %s", error)

@@ -6,8 +6,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from delaybox.core.errors import PartAway
 from delaybox.store import keys
-from delaybox.store.looks import first, look, score
+from delaybox.store.looks import first, look, reachable, score
 from delaybox.store.servers import Command
 from delaybox.store.store import Store
 
@@ -40,16 +41,19 @@ class Ages:
 
 
 async def ends(store: Store, partitions: Sequence[int]) -> tuple[int, dict[int, Ends]]:
-    """Redis's clock (ms) before the first look, and the figures of these partitions. StoreUnavailable."""
+    """Redis's clock (ms) before the first look, and the figures of these partitions, without those that are on their
+    way to another server. StoreUnavailable."""
 
     def asked(tag: str) -> list[Command]:
         return [first(keys.leases(tag)), ("HMGET", keys.clock(tag), "reaped", "grace")]
 
-    now, rows = await look(store, partitions, asked)
-    return now, {
-        p: Ends(score(lease), *(-1 if at is None else int(at) for at in noted))
-        for p, (lease, noted) in zip(partitions, rows, strict=True)
-    }
+    now, rows = await reachable(store, partitions, asked)
+    found: dict[int, Ends] = {}
+    for p, row in zip(partitions, rows, strict=True):
+        if not isinstance(row, PartAway):
+            lease, noted = row
+            found[p] = Ends(score(lease), *(-1 if at is None else int(at) for at in noted))
+    return now, found
 
 
 async def ages(store: Store, partitions: Sequence[int]) -> tuple[int, dict[int, Ages]]:

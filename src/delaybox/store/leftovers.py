@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from delaybox.core.errors import PartAway
 from delaybox.core.task import TaskType
 from delaybox.store import keys
 from delaybox.store.loader import ScriptCall
-from delaybox.store.looks import first, look, score
+from delaybox.store.looks import first, look, reachable, score
 from delaybox.store.servers import Command
 from delaybox.store.store import MAX_ITEMS, Store
 
@@ -53,8 +54,9 @@ class Promoted:
     first_ms: int
 
 
-async def left(store: Store, partitions: Sequence[int]) -> tuple[int, list[Left]]:
-    """Redis's clock (ms), and the state of each partition. StoreUnavailable."""
+async def left(store: Store, partitions: Sequence[int]) -> tuple[int, list[Left | None]]:
+    """Redis's clock (ms), and the state of each partition; None for one that is on its way to another server.
+    StoreUnavailable."""
 
     def asked(tag: str) -> list[Command]:
         def active(letter: str) -> list[str]:
@@ -63,8 +65,8 @@ async def left(store: Store, partitions: Sequence[int]) -> tuple[int, list[Left]
         carried_out = [key for letter in CARRIED_OUT for key in active(letter)]
         return [("EXISTS", *active("w")), ("EXISTS", *carried_out), *map(first, keys.nears(tag)[4:])]
 
-    now, rows = await look(store, partitions, asked)
-    return now, [_left(*row) for row in rows]
+    now, rows = await reachable(store, partitions, asked)
+    return now, [None if isinstance(row, PartAway) else _left(*row) for row in rows]
 
 
 async def unclaimed(store: Store, partitions: Sequence[int]) -> tuple[int, list[Unclaimed]]:

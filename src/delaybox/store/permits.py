@@ -12,11 +12,13 @@ from typing import Any
 
 import msgspec
 
+from delaybox.core.errors import PartAway
 from delaybox.core.limit_keys import read_name
 from delaybox.core.partition import of_key
 from delaybox.core.queue_limits import GRANT_MS, Grant, Ledger, Needs, Pool, Share
 from delaybox.store import keys
 from delaybox.store.loader import ScriptCall
+from delaybox.store.looks import reachable
 from delaybox.store.scanning import hash_pages, zset_members
 from delaybox.store.servers import Command, milliseconds
 from delaybox.store.store import Store
@@ -91,10 +93,16 @@ def home(store: Store, pool: bytes) -> int:
     return of_key(pool, store.partitions)
 
 
-async def records(store: Store, pools: Sequence[bytes]) -> list[bytes]:
-    """The stored records of some pools; b"" for none. StoreUnavailable."""
+async def records(store: Store, pools: Sequence[bytes]) -> list[bytes | PartAway]:
+    """The stored records of some pools; b"" for none. Of one whose home is on its way to another server that is the
+    answer. StoreUnavailable."""
     commands: list[Command] = [("HGET", keys.ledger(store.tags[home(store, pool)]), pool) for pool in pools]
-    return [raw or b"" for raw in await store.servers.ask_many(commands)] if commands else []
+    found: list[bytes | PartAway] = []
+    for raw in await store.servers.replies(commands):
+        if isinstance(raw, BaseException) and not isinstance(raw, PartAway):
+            raise raw
+        found.append(raw or b"")
+    return found
 
 
 def decode(raw: bytes) -> Ledger:
@@ -114,7 +122,8 @@ def encode(ledger: Ledger) -> bytes:
 
 
 async def swap(store: Store, changes: Iterable[tuple[bytes, bytes, bytes]]) -> Collection[bytes]:
-    """Stores new records (pool, as it was read, new one). Returns the pools whose record was another one by then.
+    """Stores new records (pool, as it was read, new one). Returns the pools whose record was another one by then, or
+    whose home is on its way to another server.
 
     StoreUnavailable: some may have been stored.
     """
@@ -126,6 +135,9 @@ async def swap(store: Store, changes: Iterable[tuple[bytes, bytes, bytes]]) -> C
     late: set[bytes] = set()
     problem: BaseException | None = None
     for (_, group), reply in zip(groups, await store.runner.run_many(calls), strict=True):
+        if isinstance(reply, PartAway):
+            late |= {change[0] for change in group}
+            continue
         if isinstance(reply, BaseException):
             problem = reply
             continue
@@ -142,12 +154,14 @@ def keep_call(store: Store, partition: int, tasks: Sequence[tuple[bytes, bytes]]
 
 
 async def in_use(store: Store, partitions: Sequence[int]) -> list[bool]:
-    """Whether a partition has anything to do with limits. StoreUnavailable."""
-    commands: list[Command] = [
-        ("EXISTS", keys.permits(store.tags[p]), keys.held(store.tags[p]), keys.held_keys(store.tags[p]))
-        for p in partitions
-    ]
-    return [bool(found) for found in await store.servers.ask_many(commands)] if commands else []
+    """Whether a partition has anything to do with limits; not of one that is on its way to another server.
+    StoreUnavailable."""
+
+    def asked(tag: str) -> list[Command]:
+        return [("EXISTS", keys.permits(tag), keys.held(tag), keys.held_keys(tag))]
+
+    _, rows = await reachable(store, partitions, asked)
+    return [not isinstance(row, PartAway) and bool(row[0]) for row in rows]
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +218,8 @@ async def over(store: Store, partition: int, pool: bytes) -> str | None:
     for _ in range(5):
         before: bytes | None = await store.servers.ask("HGET", keys.permits(tag), pool)
         (record,) = await records(store, [pool])
+        if isinstance(record, PartAway):
+            raise record
         again: bytes | None = await store.servers.ask("HGET", keys.permits(tag), pool)
         if before != again:
             continue

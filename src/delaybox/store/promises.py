@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from delaybox.core.errors import PartAway
 from delaybox.store import keys
-from delaybox.store.looks import look
+from delaybox.store.looks import reachable
 from delaybox.store.store import Store
 
 _FIELDS = ("wake", "looked", "gap", "looker")
@@ -26,10 +27,11 @@ class Promise:
     looked_ms: int
 
 
-async def promises(store: Store, partitions: Sequence[int]) -> tuple[int, list[Promise]]:
-    """Redis's clock (ms), and the promise of each partition; StoreUnavailable."""
-    now, rows = await look(store, partitions, lambda tag: [("HMGET", keys.clock(tag), *_FIELDS)])
-    return now, [_read(*fields) for (fields,) in rows]
+async def promises(store: Store, partitions: Sequence[int]) -> tuple[int, list[Promise | None]]:
+    """Redis's clock (ms), and the promise of each partition; None for one that is on its way to another server.
+    StoreUnavailable."""
+    now, rows = await reachable(store, partitions, lambda tag: [("HMGET", keys.clock(tag), *_FIELDS)])
+    return now, [None if isinstance(row, PartAway) else _read(*row[0]) for row in rows]
 
 
 def _read(wake: bytes | None, looked: bytes | None, late: bytes | None, looker: bytes | None) -> Promise:
