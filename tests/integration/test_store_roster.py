@@ -151,6 +151,17 @@ async def test_a_clock_that_is_set_back_leaves_nobody_for_ever(lab: Lab):
     assert await ranking(lab) == {"a"}
 
 
+async def test_one_that_came_back_ranks_in_time_where_the_clock_was_set_back(lab: Lab):
+    """Else it would own nothing until the clock was where it had been."""
+    await beat(lab, "a")
+    await beat(lab, "b")
+    await pass_time(lab, 1_500, "a")
+    assert not (await beat(lab, "b")).ranks
+    await lab.move(-3_600_000)
+    await pass_time(lab, 6_000, "a", "b")
+    assert await ranking(lab) == {"a", "b"}
+
+
 async def test_a_read_brings_the_records_that_others_must_read_anew(lab: Lab):
     for name in "abc":
         await beat(lab, name)

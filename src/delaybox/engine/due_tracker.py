@@ -95,7 +95,7 @@ class Tracker:
         self._hungry: set[int] = set()
         self._withheld: frozenset[int] = frozenset()
         self._called: set[int] = set()
-        self._called_only = self._when_ready = False
+        self._called_only = self._when_ready = self._retired = False
         self._unanswered: dict[tuple[int, int], bytes] = {}
         self._catch_up = catch_up or CatchUp(options.catch_up_rate, store.partitions)
         self._deep: set[int] = set()
@@ -103,12 +103,9 @@ class Tracker:
         self._under_way: set[int] = set()
         self._asked = asked or Asked()
         self._trouble: BaseException | None = None
-        self._timer = Timer()
-        self._asleep_until = 0.0
-        self._had_slots = 0.0
+        self._timer, self._asleep_until, self._had_slots = Timer(), 0.0, 0.0
         self._turn = 0
         self._chooser = Chooser(store, LiveRules() if rules is None else rules, guest=not options.clock)
-        self._retired = False
 
     def keep(self, partitions: frozenset[int]) -> None:
         """Claims from these partitions only, from now on; those that are new among them are looked at at once."""
@@ -188,7 +185,9 @@ class Tracker:
         """Waits and claims once; for `Loop`."""
         now = self._clock.now_ms()
         idle = (at for p, at in enumerate(self._look) if p not in self._under_way) if self._under_way else self._look
-        nearest = min(idle, default=math.inf)
+        # None is looked at later than this, unless the clock was set back.
+        most = math.inf if self._called_only else 2.0 * self._options.poll_ms
+        nearest = min(now + most, min(idle, default=math.inf))
         if nearest > now:
             self._asleep_until = nearest
             # While all partitions are under way, the end of a round wakes this loop.
@@ -202,7 +201,8 @@ class Tracker:
         if self._trouble is not None:
             problem, self._trouble = self._trouble, None
             raise problem
-        due = [p for p, at in enumerate(self._look) if at <= now and p not in self._under_way]
+        on = self._under_way
+        due = [p for p, at in enumerate(self._look) if (at <= now or now + most < at < math.inf) and p not in on]
         deep = not self._deep.isdisjoint(due)
         slots = self._asked.room(self._taker.free)
         if self._rounds and (len(self._rounds) >= _ROUNDS or not deep or slots <= 0):

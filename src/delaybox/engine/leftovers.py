@@ -47,7 +47,8 @@ class Leftovers:
     async def step(self) -> float:
         """For `Loop`."""
         now = self._clock.now_ms()
-        self._at = {p: self._at.get(p, now) for p in self._ownership.kept}
+        # None is later than a poll from now, unless the clock was set back.
+        self._at = {p: min(self._at.get(p, now), now + _POLL_MS) for p in self._ownership.kept}
         nearest = min(self._at.values(), default=now + _POLL_MS)
         if nearest > now:
             self._earlier.clear()

@@ -49,7 +49,8 @@ class StandIn:
         """For `Loop`."""
         watched = self._ownership.stands_in
         now = self._clock.now_ms()
-        self._at = {p: self._at.get(p, now + PATIENCE_MS) for p in watched}
+        # None is later than this, unless the clock was set back.
+        self._at = {p: min(self._at.get(p, now + PATIENCE_MS), now + _LONGEST_MS) for p in watched}
         nearest = min(self._at.values(), default=now + _LONGEST_MS)
         if nearest > now:
             await self._timer.wait(self._clock.local_at(nearest))

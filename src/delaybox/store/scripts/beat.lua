@@ -39,7 +39,8 @@ if redis.call('ZADD', K_BEATS, now, id) == 1 then
   end
 elseif from then
   ranks = now >= from
-  if now - before > silent_after then
+  -- A moment from further ahead is of before the clock was set back.
+  if now - before > silent_after or from > now + punctual and from < NEVER then
     redis.call('ZADD', K_RETURNED, now + punctual, id)
     ranks = false
   elseif ranks then
