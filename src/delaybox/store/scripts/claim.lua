@@ -20,7 +20,8 @@
 --        what was fired in place {id, record or head, ...},
 --        lanes with needs that are not named here, while their functions are (lib/served.lua)}
 -- ERRORS TRYAGAIN (nothing written but hints)
--- BOUND 500 items, 256 KiB of records
+-- BOUND 500 items, 256 KiB of records; beside ready work it makes tasks of 125 lanes ready, where each with a fairness key counts as a
+--       lane, and it looks 125 times for what a key has
 --@include lib/time.lua
 --@include lib/keys.lua
 --@include lib/record.lua
@@ -190,12 +191,13 @@ end
 if backlog then
   heads = {}
   -- With a slot or two, the twentieth that is kept for tasks which are not critical would be rounded up to a half.
-  promoted = promote(own, now, math.max(most, 100))
+  promoted = promote(own, now, math.max(most, 100), fair.looks)
   if free ~= '' then
     local critical = open_lanes(candidates, free, served, now, true)
     local others = open_lanes(candidates, free, served, now, false)
     local floor = #critical > 0 and #others > 0 and floor_of('floor:p') or nil
-    local of_critical = take_ready(candidates, critical, most - (floor and reserve(floor, most) or 0))
+    local kept = floor and reserve(floor, most) or 0
+    local of_critical = take_critical(candidates, critical, most - kept, kept)
     if slots > 0 then take_leased(candidates, letters, served, now, math.min(slots, most - of_critical), floor_field, plan) end
     local of_others = take_ready(candidates, others, most - #candidates.ids)
     if floor then settle_floor(floor, of_critical, of_others) end
@@ -389,6 +391,7 @@ else
   for i, id in ipairs(ids) do add1(stale, candidates.keys[i], id) end
   flush(stale, 'ZREM')
   fair.settle(candidates, records)
+  dropped = dropped + fair.passed
   take_turns(candidates)
 end
 flush(again, 'ZADD')

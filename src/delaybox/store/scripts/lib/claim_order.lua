@@ -5,7 +5,7 @@
 
 -- A script may have 200 local names at once, so only what others use is visible behind this file.
 local slack_of, promote, ready_lanes, has_ready, open_lanes, take_ready
-local take_turns, floor_of, reserve, settle_floor, take_leased, take_near, take_away, n_parked
+local take_critical, take_turns, floor_of, reserve, settle_floor, take_leased, take_near, take_away, n_parked
 do
 
 local SLACK, LEVELS = { [0] = 0, 2000, 10000, 60000 }, { 'high', 'normal', 'low' }
@@ -17,16 +17,17 @@ end
 -- Moves entries of near index n that this claim does not take into their ready sets, scored by virtual deadline.
 local function make_ready(n, members, dues)
   local critical = n % 4 == 0
-  local ready, key_of, slacks, keyed = gather(), {}, {}, {}
+  local ready, key_of, slacks, has, keyed = gather(), {}, {}, {}, {}
   for i, member in ipairs(members) do
-    local lane = sub(member, 17)
+    local lane, id = sub(member, 17), sub(member, 1, 16)
     local key = key_of[lane]
     if not key then
       key = k_ready(lane, critical)
-      key_of[lane], slacks[lane] = key, slack_of(lane, n % 4)
+      key_of[lane], slacks[lane], has[lane] = key, slack_of(lane, n % 4), fair.has(lane)
     end
-    add2(ready, key, dues[i] + slacks[lane], sub(member, 1, 16))
-    if fair.has(lane) then keyed[#keyed + 1] = { sub(member, 1, 16), lane, critical, dues[i] + slacks[lane] } end
+    local deadline = dues[i] + slacks[lane]
+    add2(ready, key, deadline, id)
+    if has[lane] then keyed[#keyed + 1] = { id, lane, critical, deadline } end
   end
   flush(ready, 'ZADD')
   fair.enlist(keyed, fair.W)
@@ -197,20 +198,30 @@ end
 function take_ready(out, lanes, limit)
   local taken, open = 0, 0
   for _, lane in ipairs(lanes) do
-    if not lane.dry then open = open + 1 end
+    if not lane.dry and not lane.stopped then open = open + 1 end
   end
-  -- Each round fills the limit or finds a lane dry, so there are at most whose.LANES + 1.
+  -- Each round fills the limit or is the last one of a lane, so there are at most whose.LANES + 1.
   while taken < limit and open > 0 do
     local turns = open
     for _, lane in ipairs(lanes) do
-      if taken < limit and not lane.dry then
+      if taken < limit and not lane.dry and not lane.stopped then
         local share = math.ceil((limit - taken) / turns)
         turns = turns - 1
         taken = taken + take_lane(out, lane, share)
-        if lane.dry then open = open - 1 end
+        if lane.dry or lane.stopped then open = open - 1 end
       end
     end
   end
+  return taken
+end
+
+-- The same for critical lanes, which leave `kept` tasks to others: with these a twentieth of the looks at fairness keys, or there were
+-- none left for them.
+function take_critical(out, lanes, limit, kept)
+  local looks = kept > 0 and math.ceil(fair.looks / 20) or 0
+  fair.looks = fair.looks - looks
+  local taken = take_ready(out, lanes, limit)
+  fair.looks = fair.looks + looks
   return taken
 end
 
@@ -254,7 +265,7 @@ function take_leased(out, letters, served, now, slots, floor_field, plan)
   local critical = open_lanes(out, letters, served, now, true)
   local of_critical, of_others = 0, 0
   if plan and plan.lanes then
-    of_critical = take_ready(out, critical, math.min(plan.critical, slots))
+    of_critical = take_critical(out, critical, math.min(plan.critical, slots), plan.others)
     for _, lane in ipairs(planned_lanes(out, plan.lanes)) do
       of_others = of_others + take_lane(out, lane, math.min(lane.most, slots - of_critical - of_others))
     end
@@ -263,7 +274,7 @@ function take_leased(out, letters, served, now, slots, floor_field, plan)
   local others = open_lanes(out, letters, served, now, false)
   local floor = not plan and #critical > 0 and #others > 0 and floor_of(floor_field) or nil
   local kept = plan and math.min(plan.others, slots) or floor and reserve(floor, slots) or 0
-  of_critical = take_ready(out, critical, slots - kept)
+  of_critical = take_critical(out, critical, slots - kept, kept)
   of_others = take_ready(out, others, slots - of_critical)
   -- the slots that were kept for the floor and not used
   of_critical = of_critical + take_ready(out, critical, slots - of_critical - of_others)

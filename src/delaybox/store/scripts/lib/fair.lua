@@ -7,7 +7,9 @@
 -- (with :critical behind for critical tasks). The ready set stays what it is; an entry here that it lacks is dropped when it is met.
 -- Virtual time is the largest start that was served. Every twentieth take goes by virtual deadline, or new keys at capacity would
 -- starve a key with a backlog.
-local fair = {}
+-- looks: how many times this call may still look up what a key has. A look costs more than all else of a task, so with many keys a
+-- call takes about half as many tasks as with few (docs/bounds.md). passed: keys that had nothing.
+local fair = { looks = 125, passed = 0 }
 do
 local MOST_KEYS, FORGOTTEN, EVERY, SHARED = 100000, 100, 20, '\1'
 local on, lanes, marked, states = nil, {}, {}, {}
@@ -41,10 +43,22 @@ end
 -- The fairness key of a record and by how much the task moves it: cost over weight. '' for one without.
 function fair.of(rec, at, flags)
   if byte(rec, 1) < FRESH_EXT then return '', 1 end
-  local key = ext_get(rec, at, flags, EXT_FAIR_KEY)
-  local weight = key and tonumber(ext_get(rec, at, flags, EXT_FAIR_WEIGHT) or '') or 1
-  local cost = ext_get(rec, at, flags, EXT_COST)
-  return key or '', (cost and struct.unpack('>I2', cost) or 1) / weight
+  -- The same as three times ext_get, without its tables.
+  local key, weight, cost = '', 1, 1
+  local from = behind_key(rec, at, flags)
+  local high, low = byte(rec, from, from + 1)
+  local stop = from + 2 + 256 * high + low
+  from = from + 2
+  while from + 2 < stop do
+    local tag, size_high, size_low = byte(rec, from, from + 2)
+    local behind = from + 3 + 256 * size_high + size_low
+    if behind > stop then break end
+    if tag == EXT_FAIR_KEY then key = sub(rec, from + 3, behind - 1)
+    elseif tag == EXT_FAIR_WEIGHT then weight = tonumber(sub(rec, from + 3, behind - 1)) or 1
+    elseif tag == EXT_COST then cost = struct.unpack('>I2', rec, from + 3) end
+    from = behind
+  end
+  return key, key == '' and cost or cost / weight
 end
 
 -- Notes that a task of this lane with a fairness key has a hint.
@@ -67,9 +81,10 @@ function fair.note(rec, flags, lane, due)
   if ext_get(rec, at, flags, EXT_FAIR_KEY) then fair.mark(lane, due) end
 end
 
+local ONE = struct.pack('>d', 1)
 local function member(key, deadline, id, charge)
   local hi = math.floor(deadline / 4294967296)
-  return key .. struct.pack('>BI2I4', 0, hi, deadline - hi * 4294967296) .. id .. struct.pack('>d', charge)
+  return key .. struct.pack('>BI2I4', 0, hi, deadline - hi * 4294967296) .. id .. (charge == 1 and ONE or struct.pack('>d', charge))
 end
 
 local function state(s)
@@ -86,50 +101,61 @@ local function count(change)
   if change ~= 0 then redis.call('HINCRBY', K_FAIR, '', change) end
 end
 
--- Adds ready tasks to their keys' queues. tasks: {id, lane, critical, virtual deadline, record or nil, flags, lane_at} ...; W: bucket width ms.
+-- Adds ready tasks to their keys' queues. tasks: {id, lane, critical, virtual deadline, record or nil} ...; W: bucket width ms.
 function fair.enlist(tasks, W)
   if #tasks == 0 then return end
-  local missing, at = gather(), {}
+  local missing, at, last, bucket = gather(), {}, nil, nil
   for i, t in ipairs(tasks) do
     if not t[5] then
-      local bucket = k_bucket(math.floor(id_due(t[1]) / W))
-      add1(missing, bucket, t[1])
-      at[bucket] = at[bucket] or {}
-      table.insert(at[bucket], i)
+      local id = t[1]
+      local prefix = sub(id, 1, 6)
+      if prefix ~= last then last, bucket = prefix, k_bucket(math.floor(id_due(id) / W)) end
+      add2(missing, bucket, id, i)
     end
   end
-  for _, bucket in ipairs(missing.order) do
-    for j, rec in ipairs(redis.call('HMGET', bucket, unpack(missing.by[bucket]))) do tasks[at[bucket][j]][5] = rec end
+  for _, key in ipairs(missing.order) do
+    local flat, ids = missing.by[key], {}
+    for j = 1, #flat, 2 do ids[#ids + 1] = flat[j] end
+    for j, rec in ipairs(redis.call('HMGET', key, unpack(ids))) do tasks[flat[2 * j]][5] = rec end
   end
-  -- The keys of each lane, and where they start.
-  local found, wanted, as = {}, gather(), {}
-  for i, t in ipairs(tasks) do
+  -- The keys of each lane, and where they start: {the lane's suffix, its tasks: key, charge, task, ...; its keys; as: key -> the key whose
+  -- turn it shares}.
+  local found, of = {}, { [true] = {}, [false] = {} }
+  for _, t in ipairs(tasks) do
+    local lane, critical = t[2], t[3] and true or false
+    local group = of[critical][lane]
+    if not group then
+      group = { s = suffix(lane, critical), tasks = {}, keys = {}, as = {} }
+      of[critical][lane], found[#found + 1] = group, group
+    end
     local rec, key, charge = t[5], '', 1
     if rec then
       local kind, flags, _, lane_at = rec_head(t[1], rec)
       if kind == 'ok' then key, charge = fair.of(rec, lane_at, flags) end
     end
-    local s = suffix(t[2], t[3])
-    found[i] = { s, key, charge }
-    if not as[s] then as[s] = {} end
-    if not as[s][key] then
-      as[s][key] = key
-      add1(wanted, s, key)
-    end
+    if not group.as[key] then group.as[key], group.keys[#group.keys + 1] = key, key end
+    local l = group.tasks
+    local n = #l
+    l[n + 1], l[n + 2], l[n + 3] = key, charge, t
   end
   local known
-  local active, queues, over = gather(), gather(), gather()
-  for _, s in ipairs(wanted.order) do
-    local keys = wanted.by[s]
+  local active, over, queues = gather(), gather(), gather()
+  for _, group in ipairs(found) do
+    local s, keys = group.s, group.keys
     local starts, idle = redis.call('ZMSCORE', k_keys(s), unpack(keys)), nil
     for i, key in ipairs(keys) do
       if not starts[i] then
         idle = idle or redis.call('ZMSCORE', k_idle(s), unpack(keys))
         known = known or tonumber(redis.call('HGET', K_FAIR, '') or '') or 0
         local start = tonumber(idle[i] or '')
-        if start then add1(over, k_idle(s), key) elseif known < MOST_KEYS then known = known + 1 else as[s][key] = SHARED end
-        add2(active, k_keys(s), math.max(start or 0, state(s).virtual), as[s][key])
+        if start then add1(over, k_idle(s), key) elseif known < MOST_KEYS then known = known + 1 else group.as[key] = SHARED end
+        add2(active, k_keys(s), math.max(start or 0, state(s).virtual), group.as[key])
       end
+    end
+    local l, queue = group.tasks, k_queue(s)
+    for i = 1, #l, 3 do
+      local t = l[i + 2]
+      add2(queues, queue, 0, member(group.as[l[i]], t[4], t[1], l[i + 1]))
     end
   end
   local before = 0
@@ -137,10 +163,6 @@ function fair.enlist(tasks, W)
   flush(over, 'ZREM')
   for _, key in ipairs(active.order) do before = before + redis.call('ZADD', key, 'NX', unpack(active.by[key])) end
   count(before)
-  for i, t in ipairs(tasks) do
-    local f = found[i]
-    add2(queues, k_queue(f[1]), 0, member(as[f[1]][f[2]], t[4], t[1], f[3]))
-  end
   flush(queues, 'ZADD')
 end
 
@@ -155,17 +177,20 @@ function fair.leave(ready, id, rec, flags, at)
   end
 end
 
--- Takes up to n ids of a lane in the order of its keys. Returns how many; lane.dry where nothing is left. Keys' own starts are moved by
--- fair.settle at the end.
+-- Takes up to n ids of a lane in the order of its keys. Returns how many; lane.dry where nothing is left, lane.stopped where this call may
+-- look up no more. Keys' own starts are moved by fair.settle at the end.
 function fair.take(out, lane, n)
   local s = suffix(lane.name, lane.critical)
-  local f = lane.fair
+  local queue, f = k_queue(s), lane.fair
   if not f then
-    f = { s = s, state = state(s), taken = {}, keys = {}, listed = 0, deadline = 0, chunk = {}, at = 0, used = {}, last = -1 }
+    f = { s = s, state = state(s), taken = {}, keys = {}, read = {}, next = 1, listed = 0, deadline = 0, chunk = {}, at = 0, used = {}, last = -1 }
     -- What became ready before its lane was known to have keys is found by virtual deadline alone.
-    f.every = redis.call('ZCARD', lane.key) > redis.call('ZCARD', k_queue(s)) and 2 or EVERY
+    f.every = redis.call('ZCARD', lane.key) > redis.call('ZCARD', queue) and 2 or EVERY
+    -- As many of a key's tasks are looked up at once as it will be asked for.
+    f.each = math.max(math.min(math.ceil(n / math.max(redis.call('ZCARD', k_keys(s)), 1)), 64), 2)
     lane.fair = f
   end
+  -- Keys that have had a turn in this call; those that have not follow one another in `f.read`, as they were read.
   local heap = f.keys
   local function before(a, b) return a.start < b.start or a.start == b.start and a.key < b.key end
   local function push(k)
@@ -193,12 +218,20 @@ function fair.take(out, lane, n)
   end
   -- Takes out the key with the lowest start, or nil. Those that were not read yet start no earlier than the last one that was.
   local function lowest()
-    while not f.all and (not heap[1] or heap[1].start > f.last) do
-      local flat = redis.call('ZRANGE', k_keys(s), f.listed, f.listed + 63, 'WITHSCORES')
-      for i = 1, #flat, 2 do push({ key = flat[i], start = tonumber(flat[i + 1]), found = {}, at = 0, from = 0 }) end
-      f.listed, f.all, f.last = f.listed + #flat / 2, #flat < 128, tonumber(flat[#flat]) or 0
+    local first = heap[1]
+    if f.next > #f.read and not f.all and not (first and first.start <= f.last) then
+      f.read = redis.call('ZRANGE', k_keys(s), f.listed, f.listed + 63, 'WITHSCORES')
+      f.listed, f.all, f.last, f.next = f.listed + #f.read / 2, #f.read < 128, tonumber(f.read[#f.read]) or 0, 1
     end
-    return heap[1] and pop()
+    local key = f.read[f.next]
+    if key then
+      local start = tonumber(f.read[f.next + 1])
+      if not first or start < first.start or start == first.start and key < first.key then
+        f.next = f.next + 2
+        return { key = key, start = start, at = 0, from = 0 }
+      end
+    end
+    return first and pop()
   end
   -- Of one that its key brought, that key and the charge; of others the virtual deadline.
   local function put(id, score, key, charge)
@@ -228,39 +261,52 @@ function fair.take(out, lane, n)
       local k = lowest()
       if not k then return false end
       k.at = k.at + 1
-      local m = k.found[k.at]
-      if not m then
-        local size = math.min(math.max(2 * k.from, 2), 64)
-        k.found = redis.call('ZRANGE', k_queue(s), '[' .. k.key .. '\0', '(' .. k.key .. '\1', 'BYLEX', 'LIMIT', k.from, size)
-        k.from, k.at = k.from + #k.found, 1
+      local m = k.found and k.found[k.at]
+      if not m and not k.ended then
+        if fair.looks <= 0 then
+          -- Not looked up, so it has had no turn, and is none of those that are moved.
+          lane.stopped = true
+          return false
+        end
+        fair.looks = fair.looks - 1
+        local size = math.min(math.max(2 * k.from, f.each), 64)
+        k.found = redis.call('ZRANGE', queue, '[' .. k.key .. '\0', '(' .. k.key .. '\1', 'BYLEX', 'LIMIT', k.from, size)
+        k.from, k.at, k.ended = k.from + #k.found, 1, #k.found < size
         m = k.found[1]
       end
       f.used[k.key] = k
+      k.dry = k.ended and k.at >= #k.found
       if not m then
-        k.dry = true
+        -- All that it had is gone, because it was cancelled, say.
+        fair.passed = fair.passed + 1
       else
-        local id, start = sub(m, #k.key + 8, #k.key + 23), k.start
+        local at = #k.key
+        local id, start = sub(m, at + 8, at + 23), k.start
         out.gone = out.gone or gather()
-        add1(out.gone, k_queue(s), m)
-        local fresh, charge = not f.taken[id], struct.unpack('>d', m, #k.key + 24)
-        if fresh then k.start = start + charge end
-        push(k)
-        if fresh then
-          f.state.virtual = math.max(f.state.virtual, start)
+        add1(out.gone, queue, m)
+        if not f.taken[id] then
+          local charge = struct.unpack('>d', m, at + 24)
+          k.start = start + charge
+          if not k.dry then push(k) end
+          if start > f.state.virtual then f.state.virtual = start end
           put(id, nil, k, charge)
           return true
         end
+        if not k.dry then push(k) end
       end
     end
   end
   local got = 0
-  while got < n do
-    local first, second = by_key, by_deadline
-    if f.state.since >= f.every - 1 then first, second = by_deadline, by_key end
-    if first() then
-      f.state.since = first == by_deadline and 0 or f.state.since + 1
-    elseif not second() then
-      lane.dry = true
+  while got < n and not lane.stopped do
+    local turn = f.state.since >= f.every - 1
+    if turn and by_deadline() then
+      f.state.since = 0
+    elseif by_key() then
+      if not turn then f.state.since = f.state.since + 1 end
+    elseif not lane.stopped and not turn and by_deadline() then
+      f.state.since = 0
+    else
+      lane.dry = not lane.stopped
       break
     end
     got = got + 1

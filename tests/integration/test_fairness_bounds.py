@@ -1,0 +1,101 @@
+"""What one claim does where very many fairness keys have ready work."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from delaybox.core.task import NewTask, Priority, TaskType
+from tests.lab import Lab, leased
+
+ASKED = 250
+"""Tasks that the engine asks a partition for at most."""
+LOOKS = 125
+"""`fair.looks` in lib/fair.lua."""
+
+
+def call(key: str, **parts: Any) -> NewTask:
+    return NewTask(type=TaskType.WORKER, name="f", fairness_key=key, **parts)
+
+
+async def ready(lab: Lab, keys: int, each: int, **parts: Any) -> list[bytes]:
+    """So many keys with so many ready tasks each; the ids."""
+    ids: list[bytes] = []
+    for _ in range(each):
+        for first in range(0, keys, 500):
+            ids += await lab.add(*(call(f"k{n}", **parts) for n in range(first, min(first + 500, keys))))
+    while await lab.near(0 if parts else 2, "w"):
+        await lab.claim(slots=0)
+    return ids
+
+
+async def commands(lab: Lab, **limits: Any) -> tuple[int, int]:
+    """Of one claim: how many tasks came, and how many commands the server carried out for it."""
+
+    async def so_far() -> int:
+        stats: Any = await lab.client.info("commandstats")
+        return sum(int(one["calls"]) for name, one in stats.items() if name != "cmdstat_info")
+
+    before = await so_far()
+    took = leased(await lab.claim(types="w", slots=ASKED, items=ASKED, **limits))
+    return len(took), await so_far() - before
+
+
+async def test_a_claim_looks_at_a_bounded_number_of_keys(lab: Lab) -> None:
+    await ready(lab, 1_000, 3)
+    for _ in range(4):
+        came, called = await commands(lab)
+        # Every twentieth goes by virtual deadline, without such a look.
+        assert LOOKS <= came <= LOOKS * 20 // 19 + 1 and called < LOOKS + 60, (came, called)
+        assert 2 * came >= ASKED, "the taker would take it for a partition that gives too little"
+    claimed = await lab.claim(types="w", slots=ASKED)
+    assert claimed.more and not claimed.next_due_ms > lab.now, "it goes on at once"
+    assert await lab.problems() == []
+
+
+async def test_of_few_keys_a_claim_takes_all_it_is_asked_for(lab: Lab) -> None:
+    await ready(lab, 5, 200)
+    came, called = await commands(lab)
+    assert came == ASKED and called < 80
+
+
+async def test_a_claim_that_takes_also_makes_a_bounded_number_ready(lab: Lab) -> None:
+    await ready(lab, 500, 1)
+    await lab.add(*(call(f"other-{n}") for n in range(500)))
+    claimed = await lab.claim(types="w", slots=ASKED, items=ASKED)
+    assert len(leased(claimed)) >= LOOKS and claimed.promoted == LOOKS
+    got = len(leased(claimed))
+    for _ in range(20):
+        got += len(leased(await lab.claim(types="w", slots=ASKED, items=ASKED)))
+    assert got == 1_000
+    assert await lab.problems() == []
+
+
+async def test_keys_whose_work_was_cancelled_are_passed_in_bounded_steps(lab: Lab) -> None:
+    gone = await ready(lab, 1_000, 1)
+    await lab.move(1)
+    stays = await lab.add(*(call("stays") for _ in range(300)))
+    while await lab.near(2, "w"):
+        await lab.claim(slots=0)
+    for first in range(0, len(gone), 500):
+        await lab.store.cancel(gone[first : first + 500])
+    got: set[bytes] = set()
+    for turn in range(20):
+        claimed = await lab.claim(types="w", slots=10, items=ASKED)
+        got |= set(leased(claimed))
+        assert claimed.dropped <= LOOKS
+        assert claimed.leased or (claimed.dropped == LOOKS and claimed.more), turn
+    # Eight claims pass a thousand keys.
+    assert len(got) >= 120 and got <= set(stays)
+    assert await lab.problems() == []
+
+
+async def test_the_floor_keeps_its_looks(lab: Lab) -> None:
+    await ready(lab, 600, 2, priority=Priority.CRITICAL)
+    await ready(lab, 300, 1)
+    counts = Counter[int]()
+    for _ in range(6):
+        claimed = await lab.claim(types="w", slots=ASKED, items=ASKED)
+        counts.update(record.priority for record in leased(claimed).values())
+    share = counts[Priority.NORMAL] / sum(counts.values())
+    assert 0.04 <= share <= 0.08, counts
