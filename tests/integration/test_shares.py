@@ -16,11 +16,13 @@ from delaybox.core.lane import lane_of
 from delaybox.core.queue import LiveRules, QueueRules
 from delaybox.core.shares import Part
 from delaybox.core.task import NewTask, Priority, TaskType
+from delaybox.engine import shares
 from delaybox.engine.engine import Engine
 from delaybox.engine.guest import Guest
 from delaybox.engine.options import EngineOptions
 from delaybox.engine.shares import Chooser
 from delaybox.service.rules import Rules
+from delaybox.store import looks
 from delaybox.store.fsck import fsck
 from delaybox.store.loader import ScriptCall
 from delaybox.store.record import draft
@@ -189,3 +191,46 @@ async def test_a_taker_looks_again_only_while_more_waits_than_it_has_slots_for(
     # A claim that nothing was decided for took all that it asked for.
     chooser.filled(0)
     assert await parts(4) == {0: Part(others=3)} and len(surveys) == 6
+
+
+@pytest.mark.parametrize("served", ["default", "mail"])
+async def test_a_critical_task_is_found_before_the_next_look(
+    store: Store, monkeypatch: pytest.MonkeyPatch, served: str
+) -> None:
+    looked, asked = list[int](), list[int]()
+    chooser = Chooser(store, LiveRules(), guest=True)
+    look, ask = chooser._look, looks.look
+
+    async def counted_look(partitions: Sequence[int], *how: Any) -> Any:
+        looked.extend(partitions)
+        return await look(partitions, *how)
+
+    async def counted_ask(store: Store, partitions: Sequence[int], of: Any) -> Any:
+        asked.extend(partitions)
+        return await ask(store, partitions, of)
+
+    monkeypatch.setattr(shares, "_FRESH_MS", 1e9)
+    monkeypatch.setattr(shares, "_CRITICAL_MS", -1.0)
+    monkeypatch.setattr(shares, "look", counted_ask)
+    monkeypatch.setattr(chooser, "_look", counted_look)
+
+    async def one_more() -> dict[int, Part] | None:
+        lane = lane_of(TaskType.WORKER, served, "f")
+        return await chooser.parts([0, 1, 2], lambda: 1, 250, TaskType.WORKER.value, lambda _: (lane,))
+
+    for p in range(3):
+        await add(store, p, *(call(served) for _ in range(20)))
+    chooser.press([0, 1, 2])
+    assert sum(part.others for part in (await one_more() or {}).values()) == 1
+    assert (looked, asked) == ([0, 1, 2], [])
+    await add(store, 1, call(priority=Priority.CRITICAL))
+    for _ in range(2):
+        parts = await one_more()
+        assert parts is not None
+        if served == "default":
+            assert parts == {1: Part(critical=1)}
+        else:
+            assert sum(part.critical for part in parts.values()) == 0, "another one serves it"
+    # That it is another's is found out once.
+    assert looked == [0, 1, 2, 1, 1] if served == "default" else [0, 1, 2, 1]
+    assert asked == [0, 1, 2, 0, 1, 2]

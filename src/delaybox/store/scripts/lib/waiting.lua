@@ -17,18 +17,18 @@ function whose.in_near(own, from, now, types, served, looked, line)
         takes[lane] = known
       end
       if known then
-        mine = mine + 1
-        if line then
-          last = tonumber(found[i + 1]) + slack_of(lane, n % 4)
-          first = first or last
-        end
+        mine, first, last = mine + 1, first or i, i
       end
     end
     local count = mine
     if mine > 0 and #found == looked * step then
       count = math.ceil(redis.call('ZCOUNT', K_NEAR[n], from, now) * mine / looked)
     end
-    if line and mine > 0 then line(n % 4 == 0, first, last, mine, count) end
+    if line and mine > 0 then
+      first = tonumber(found[first + 1]) + slack_of(sub(found[first], 17), n % 4)
+      last = tonumber(found[last + 1]) + slack_of(sub(found[last], 17), n % 4)
+      line(n % 4 == 0, first, last, mine, count)
+    end
     sums[n % 4 == 0] = sums[n % 4 == 0] + count
   end
   return sums[true], sums[false]
