@@ -110,16 +110,21 @@ class Subscription:
         except (RedisError, OSError) as error:
             raise translate(error) from error
         match message:
-            case {"type": "message" | "smessage", "data": bytes(data), "channel": bytes(channel)}:
+            case [b"message" | b"smessage", bytes(channel), bytes(data)]:
                 return Message(False, data, channel.decode())
-            case {"type": "subscribe" | "ssubscribe", "channel": bytes(channel)}:
+            case [b"subscribe" | b"ssubscribe", bytes(channel), *_]:
                 return Message(True, b"", channel.decode())
-            case {"type": "sunsubscribe", "channel": bytes(channel)} if channel.decode() in self._channels:
+            case [b"sunsubscribe", bytes(channel), *_] if channel.decode() in self._channels:
                 raise StoreUnavailable("the channel's slot has moved to another server")
         return None
 
-    async def _next(self, timeout_s: float) -> dict[str, Any] | None:
-        message: dict[str, Any] | None = await self._pubsub.get_message(timeout=min(timeout_s, QUIET_S))
+    async def _next(self, timeout_s: float) -> Any:
+        # Not by get_message, whose retries, timers and records of telemetry cost more than all else here. Of what it
+        # does beside, nothing is needed: a connection that is lost is opened by another subscription.
+        connection = self._pubsub.connection
+        message = await connection.read_response(
+            timeout=min(timeout_s, QUIET_S), disconnect_on_error=False, push_request=True
+        )
         now = self._loop.time()
         if message is not None:
             self._came_at, self._asked_at = now, None
