@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from google.protobuf.message import Message
 
 from delaybox.client.batches import StoredBatch, TaskBatch
-from delaybox.client.errors import Failure, closed
+from delaybox.client.errors import Failure, Unreachable, closed
 from delaybox.client.steps import Invoke, OpenStream
 from delaybox.client.transports import LoopStream, LoopTransport
 
@@ -83,11 +83,7 @@ class DirectThreads:
         begun = self._begun()
         if begun is None:
             raise closed().error
-        thread, transport = begun
-        try:
-            return _ThreadStream(thread, thread.result(_opened(transport, effect)))
-        except concurrent.futures.CancelledError:
-            raise closed().error from None
+        return _ThreadStream(*begun, effect)
 
     def _begun(self) -> tuple[LoopThread, LoopTransport] | None:
         """The thread and what runs on it; None: it is closed."""
@@ -111,24 +107,25 @@ class DirectThreads:
             thread.stop()
 
 
-async def _opened(transport: LoopTransport, effect: OpenStream) -> LoopStream:
-    return transport.open(effect)
-
-
 class _ThreadStream:
-    """A stream whose other end is on the loop."""
+    """A stream whose other end is on the loop, where the first call opens it: opening it by itself would wake either
+    thread once more.
+    """
 
-    def __init__(self, thread: LoopThread, stream: LoopStream) -> None:
+    def __init__(self, thread: LoopThread, transport: LoopTransport, effect: OpenStream) -> None:
         self._thread = thread
-        self._stream = stream
+        self._transport = transport
+        self._effect = effect
+        self._opened: LoopStream | None = None
+        self._dropped = False
 
     def send(self, message: Message | TaskBatch) -> None:
         # After the loop's end the next receive reports it.
         with contextlib.suppress(RuntimeError):
-            self._thread.loop.call_soon_threadsafe(self._stream.send, message)
+            self._thread.loop.call_soon_threadsafe(self._send, message)
 
     def receive(self) -> Message | StoredBatch | Failure | None:
-        coroutine = self._stream.receive()
+        coroutine = self._receive()
         try:
             return self._thread.result(coroutine)
         except concurrent.futures.CancelledError:
@@ -141,4 +138,28 @@ class _ThreadStream:
 
     def drop(self) -> None:
         with contextlib.suppress(RuntimeError):
-            self._thread.loop.call_soon_threadsafe(self._stream.drop)
+            self._thread.loop.call_soon_threadsafe(self._drop)
+
+    # On the loop
+
+    def _stream(self) -> LoopStream | None:
+        """None: the client was closed, or the stream dropped, before it was opened."""
+        if self._opened is None and not self._dropped:
+            with contextlib.suppress(Unreachable):
+                self._opened = self._transport.open(self._effect)
+        return self._opened
+
+    def _send(self, message: Message | TaskBatch) -> None:
+        if (stream := self._stream()) is not None:
+            stream.send(message)
+
+    async def _receive(self) -> Message | StoredBatch | Failure | None:
+        stream = self._stream()
+        if stream is None:
+            return None if self._dropped else closed()
+        return await stream.receive()
+
+    def _drop(self) -> None:
+        self._dropped = True
+        if self._opened is not None:
+            self._opened.drop()
