@@ -21,6 +21,8 @@ burst that is sent within this time stays where it is, because a claim from read
 CALL_AGAIN_S = 1.0
 """Ready work that nobody takes is announced again after this time, because a message can be lost."""
 _POLL_MS = 1_000.0
+_EVERY_MS = 20.0
+"""Pause between two looks, so that one covers what several messages announced: that much later is no harm here."""
 
 
 class Leftovers:
@@ -36,28 +38,36 @@ class Leftovers:
         self._at: dict[int, float] = {}
         self._called: dict[int, float] = {}
         self._earlier = asyncio.Event()
+        self._asleep_until = 0.0
+        self._looked = 0.0
         ownership.follow(lambda _: self._earlier.set())
 
     def kick(self, partition: int | None, due_ms: float) -> None:
         """Something is due at ``due_ms``. None: the server was away, so anything may be due."""
+        at = due_ms + LATE_MS
         for p in self._at if partition is None else (partition,):
-            self._at[p] = min(self._at.get(p, 0.0), due_ms + LATE_MS)
-        self._earlier.set()
+            self._at[p] = min(self._at.get(p, 0.0), at)
+        if at < self._asleep_until:
+            # Most messages announce what is due now, while the look for an earlier one is still to come.
+            self._earlier.set()
 
     async def step(self) -> float:
         """For `Loop`."""
         now = self._clock.now_ms()
         # None is later than a poll from now, unless the clock was set back.
         self._at = {p: min(self._at.get(p, now), now + _POLL_MS) for p in self._ownership.kept}
-        nearest = min(self._at.values(), default=now + _POLL_MS)
+        nearest = max(min(self._at.values(), default=now + _POLL_MS), min(self._looked, now) + _EVERY_MS)
         if nearest > now:
+            self._asleep_until = nearest
             self._earlier.clear()
             # It need not be exact to the millisecond, because the tasks it looks for are late already.
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._earlier.wait(), (nearest - now) / 1000)
+            self._asleep_until = 0.0
             now = self._clock.now_ms()
         due = [p for p, at in self._at.items() if at <= now and p in self._ownership.kept]
         if due:
+            self._looked = now
             now_ms, found = await left(self._store, due)
             for p, one in zip(due, found, strict=True):
                 self._at[p] = now_ms + _POLL_MS
