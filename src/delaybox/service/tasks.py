@@ -182,7 +182,10 @@ class Service:
     async def submit(self, task: NewTask) -> Submitted:
         """As the `Submitter`'s; the answer warns where workers serve its function from other queues only."""
         parts = self._opened
+        mark = parts.watcher.mark
         stored = await parts.submitter.submit(task)
+        if stored.created:
+            parts.watcher.stored(ids.parse(stored.task_id), mark)
         if task.type is TaskType.WORKER and stored.created:
             # The task is stored. If the warning cannot be looked up now, the answer comes without it.
             with suppress(DelayBoxError):

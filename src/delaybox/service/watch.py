@@ -1,10 +1,10 @@
 """Waits for tasks: one watcher in each process looks at them for all who wait.
 
-A task is looked at when somebody begins to wait for it, soon after a script announced that it has ended, and from time
-to time without a reason: 20 ms after the last look, then after twice as long, up to half a second while nothing
-changes. Looks are batched. Looks of the last kind are a safety net for lost announcements: their number a second is
-bounded, so that very many waiting callers do not cause more of them, and the bound falls while they find hardly
-anything new.
+A task is looked at when somebody begins to wait for it, unless it was just stored here (`own_tasks`), soon after a
+script announced that it has ended, unless its result was announced as well, and from time to time without a reason:
+20 ms after the last look, then after twice as long, up to half a second while nothing changes. Looks are batched. Looks
+of the last kind are a safety net for lost announcements: their number a second is bounded, so that very many waiting
+callers do not cause more of them, and the bound falls while they find hardly anything new.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ from msgspec.structs import replace
 from delaybox.core.errors import DelayBoxError, StoreUnavailable
 from delaybox.core.partition import of_id
 from delaybox.core.task import TaskState
+from delaybox.service.own_tasks import OwnTasks
 from delaybox.store import progress
 from delaybox.store.asyncio_end import end
 from delaybox.store.listening import Listening
-from delaybox.store.states import states
+from delaybox.store.states import announced, has_result, states
 from delaybox.store.store import Store
 from delaybox.wire.standing import Standing
 
@@ -136,9 +137,23 @@ class Watcher:
         self._tasks: list[asyncio.Task[None]] = []
         self._ending: set[asyncio.Task[None]] = set()
         self._looked_from = 0.0
+        self._rests_at = 0.0
         self._looks_a_second = LOOKS_A_SECOND
         self._idle: set[bytes] = set()
         self._closed = False
+        self._own = OwnTasks()
+        self._listens = False
+        self._alarm: asyncio.TimerHandle | None = None
+
+    @property
+    def mark(self) -> int:
+        """Give it to `stored` afterwards."""
+        return self._own.mark
+
+    def stored(self, task_id: bytes, mark: int) -> None:
+        """This process has stored a task. ``mark``: as it was before the task was sent."""
+        if self._listens:
+            self._own.stored(task_id, mark, asyncio.get_running_loop().time())
 
     def watch(self, wanted: Sequence[bytes], *, ends_only: bool) -> Watch:
         """Begins to look at the tasks of a watch."""
@@ -146,18 +161,30 @@ class Watcher:
         if self._closed:
             watch.fail(_stopping())
             return watch
+        now = asyncio.get_running_loop().time()
+        self._rests_at = now + _REST_AFTER_S
         for task_id in dict.fromkeys(wanted):
             entry = self._watched.get(task_id)
             if entry is None:
                 entry = self._watched[task_id] = _Watched()
             entry.watches.append(watch)
             entry.fresh.append(watch)
-            self._soon[task_id] = None
+            ended = self._own.take(task_id, now)
+            if ended:
+                self._notify(task_id, announced(ended), now)
+            elif ended is not None and ends_only:
+                self._look_later(task_id, entry, now)
+            else:
+                self._soon[task_id] = None
         if not self._tasks:
-            ends = Listening(self._store, set(self._store.ended), self._on_message)
+            ends = Listening(self._store, set(self._store.ended), self._on_message, self._subscribed, self._lost)
             loops = (self._look_on(), ends.run())
             self._tasks = [asyncio.create_task(loop, name="delaybox-watcher") for loop in loops]
-        self._event.set()
+        if self._soon:
+            self._event.set()
+        elif self._alarm is None and self._watched:
+            # Most of these have ended by then, without any look.
+            self._alarm = asyncio.get_running_loop().call_later(PAUSES_S[0], self._wake)
         return watch
 
     def forget(self, watch: Watch, wanted: set[bytes]) -> None:
@@ -194,12 +221,33 @@ class Watcher:
             self._ending.add(ending)
             ending.add_done_callback(self._ending.discard)
         self._tasks = []
+        self._lost()
         self._soon.clear()
         for queue in self._later:
             queue.clear()
 
+    def _wake(self) -> None:
+        self._alarm = None
+        self._event.set()
+
+    def _subscribed(self, _channel: str | None) -> None:
+        self._own.missed()
+        self._listens = True
+
+    def _lost(self) -> None:
+        self._own.missed()
+        self._listens = False
+
     def _on_message(self, _channel: str, data: bytes) -> None:
         watched = self._watched
+        if has_result(data):
+            task_id = data[:16]
+            if task_id in watched:
+                self._notify(task_id, announced(data), asyncio.get_running_loop().time())
+            elif self._listens:
+                self._own.ended(task_id, data)
+            return
+        self._own.several_ended(data)
         for at in range(0, len(data), 16):
             task_id = data[at : at + 16]
             if task_id in watched:
@@ -216,7 +264,7 @@ class Watcher:
                 try:
                     await asyncio.wait_for(self._event.wait(), self._pause_s())
                 except TimeoutError:
-                    if not self._watched:
+                    if not self._watched and asyncio.get_running_loop().time() >= self._rests_at:
                         return self._rest()
                 continue
             try:
@@ -295,6 +343,9 @@ class Watcher:
                 if not entry.watches:
                     del self._watched[task_id]
                     return
+        self._look_later(task_id, entry, now)
+
+    def _look_later(self, task_id: bytes, entry: _Watched, now: float) -> None:
         level = entry.level
         entry.level = min(level + 1, len(PAUSES_S) - 1)
         entry.look_at = now + PAUSES_S[level]
@@ -329,10 +380,15 @@ class Watcher:
         return list(taken)
 
     def _pause_s(self) -> float:
+        now = asyncio.get_running_loop().time()
+        if not self._watched:
+            for queue in self._later:
+                queue.clear()
+            return max(self._rests_at - now, 0.01)
+        self._rests_at = now + _REST_AFTER_S
         heads = [queue[0][0] for queue in self._later if queue]
         if not heads:
             return _REST_AFTER_S
-        now = asyncio.get_running_loop().time()
         # At least a few ms, so that several become due meanwhile and share one round trip.
         return max(min(heads) - now, 0.01)
 

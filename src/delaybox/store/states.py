@@ -76,6 +76,16 @@ def _standing(task_id: bytes, value: bytes, now_ms: int) -> Standing:
     return Standing(result.state, due, attempt, result.reason, result.stored)
 
 
+def has_result(message: bytes) -> bool:
+    """Whether a message on the channel of ended tasks has a result behind its id; else it has ids alone."""
+    return len(message) % 16 != 0
+
+
+def announced(message: bytes) -> Standing:
+    """Where the task stands whose result such a message has."""
+    return _standing(message[:16], message[16:], 0)
+
+
 async def _elsewhere(store: Store, task_id: bytes) -> Standing | None:
     """The state of a task that lay in none of the leases that were searched."""
     found = await store.get(task_id)
