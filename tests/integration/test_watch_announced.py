@@ -161,3 +161,25 @@ async def test_a_caller_who_wants_every_state_gets_the_present_one(service: Serv
     assert await end_of(waiting) == (TaskState.READY, b"")
     waiting.close()
     other.close()
+
+
+async def test_the_subscription_is_kept_when_the_last_caller_has_gone(
+    service: Service, store: Store, monkeypatch: pytest.MonkeyPatch
+):
+    """A caller that comes back a moment later finds it. What was to be looked at next is over, but the rest is not."""
+    monkeypatch.setattr(watch, "PAUSES_S", (0.001,) * len(watch.PAUSES_S))
+    pauses: list[float] = []
+    pause_s = Watcher._pause_s
+
+    def noted(watcher: Watcher) -> float:
+        pauses.append(pause_s(watcher))
+        return pauses[-1]
+
+    monkeypatch.setattr(Watcher, "_pause_s", noted)
+    waiting = await service.watch([await stored(service)], ends_only=True)
+    await complete(store, await claimed(store))
+    assert (await end_of(waiting))[0] is TaskState.SUCCEEDED
+    watcher = service._opened.watcher
+    # It rests no sooner than it has nothing to look at for seconds.
+    await until_async(lambda: not watcher._tasks or pauses[-1] > 5)
+    assert watcher._tasks
