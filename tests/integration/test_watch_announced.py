@@ -149,7 +149,7 @@ async def test_a_task_that_may_have_ended_unnoticed_is_looked_at(service: Servic
     await until_async(lambda: watcher.mark > mark)
     for task_id in wanted:
         # As if the answer of the call that stored it had come only now.
-        watcher.stored(ids.parse(task_id), mark)
+        watcher.stored(task_id, mark)
         assert (await end_of(await service.watch([task_id], ends_only=True)))[0] is TaskState.SUCCEEDED
     assert looks.at == [ids.parse(task_id) for task_id in wanted]
     other.close()

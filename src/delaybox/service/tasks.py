@@ -185,7 +185,7 @@ class Service:
         mark = parts.watcher.mark
         stored = await parts.submitter.submit(task)
         if stored.created:
-            parts.watcher.stored(ids.parse(stored.task_id), mark)
+            parts.watcher.stored(stored.task_id, mark)
         if task.type is TaskType.WORKER and stored.created:
             # The task is stored. If the warning cannot be looked up now, the answer comes without it.
             with suppress(DelayBoxError):

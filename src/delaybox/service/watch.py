@@ -17,6 +17,7 @@ from itertools import islice
 
 from msgspec.structs import replace
 
+from delaybox.core import ids
 from delaybox.core.errors import DelayBoxError, StoreUnavailable
 from delaybox.core.partition import of_id
 from delaybox.core.task import TaskState
@@ -150,10 +151,10 @@ class Watcher:
         """Give it to `stored` afterwards."""
         return self._own.mark
 
-    def stored(self, task_id: bytes, mark: int) -> None:
+    def stored(self, task_id: str, mark: int) -> None:
         """This process has stored a task. ``mark``: as it was before the task was sent."""
         if self._listens:
-            self._own.stored(task_id, mark, asyncio.get_running_loop().time())
+            self._own.stored(ids.parse(task_id), mark, asyncio.get_running_loop().time())
 
     def watch(self, wanted: Sequence[bytes], *, ends_only: bool) -> Watch:
         """Begins to look at the tasks of a watch."""
