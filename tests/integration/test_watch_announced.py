@@ -128,6 +128,18 @@ async def test_ends_of_several_and_large_results_are_looked_up(service: Service,
     other.close()
 
 
+async def test_of_a_message_of_another_version_the_id_is_read(service: Service, store: Store, looks: Looks):
+    other = await listening(service, looks)
+    waiting = await service.watch([task_id := await stored(service)], ends_only=True)
+    for message in (b"", b"short", ids.parse(task_id) + b"what a later version says"):
+        await store.servers.notify(store.ended[0], message)
+    await until_async(lambda: looks.at)
+    assert looks.at == [ids.parse(task_id)]
+    await complete(store, await claimed(store))
+    assert await end_of(waiting) == (TaskState.SUCCEEDED, b"out")
+    other.close()
+
+
 async def test_a_result_that_is_hardly_kept_is_not_announced(service: Service, store: Store, looks: Looks):
     """Whoever asks for it a moment later must not find it where it is gone."""
     other = await listening(service, looks)

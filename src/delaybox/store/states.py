@@ -77,8 +77,8 @@ def _standing(task_id: bytes, value: bytes, now_ms: int) -> Standing:
 
 
 def has_result(message: bytes) -> bool:
-    """Whether a message on the channel of ended tasks has a result behind its id; else it has ids alone."""
-    return len(message) % 16 != 0
+    """Whether a message on the channel of ended tasks has a result behind its id; else only ids are read of it."""
+    return len(message) % 16 != 0 and message[16:17] == b"f"
 
 
 def announced(message: bytes) -> Standing:
