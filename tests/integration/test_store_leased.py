@@ -35,6 +35,19 @@ async def _lease_each(store: Store, count: int) -> list[bytes]:
     return found
 
 
+async def test_many_that_one_claim_brings_are_kept_in_a_table(client: Redis, prefix: str) -> None:
+    """As one list they would be looked through for each that is added."""
+    store = await Store.open(Servers(client), prefix=prefix, partitions=1)
+    index = keys.leased(store.tags[0])
+    for slots, encoding in ((31, b"listpack"), (32, b"hashtable"), (31, b"hashtable")):
+        drafts = [draft(NewTask(type=TaskType.WORKER, name="f")) for _ in range(slots)]
+        await store.schedule([Batch(0, drafts)])
+        claimed = await store.claim(0, os.urandom(16), ClaimLimits(slots=slots, types="w"))
+        assert len(claimed.leased) == 2 * slots
+        assert await client.object("ENCODING", index) == encoding
+    assert await client.hlen(index) == 31 + 32 + 31 and not await client.hexists(index, "")
+
+
 async def test_beyond_5000_leases_running_tasks_are_running_and_cheap_to_ask_for(client: Redis, prefix: str) -> None:
     store = await Store.open(Servers(client), prefix=prefix, partitions=1)
     running = await _lease_each(store, LEASES)

@@ -73,7 +73,12 @@ function ends.lease(leased)
   redis.call('ZADD', K_LEASES, now + lease_ms, lid)
   local named = {}
   for i = 1, #leased, 2 do named[i], named[i + 1] = leased[i], lid end
+  -- The server keeps up to 512 short fields as one list, and looks through all of it for each that is set: 1.2 to 3 us a task where
+  -- a claim brings many, and 0.2 with a table, which a field that is not short makes of it.
+  local many = #named >= 64
+  if many then redis.call('HSET', K_LEASED, '', string.rep('-', 65)) end
   for first = 1, #named, 1000 do redis.call('HSET', K_LEASED, unpack(named, first, math.min(first + 999, #named))) end
+  if many then redis.call('HDEL', K_LEASED, '') end
 end
 -- Takes records out of their bucket.
 function ends.take_out(number, ids)
