@@ -5,6 +5,8 @@
 -- moves it. looks and earliest have an entry for each group of near indexes (0, 4 for WORKER tasks, 8 for HTTP tasks). looks: when those who
 -- claim there look next (far ahead if unknown). earliest: the first due time that this script hinted. store: id of this store.
 -- steered: a queue may be paused (lib/pauses.lua).
+local clock
+do
 local LEAD = 60000
 -- The promise of those who take WORKER tasks counts no more when it is broken by this (ms): whoever made it is gone. A time
 -- keeper's promise stays as it is, because the stand-in goes by it.
@@ -13,7 +15,7 @@ local BROKEN = 100
 -- less than this (ms). Else they are hinted among those of time keepers, which make them ready: versions before this one know no others.
 local HOOKS_GONE = 3000
 -- read: the fields, where the caller has them.
-local function clock(now, read)
+function clock(now, read)
   local c = read or clock_fields()
   fair.set(c[7] ~= false)
   local workers = tonumber(c[3]) or 1e15
@@ -28,6 +30,7 @@ local function clock(now, read)
     store = c[4] or '',
     steered = c[6] ~= false,
   }
+end
 end
 
 -- Publishes a message only if something is due earlier than the next look of those who claim. They also look once every poll

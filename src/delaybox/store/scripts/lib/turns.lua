@@ -3,13 +3,15 @@
 -- one for each name: a taker that serves a name in any queue finds its lanes there, however many other lanes there are. Lanes with needs
 -- (lib/served.lua) have one for each function, whatever the needs: its name ends with a mark.
 
+local active_sets
+do
 local NAMED = { s = true, w = true }
-
 -- Every set that a lane stands in while it has ready work.
-local function active_sets(lane, critical)
+function active_sets(lane, critical)
   local letter = string.sub(lane, 1, 1)
   if not NAMED[letter] then return { k_active(letter, critical) } end
   return { k_active(letter, critical), k_active_named(letter, string.match(lane, ':([^!]*!?)') or '', critical) }
+end
 end
 
 -- The virtual time: the largest start at which a turn ended. It never falls, so a lane that comes and goes cannot stay ahead
