@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from delaybox.service.bulk import Selection
+from delaybox.service.counts import StoreCounts
 from delaybox.service.readiness import STALE_HEARTBEAT_MS, Readiness
 from delaybox.service.records import RecordService
 from delaybox.service.rules import ShownRules
-from delaybox.service.tasks import Service, StoreCounts
+from delaybox.service.tasks import Service
 from delaybox.service.watch import Change, Watch
 from delaybox.service.why_waiting import LIVE_NODE_MS
 

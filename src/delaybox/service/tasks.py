@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 from msgspec import structs
@@ -28,6 +28,7 @@ from delaybox.core.queue import RuleBook
 from delaybox.core.scaling import ScalingAnswer, ScalingQuery
 from delaybox.core.task import NewTask, Priority, Submitted, TaskState, TaskType, TaskView
 from delaybox.service.bulk import Bulk, Selection
+from delaybox.service.counts import StoreCounts, counts_of
 from delaybox.service.dead import DeadByReason
 from delaybox.service.feed import Feed
 from delaybox.service.health import ServerWatch, StoreHealth
@@ -51,20 +52,6 @@ from delaybox.wire.topics import TopicRules
 
 MAX_STEPS = 10_000
 _UPDATE_TRIES = 5
-
-
-@dataclass(frozen=True, slots=True)
-class StoreCounts:
-    """Sums over all partitions. ``estimated``: pending or ready is an estimate, because counting all would take too
-    long; ``many_lanes``: ready is."""
-
-    pending: int
-    ready: int
-    in_flight: int
-    dead: int
-    quarantined: int
-    estimated: bool = False
-    many_lanes: bool = False
 
 
 class _Parts:
@@ -353,16 +340,7 @@ class Service:
 
     async def counts(self) -> StoreCounts:
         """How many tasks are in each state, over all partitions."""
-        all_ = await self._opened.store.counts()
-        return StoreCounts(
-            sum(c.pending for c in all_),
-            sum(c.due for c in all_),
-            sum(c.in_flight for c in all_),
-            sum(c.dead for c in all_),
-            sum(c.quarantined for c in all_),
-            any(c.pending_guessed or c.due_guessed for c in all_),
-            any(c.due_guessed for c in all_),
-        )
+        return await counts_of(self._opened.store)
 
     async def check(self) -> Readiness:
         """Checks three things: whether the store would take a new task now (by a real script), whether this node's
