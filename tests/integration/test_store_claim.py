@@ -373,3 +373,29 @@ async def test_a_type_that_wakes_late_takes_turns_with_the_others(lab: Lab) -> N
     await promote(lab)
     got = [task_id for n in range(40) for task_id in await lab.lease(b"one" + bytes([n]), slots=1)]
     assert len(got) == 40 and 18 <= len(shell.intersection(got)) <= 22
+
+
+@pytest.mark.parametrize("guest", [False, True])
+async def test_a_claim_that_took_all_that_was_ready_says_so(lab: Lab, guest: bool) -> None:
+    """Or each task that a limited queue lets through would be followed by a claim that finds nothing."""
+    task = NewTask(type=WORKER, name="f")
+    await lab.add(*(task for _ in range(8)))
+    await lab.claim(slots=0)
+    for slots, items, count, more in ((3, 500, 3, True), (10, 2, 2, True), (10, 500, 3, False)):
+        claimed = await lab.claim(types="w", slots=slots, items=items, guest=guest)
+        assert (len(leased(claimed)), claimed.more) == (count, more)
+
+
+@pytest.mark.parametrize("guest", [False, True])
+async def test_a_claim_that_made_part_of_what_is_due_ready_says_that_there_is_more(lab: Lab, guest: bool) -> None:
+    task = NewTask(type=WORKER, name="f")
+    added = await lab.add(task)
+    await lab.claim(slots=0)
+    added += await lab.add(*(task for _ in range(150)))
+    found: set[bytes] = set()
+    for _ in range(3):
+        claimed = await lab.claim(types="w", slots=120, items=120, guest=guest)
+        found |= set(leased(claimed))
+        if not claimed.more and claimed.next_due_ms > lab.now:
+            break
+    assert found == set(added)

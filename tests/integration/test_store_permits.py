@@ -314,3 +314,12 @@ async def test_more_than_is_dealt_is_a_problem(bench: Bench) -> None:
     await lab.client.hset(keys.permits(lab.tag), "cmail", f"2 {lab.now} 0 0")
     assert await lab.kinds() == ["permits-over"]
     lab.dirty = True
+
+
+async def test_a_claim_says_that_there_is_more_only_while_there_are_permits(bench: Bench) -> None:
+    await bench.lab.add(*(call() for _ in range(5)))
+    await bench.set(concurrency=2)
+    await bench.claim(slots=0)
+    for slots, more in ((1, True), (5, False)):
+        claimed = await bench.lab.claim(types="w", slots=slots)
+        assert (len(leased(claimed)), claimed.more) == (1, more)

@@ -435,6 +435,9 @@ local progress = n_leased > 0 or #fired > 0 or dropped > 0 or permits.moved
 if guest and (full or backlog) and not progress then due = promoted > 0 and now or now + 20 end
 -- What became ready here because its queue is steered, and has room, is taken by the next look.
 if n_parked > 0 or fair.moved or gone and c.steered and promoted > 0 and has_ready(free .. letters, served, now) then due = now end
+-- Whether something is left is known only now: it may have taken all that is ready, or all that has permits. Where it made tasks ready,
+-- more of them may be due than one claim makes ready.
+if backlog then backlog = n_leased >= slots or promoted > 0 or has_ready(free .. letters, served, now) end
 local more = progress and (n_ids >= most or #put_back > 0 or backlog or guest and (full or n_leased >= slots))
 local lanes = {}
 for lane, count in pairs(by_lane) do
