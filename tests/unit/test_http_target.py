@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import heapq
 import json
+import random
 import ssl
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from email.utils import formatdate
 from ipaddress import ip_address
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -444,6 +448,29 @@ async def test_a_breaker_opens_probes_and_closes():
     await waiting
     host.leave(now, 0.1, answered=None)
     assert host.unused
+
+
+async def test_what_a_dead_host_leaves_over_does_not_come_back_in_bursts():
+    """100 webhooks a second, of which each try takes two seconds to fail; those of other hosts have to pass between."""
+    random.seed(7)
+    host, met = Host(50), Counter[int]()
+    coming = [(n / 100, n, "try") for n in range(2_000)]
+    entering: dict[asyncio.Future[None], int] = {}
+    while coming[0][0] < 20:
+        now, n, what = heapq.heappop(coming)
+        if what == "end":
+            host.leave(now, 2.0, answered=False)
+        else:
+            met[int(now * 100)] += 1
+            entering[asyncio.ensure_future(host.enter(now))] = n
+        await asyncio.sleep(0)
+        for done in [one for one in entering if one.done()]:
+            again = (2_000, "end") if (full := done.exception()) is None else (cast(NoRoom, full).after_ms, "try")
+            heapq.heappush(coming, (now + again[0] / 1_000, entering.pop(done), again[1]))
+    for one in entering:
+        one.cancel()
+    assert host.closed
+    assert max(met.values()) <= 25, "so many at most in 10 ms"
 
 
 async def test_a_dead_host_is_left_alone_after_some_failures():

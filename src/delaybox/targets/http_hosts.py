@@ -87,7 +87,8 @@ class Host:
             if now < self._closed_until:
                 raise NoRoom(spread_ms(self._closed_until - now))
             if self._probing or self._running >= self._limit:
-                raise NoRoom(spread_ms(FIRST_PAUSE_S))
+                # If the probe fails, the way is closed for twice this pause: whoever came every second would meet that.
+                raise NoRoom(spread_ms(max(FIRST_PAUSE_S, self._pause_s / 2)))
             self._probing = True
         if self._between_s:
             self._take_turn(now)
@@ -210,9 +211,11 @@ class Hosts:
 
 
 def spread_ms(seconds: float) -> int:
-    """Milliseconds, drawn so that not all come again at the same moment.
+    """Milliseconds, that time to twice that time, drawn so that not all come again at the same moment.
 
-    One of few values, because hand-backs with the same delay share a round trip.
+    One of at most 64 values, because hand-backs with the same delay share a round trip. Fewer bring those of a host
+    that does not answer back in bursts, which hold up the others'.
     """
     tenths = math.ceil(10 * max(seconds, 0.1))
-    return 100 * tenths + 25 * tenths * random.randrange(4)
+    values = min(64, 4 * tenths)
+    return 100 * tenths + 100 * tenths // values * random.randrange(values)
