@@ -67,6 +67,22 @@ async def test_calls_wait_for_a_server_that_comes_back(make_server: Callable[...
         assert (await client.schedule_many([NewTask.publish("x", delay="1h")] * 10)).created == 10
 
 
+def test_what_a_client_ended_last_is_remembered_when_it_is_closed(server: RealServer, prefix: str) -> None:
+    """Ends that follow one another closely are written together, a moment later."""
+    with Client(at(server, prefix)) as client:
+        gone = [client.publish("x", delay="1h") for _ in range(3)]
+        assert all(task.cancel() for task in gone)
+    with Client(at(server, prefix)) as another:
+        assert {one.id for one in another.history()} == {task.id for task in gone}
+
+
+async def test_a_client_that_is_closed_leaves_nothing_running(server: RealServer, prefix: str) -> None:
+    before = asyncio.all_tasks()
+    async with AsyncClient(at(server, prefix)) as client:
+        await client.publish("x", delay="1h")
+    assert asyncio.all_tasks() == before
+
+
 def test_addresses_that_cannot_be_used_are_named() -> None:
     for servers, words in (
         (["redis://a", "b:9088"], "give that one alone"),

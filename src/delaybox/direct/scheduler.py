@@ -21,6 +21,11 @@ from delaybox.wire.gen import scheduler_pb2 as pb
 class DirectScheduler(Scheduler):
     """See `Scheduler`."""
 
+    async def stop(self) -> None:
+        """Ends watches and open streams, and writes what is left of ends and events: no process does so later."""
+        await super().stop()
+        await self._service.close()
+
     async def schedule_batch(self, request: bytes | TaskBatch, caller: Caller) -> Any:
         """A `StoredBatch` where a `TaskBatch` is stored as a whole, else what a node answers."""
         if isinstance(request, bytes):
