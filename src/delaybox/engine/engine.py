@@ -120,7 +120,8 @@ class Engine:
             announce = self._membership.announce
             self._hand_over = hand_over = HandOver(options.node_id, self._tracker, self._dispatcher.holds, announce)
             # Before the tracker learns of it, which looks at once.
-            self._ownership.follow(lambda _: hand_over.acts(self._ownership.acting), first=True)
+            own = self._ownership
+            own.follow(lambda _: hand_over.acts(own.acting, own.ceded), first=True)
         self._successors = Successors(store, self._release)
         self._known = False
         """Whether a list of members was applied."""
@@ -430,7 +431,8 @@ class Engine:
                 self._ownership.assign(owned, stands_in, cedes=known)
                 self._successors.expect({p: shares[p].owner for p in self._ownership.ceded}, changed_ms)
                 if self._hand_over is not None:
-                    self._hand_over.listed(owned, [*ranking, *returned, *ending], gained=owned - before)
+                    living, ceded = [*ranking, *returned, *ending], self._ownership.ceded
+                    self._hand_over.listed(owned, living, gained=owned - before, ceded=ceded)
                     if not known:
                         self._hand_over.leave(frozenset(range(partitions)) - owned)
         if self._claims_due:

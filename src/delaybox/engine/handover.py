@@ -50,12 +50,15 @@ class HandOver:
         self.left: frozenset[int] = frozenset()
         """Partitions that others own by now, while tasks of them may still be under way here."""
 
-    def listed(self, owned: frozenset[int], members: Iterable[Member], *, gained: frozenset[int]) -> None:
-        """A new list is applied. ``members``: all that live, also those that are ending."""
+    def listed(
+        self, owned: frozenset[int], members: Iterable[Member], *, gained: frozenset[int], ceded: frozenset[int]
+    ) -> None:
+        """A new list is applied. ``members``: all that live, also those that are ending. ``ceded``: others own these,
+        and this member claims there a moment more, so whom it waits for there it goes on to wait for."""
         until = local_ms() + SILENT_MS
         shown = {p for member in members if member.id != self._me for p in member.activity.partitions}
         waits = self._waits | dict.fromkeys(gained, until)
-        self._waits = {p: at for p, at in waits.items() if p in owned and p in shown}
+        self._waits = {p: at for p, at in waits.items() if p in owned | ceded and p in shown}
         self._withhold()
         self.left -= owned
 
@@ -65,11 +68,14 @@ class HandOver:
         if self.left and self._sending is None:
             self._sending = asyncio.create_task(self._send_all(), name="delaybox-hand-over")
 
-    def acts(self, partitions: frozenset[int]) -> None:
-        """Those that this member keeps time for in their owner's place, from now on."""
-        if partitions != self._acting.keys():
-            until = local_ms() + STANDS_IN_MS
-            self._acting = {p: self._acting.get(p, until) for p in partitions}
+    def acts(self, partitions: frozenset[int], ceded: frozenset[int]) -> None:
+        """Those that this member keeps time for in their owner's place, from now on. ``ceded``: where it claims
+        a moment more, so it waits there as before."""
+        until = local_ms() + STANDS_IN_MS
+        acting = {p: self._acting.get(p, until) for p in partitions}
+        acting |= {p: at for p, at in self._acting.items() if p in ceded}
+        if acting.keys() != self._acting.keys():
+            self._acting = acting
             self._withhold()
 
     def close(self) -> None:
