@@ -99,3 +99,14 @@ async def test_the_floor_keeps_its_looks(lab: Lab) -> None:
         counts.update(record.priority for record in leased(claimed).values())
     share = counts[Priority.NORMAL] / sum(counts.values())
     assert 0.04 <= share <= 0.08, counts
+
+
+async def test_the_floor_keeps_its_part_of_what_becomes_ready(lab: Lab) -> None:
+    """Or critical tasks with keys that come all the time would keep all others from becoming ready."""
+    await ready(lab, 5, 1)
+    await lab.add(*(call(f"c{n}", priority=Priority.CRITICAL) for n in range(500)))
+    others = set(await lab.add(*(call(f"n{n}") for n in range(20))))
+    await lab.claim(types="w", slots=ASKED, items=ASKED)
+    left = {member[:16] for member in await lab.near(2, "w")}
+    assert len(others - left) == 7, "a twentieth of 125"
+    assert await lab.problems() == []

@@ -65,7 +65,7 @@ local function most_critical(limit, others)
   return math.max(limit - math.min(others, math.ceil(limit / 20)), 1)
 end
 
--- Moves up to limit due entries of the given near indexes to ready: critical ones first, then the others, which keep a twentieth, by
+-- Moves up to limit due entries of the given near indexes to ready: critical ones first, then the others, which keep a twentieth (of lanes too), by
 -- virtual deadline. (Taken index by index, with 300 critical tasks a claim, none of the others became ready in 300 claims.)
 -- lanes: of at most so many lanes, where it is given, because a lane costs as much as five tasks; so does each task with a fairness key,
 -- which counts as a lane. Returns how many.
@@ -89,7 +89,10 @@ function promote(own, now, limit, lanes)
       used[n], left = used[n] + 1, left - 1
     end
   end
+  local kept = lanes and others > 0 and math.min(math.ceil(lanes / 20), lanes - 1) or 0
+  if lanes then lanes = lanes - kept end
   take(true, most_critical(limit, others))
+  if lanes then lanes = lanes + kept end
   take(false, left)
   for _, n in ipairs(own) do
     local count = used[n]
