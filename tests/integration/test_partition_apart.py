@@ -184,3 +184,19 @@ async def test_what_nobody_claimed_becomes_ready_elsewhere(broken: Broken) -> No
     ownership = Ownership(PARTITIONS)
     leftovers = Leftovers(store, ownership, RedisClock())
     await steps(leftovers.step, lambda: store.servers.ask("EXISTS", keys.active(store.tags[1], "w", critical=False)))
+
+
+async def test_the_dealer_does_not_pause_for_a_partition_that_is_away(broken: Broken) -> None:
+    """A step that fails is followed by a pause, in which nobody got permits."""
+    store, live = broken.store, LiveRules()
+    dealer = PermitDealer(store, live, Ownership(PARTITIONS), Clocks(lambda: store.shards.of), keeps=False)
+    await Rules(store).set("few", QueueRules(concurrency=2))
+    number, found = await rules.every(store, {})
+    live.take(number, {queue: one.rules for queue, one in found.items()})
+    broken.scripts = {"permits"}
+    dealer.waits(0, {b"few": True})
+    assert await dealer.step() == 0.0
+    broken.error = ResponseError("WRONGTYPE")
+    dealer.waits(0, {b"few": True})
+    with pytest.raises(ResponseError):
+        await dealer.step()

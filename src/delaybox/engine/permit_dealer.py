@@ -180,8 +180,8 @@ class PermitDealer:
     async def _visit(
         self, asked: Mapping[int, permits.Ask], places: dict[int, bytes]
     ) -> tuple[list[PoolReport], BaseException | None]:
-        """What partitions report; and an error of others, such as one on its way to another server, which are asked
-        again: permits for the others do not wait for that."""
+        """What partitions report; and an error of others, which are asked again. One on its way to another server is no
+        error: permits for the others do not wait for that."""
         calls: list[ScriptCall] = []
         of: list[int] = []
         for p in {*asked, *places}:
@@ -197,7 +197,8 @@ class PermitDealer:
         received = local_ms()
         for p, reply in zip(of, replies, strict=True):
             if isinstance(reply, BaseException):
-                problem = reply
+                # An error has the loop wait, and with it all that need permits.
+                problem = problem if isinstance(reply, PartAway) else reply
                 for pool in asked.get(p, ()):
                     self._at(p, pool, local_ms() + _AGAIN_MS)
                 continue
