@@ -60,6 +60,8 @@ class Opening:
             await end(self._looking)
         with contextlib.suppress(Exception):
             await self._servers.close()
+        # The process ends without running what its loop was to do later.
+        metrics.add_all()
 
     async def _open(self) -> None:
         s = self._settings
