@@ -90,6 +90,21 @@ def test_looks_that_are_close_together_are_one(looks: Looks):
     assert looks.at[1:] == [(began + LATE_MS, [0]), (began + LATE_MS + 20, [1, 2, 3])]
 
 
+def test_what_is_announced_during_a_look_is_looked_at_in_time(looks: Looks, monkeypatch: pytest.MonkeyPatch):
+    look = looks._left
+
+    async def left(store: Any, due: list[int]) -> tuple[int, list[Left]]:
+        found = await look(store, due)
+        if len(looks.at) == 1:
+            looks.leftovers.kick(2, looks.clock.now)
+        return found
+
+    monkeypatch.setattr(leftovers, "left", left)
+    began = looks.clock.now
+    run(looks, 2)
+    assert looks.at[1:] == [(began + LATE_MS, [2])]
+
+
 def test_a_clock_that_was_put_back_holds_nothing_up(looks: Looks):
     run(looks, 1)
     looks.clock.now -= 3_600_000

@@ -68,9 +68,14 @@ class Leftovers:
         due = [p for p, at in self._at.items() if at <= now and p in self._ownership.kept]
         if due:
             self._looked = now
-            now_ms, found = await left(self._store, due)
+            # Before the look, or what is announced meanwhile would be forgotten.
+            self._at |= dict.fromkeys(due, now + _POLL_MS)
+            try:
+                now_ms, found = await left(self._store, due)
+            except BaseException:
+                self._at |= dict.fromkeys(due, now)
+                raise
             for p, one in zip(due, found, strict=True):
-                self._at[p] = now_ms + _POLL_MS
                 if one is None:
                     continue  # it is on its way to another server
                 first, hook = one.first_ms, one.first_hook_ms
