@@ -58,3 +58,25 @@ async def test_what_nobody_claimed_becomes_ready(client: Redis, prefix: str) -> 
     async with asyncio.timeout(PATIENCE_S):
         await leftovers.step()
     assert await client.exists(keys.active(store.tags[0], "w", critical=False))
+
+
+async def test_a_pause_is_no_clock_that_was_set_back(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However often it polls: what could not be claimed is left alone for a moment."""
+    tracker = Tracker(lab.store, Clumsy(), EngineOptions(node_id="test", channel="", poll_ms=1), RedisClock())
+    claimed: list[list[int]] = []
+
+    async def claim(due: list[int], *_: object) -> None:
+        claimed.append(due)
+
+    async def wait(_: float) -> None: ...
+
+    monkeypatch.setattr(tracker, "_claim", claim)
+    monkeypatch.setattr(tracker._timer, "wait", wait)
+    monkeypatch.setattr(tracker._clock, "now_ms", lambda: 1_000_000.0)
+    tracker._look = [1_000_020.0, 1_000_050.0]
+    await tracker.step()
+    assert claimed == []
+    tracker._look = [1_000_020.0, 1_000_000.0 + HOUR_MS]
+    await tracker.step()
+    assert claimed == [[1]]
+    tracker.close()

@@ -186,7 +186,7 @@ class Tracker:
         now = self._clock.now_ms()
         idle = (at for p, at in enumerate(self._look) if p not in self._under_way) if self._under_way else self._look
         # None is looked at later than this, unless the clock was set back.
-        most = math.inf if self._called_only else 2.0 * self._options.poll_ms
+        most = math.inf if self._called_only else 2.0 * max(self._options.poll_ms, _MOVING_MS)
         nearest = min(now + most, min(idle, default=math.inf))
         if nearest > now:
             self._asleep_until = nearest
