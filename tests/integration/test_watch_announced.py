@@ -120,11 +120,14 @@ async def test_ends_of_several_and_large_results_are_looked_up(service: Service,
     }
     assert sorted(looks.at) == sorted(found)
     looks.at.clear()
-    large = await stored(service)
-    waiting = await service.watch([large], ends_only=True)
-    await complete(store, await claimed(store), bytes(600))
-    assert await end_of(waiting) == (TaskState.SUCCEEDED, bytes(600))
-    assert looks.at == [ids.parse(large)]
+    around = 512 - len(wire_result.encode(TaskResult(ok=True, finished_ms=1, output=bytes(500)))) + 500
+    for output, look in ((bytes(around), False), (bytes(around + 1), True), (bytes(100_000), True)):
+        task_id = await stored(service)
+        waiting = await service.watch([task_id], ends_only=True)
+        await complete(store, await claimed(store), output)
+        assert await end_of(waiting) == (TaskState.SUCCEEDED, output)
+        assert looks.at == [ids.parse(task_id)] * look
+        looks.at.clear()
     other.close()
 
 

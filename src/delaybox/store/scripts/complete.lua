@@ -20,6 +20,8 @@
 --@include lib/place.lua
 --@include lib/finish.lua
 --@include lib/callback.lua
+-- Bytes of a result that is announced with the end of its task, at most.
+local ANNOUNCED = 512
 local now = now_ms()
 local lid, idem_ttl, W = ARGV[1], ARGV[2], tonumber(ARGV[4])
 local lease = k_lease(lid)
@@ -40,7 +42,7 @@ for n, id in ipairs(ids) do
     taken[id] = true
     rec = without_permit(id, rec, now)
     local value = result_value(ARGV[i + 2], rec)
-    if #ids == 1 and tonumber(ARGV[i + 1]) >= 1000 then result = 'f' .. string.sub(value, 1, 20 + #ARGV[i + 2]) end
+    if #ids == 1 and #ARGV[i + 2] <= ANNOUNCED and tonumber(ARGV[i + 1]) >= 1000 then result = 'f' .. string.sub(value, 1, 20 + #ARGV[i + 2]) end
     add2(kept, K_RESULTS, id, value)
     add2(until_ms, K_RESULTS_AT, now + tonumber(ARGV[i + 1]), id)
     local kind, flags, _, at = rec_head(id, rec)
