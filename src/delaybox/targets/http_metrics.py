@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter as Counted
+from collections import deque
 from functools import cache
 from typing import Final, NamedTuple
 
 from prometheus_client import Counter, Gauge, Histogram, Summary
 
 from delaybox.metrics.exposition import DELIVERY_BUCKETS_MS, REGISTRY
-from delaybox.metrics.later import Later
+from delaybox.metrics.later import Later, taken
 from delaybox.metrics.several import observe_several
 from delaybox.metrics.tasks import LATENESS_BUCKETS_MS
 from delaybox.processes import examples
@@ -80,7 +81,7 @@ class _Sent(NamedTuple):
     late_s: float | None
 
 
-_waiting: list[_Sent] = []
+_waiting: deque[_Sent] = deque()
 
 
 def sent(host: str, answer: str, took_s: float | None, late_s: float | None = None, trace: bytes = b"") -> None:
@@ -103,7 +104,7 @@ def add() -> None:
     """Adds what was sent so far to the metrics."""
     by_answer: Counted[tuple[str, str]] = Counted()
     by_host: dict[str, tuple[list[float], list[float]]] = {}
-    for one in _waiting:
+    for one in taken(_waiting):
         host = _shown(one.host)
         by_answer[host, one.answer] += 1
         took, late = by_host.setdefault(host, ([], []))
@@ -111,7 +112,6 @@ def add() -> None:
             took.append(one.took_s)
         if one.late_s is not None:
             late.append(one.late_s)
-    _waiting.clear()
     for (host, answer), count in by_answer.items():
         _answered(host, answer).inc(count)
     for host, (took, late) in by_host.items():
