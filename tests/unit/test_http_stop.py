@@ -91,6 +91,35 @@ async def test_a_connection_that_waits_to_be_accepted_is_answered() -> None:
     await stopping
 
 
+async def test_a_request_that_comes_when_all_others_had_gone_is_waited_for() -> None:
+    """A process that stops says so some time before it accepts no more, so that each answer closes its connection."""
+    begun, over = asyncio.Event(), asyncio.Event()
+
+    async def held_up(scope: Any, receive: Any, send: Any) -> None:
+        begun.set()
+        await over.wait()
+        await answered(scope, receive, send)
+
+    server, port = await serving()
+    server.stopping = True
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(PING)
+    assert b"connection: close" in await reader.read()
+    writer.close()
+    server.app = held_up
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(PING)
+    await begun.wait()
+    stopping = asyncio.create_task(server.stop(60))
+    for _ in range(100):
+        await asyncio.sleep(0)
+    assert not stopping.done()
+    over.set()
+    assert (await reader.read()).startswith(b"HTTP/1.1 204")
+    writer.close()
+    await stopping
+
+
 async def test_a_connection_on_which_nothing_comes_does_not_hold_it_up() -> None:
     server, port = await serving()
     reader, writer = await asyncio.open_connection("127.0.0.1", port)

@@ -151,6 +151,7 @@ class HttpServer:
         """Adds a connection. Where there are too many, another one is closed or this one is reserved."""
         now = time.monotonic()
         self._open.add(connection)
+        self._empty.clear()
         if len(self._open) - len(self._reserved) <= self._most:
             self._waiting[connection] = now + self._head_s
             return
