@@ -15,7 +15,7 @@ from delaybox.core.errors import DelayBoxError, StoreFull, StoreRefused, StoreUn
 from delaybox.core.membership import Member
 from delaybox.core.task import NewTask
 from delaybox.service import Service
-from delaybox.store import keys, loader, nodes, offset_pages
+from delaybox.store import dashboard_secret, keys, loader, nodes, offset_pages
 from delaybox.store.address import ServerSettings
 from delaybox.store.connect import make_client
 from delaybox.store.record import draft
@@ -32,13 +32,16 @@ async def test_a_full_server_refuses_new_tasks_and_drains(make_server: Callable[
         lab = await Lab.open(client, prefix)
         added = await lab.add(*(NewTask(payload=bytes(900)) for _ in range(200)), NewTask(payload=bytes(5_000)))
         (later,) = await lab.add(NewTask(delay_ms=60_000))
+        secret = await dashboard_secret.shared(lab.store)
         await client.config_set("maxmemory", "1mb")
         answer = (await lab.store.schedule([Batch(0, [draft(NewTask())])]))[0]
         assert isinstance(answer, StoreFull)
         assert "maxmemory" in str(answer) and answer.code == "store_full"
 
         # A node that restarts now must open the store, and everything but scheduling goes on.
-        assert (await Store.open(Servers(client), prefix=prefix)).bucket_ms == 1_000
+        again = await Store.open(Servers(client), prefix=prefix)
+        assert again.bucket_ms == 1_000
+        assert await dashboard_secret.shared(again) == secret, "else nobody stays logged in"
         await nodes.beat(lab.store, Member(id="N", seen_ms=1))
         assert await nodes.find(lab.store, "N") == Member(id="N", seen_ms=1)
         assert await lab.store.reschedule(later, delay_ms=120_000) == ("moved", lab.now + 120_000)

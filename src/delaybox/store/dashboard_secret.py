@@ -13,5 +13,9 @@ async def shared(store: Store) -> str:
     """The store's secret, made by whoever asks first. StoreUnavailable; StoreLost: nothing is written then."""
     store.present()
     key = keys.dashboard_secret(store.prefix)
-    _, found = await store.servers.ask_many([("SET", key, secrets.token_hex(32), "NX"), ("GET", key)])
+    # A server that takes no writes, such as a full one, refuses a SET also where NX would leave all as it is.
+    found = await store.servers.ask("GET", key)
+    if found is None:
+        mine = secrets.token_hex(32)
+        found = await store.servers.ask("SET", key, mine, "NX", "GET") or mine.encode()
     return bytes(found).decode()
