@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
@@ -155,6 +155,29 @@ async def test_nodes_take_another_secret_when_the_store_was_made_anew(server: Re
                 return (await asyncio.to_thread(there.get, "/dashboard/queues"))[0] == 200
 
             await until_async(shown)
+
+
+async def test_who_is_logged_in_stays_so_where_the_store_goes_before_a_node_knows_the_secret(
+    make_server: Callable[..., RealServer],
+) -> None:
+    """The node cannot know yet whether the cookie is good, and the form for a token would set another one."""
+    own = make_server("--appendonly", "yes")
+    settings: dict[str, Any] = {"server": own.settings, "prefix": a_prefix(), "partitions": 1}
+    settings |= {"tokens": (Token.of(*TOKENS["all"]),), "dashboard": DashboardSettings()}
+    async with rest_process(**settings) as one:
+        visitor = Visitor(one.port)
+        assert (await asyncio.to_thread(visitor.log_in, TOKENS["all"][0]))[0] == 303
+    async with rest_process(**settings) as other:
+        own.kill()
+        back = visitor.carried_to(other.port)
+        status, _, text = await asyncio.to_thread(back.get, "/dashboard/queues")
+        assert status == 503 and "tries again by itself" in text and not back.set, (status, back.set)
+        own.start()
+
+        async def shown() -> bool:
+            return (await asyncio.to_thread(back.get, "/dashboard/queues"))[0] == 200
+
+        await until_async(shown)
 
 
 def test_whoever_guesses_tokens_is_slowed_down(server: RealServer) -> None:
