@@ -7,12 +7,16 @@ import json
 import shlex
 from dataclasses import replace
 from typing import Any
+from unittest.mock import AsyncMock
 
 import pytest
 
 from delaybox.api.dashboard import filters, life, lines, served, showing
 from delaybox.api.dashboard.sessions import LASTS_S, Brake, Sessions
+from delaybox.api.dashboard.settings import DashboardSettings
 from delaybox.api.dashboard.totals import NodeTotals
+from delaybox.api.rest.app import build_app
+from delaybox.api.rest.settings import ApiSettings
 from delaybox.core import ids
 from delaybox.core.access import Access, Token
 from delaybox.core.errors import InvalidTask
@@ -218,3 +222,23 @@ def test_a_life_has_each_failed_attempt_at_its_time() -> None:
     assert "Failed 2 times" in titles(state=TaskState.SCHEDULED, attempt=2)
     again = titles(state=TaskState.SCHEDULED, attempt=1, failures=(first, second, failed(1, 3_000)))
     assert again.count("Attempt 1 failed") == 2 and not [title for title in again if title.startswith("Failed")]
+
+
+async def test_files_of_pages_do_not_wait_for_the_secret_in_the_store() -> None:
+    """A server that hangs would hold up each of them."""
+    service = AsyncMock()
+    service.dashboard_secret.return_value = "s" * 64
+    app = build_app(service, ApiSettings(dashboard=DashboardSettings()))
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    for path, asked in (("/dashboard/static/dashboard.js", 0), ("/dashboard/login", 1)):
+        scope = {"type": "http", "method": "GET", "path": path, "raw_path": path.encode(), "query_string": b""}
+        await app(scope | {"headers": [(b"host", b"localhost")]}, receive, send)
+        assert service.dashboard_secret.await_count == asked, path
+    assert sent[0]["status"] == 200

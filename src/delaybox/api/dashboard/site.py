@@ -41,6 +41,7 @@ from delaybox.wire.shell_rules import ShellRules
 _log = logging.getLogger("delaybox.api")
 
 BASE: Final = "/dashboard"
+_FILES: Final = "/static/{file}"
 FORM: Final = b"application/x-www-form-urlencoded"
 STALE_FORM: Final = (
     "this form is from another session, or from a page elsewhere, so nothing was changed; open the page again, and "
@@ -84,7 +85,7 @@ class Dashboard:
             "/store": self._now.store,
             "/forecast": self._now.forecast,
             "/login": self._login.page,
-            "/static/{file}": self._file,
+            _FILES: self._file,
             "/queues": self._queues.every,
             "/queues/{queue}": self._queues.one,
             "/tasks": self._tasks.find,
@@ -164,7 +165,7 @@ class Dashboard:
     async def _answer(self, route: Route | None, scope: Scope, receive: Receive) -> Answer:
         headers = self._edge.headers(scope["headers"])
         self._edge.origin(headers)
-        if self._shared is not None:
+        if self._shared is not None and not (route is not None and route.name == BASE + _FILES):
             await self._shared.learn(cookies_of(headers).get(self._frames.cookie(headers), ""))
         scope["visit"] = visit = self._visit(scope, headers)
         if route is None:
