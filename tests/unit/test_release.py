@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import subprocess
 from pathlib import Path
 
@@ -55,6 +56,9 @@ def test_notes_name_each_file_and_lead_to_the_versions_own_documents() -> None:
 
 def test_a_version_whose_tag_names_another_commit_is_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(release, "ROOT", tmp_path)
+    # Under `git rebase --exec` or a hook these name the repository itself, which would get the commits and the tag.
+    for name in [name for name in os.environ if name.startswith("GIT_")]:
+        monkeypatch.delenv(name)
     git = ["git", "-c", "user.name=x", "-c", "user.email=x@localhost"]
 
     def run(*command: str) -> None:
