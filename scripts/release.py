@@ -2,8 +2,9 @@
 
 Wheel and sdist, the image where a container engine answers (and says so where none does), a bill of materials
 (CycloneDX, of what requirements/runtime.txt installs), release notes from CHANGELOG.md, and SHA256SUMS of all of them,
-looked at as whoever takes them would. The same commit gives the same files. Refuses when version, changelog and chart
-do not agree, when the version's tag names another commit, or when the tree holds what no commit has. Publishes nothing.
+looked at as whoever takes them would. The same commit gives the same files, but for the image. Refuses when version,
+changelog and chart do not agree, when the version's tag names another commit, or when the tree holds what no commit
+has. Publishes nothing.
 
 `make check-release` is its rehearsal: the same files but the image, in a folder that is gone afterwards. Then the tree
 may have changes, and the changelog some that are in no version yet.

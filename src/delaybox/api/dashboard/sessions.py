@@ -2,7 +2,8 @@
 
 Nothing is kept of a session, so it goes on when a process is started again, and holds at every node of the store. It
 ends with its token: one that is taken out of the configuration, or expires, opens nothing any more. Whoever has the
-secret can forge no session of a token: that takes the token's hash, which only the nodes' configuration has.
+secret can forge no session of a token by it alone: that takes the token's hash, which only the nodes' configuration
+has, or a cookie that names the token.
 """
 
 from __future__ import annotations
