@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections import deque
 from collections.abc import Sequence
 from functools import cache
@@ -12,6 +11,7 @@ from prometheus_client import Counter, Gauge, Histogram
 
 from delaybox.metrics.exposition import REGISTRY
 from delaybox.metrics.later import Later, taken
+from delaybox.metrics.several import observe_several
 from delaybox.processes import examples
 
 LATENESS_BUCKETS_MS: Final[tuple[float, ...]] = (
@@ -124,22 +124,7 @@ def observe_lateness(late_ms: Sequence[float]) -> None:
 
 
 def _add_lateness() -> None:
-    ordered = sorted(taken(_late_waiting))
-    if not ordered:
-        return
-    # prometheus-client has no batch observe; one call a task would cost 1.5 us each in multiprocess mode.
-    counters = _lateness._buckets
-    done = 0
-    for at, bound in enumerate(LATENESS_BUCKETS_MS):
-        upto = bisect_right(ordered, bound, done)
-        if upto > done:
-            counters[at].inc(upto - done)
-            done = upto
-            if done == len(ordered):
-                break
-    else:
-        counters[-1].inc(len(ordered) - done)
-    _lateness._sum.inc(sum(ordered) / 1000)
+    observe_several(_lateness, LATENESS_BUCKETS_MS, taken(_late_waiting), per_unit=1_000)
 
 
 _lateness_later: Final = Later(_add_lateness)
