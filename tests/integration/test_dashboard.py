@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
@@ -116,68 +116,6 @@ def test_behind_a_proxy_with_tls_the_cookie_stays_on_tls(shared: tuple[Served, s
     origin = f"https://127.0.0.1:{visitor.port}"
     visitor.post("/dashboard/login", {"form": form, "token": TOKENS["all"][0]}, Origin=origin)
     assert visitor.set[-1].endswith("; Secure")
-
-
-def test_pages_of_one_node_lead_to_the_next(server: RealServer) -> None:
-    """As behind a proxy, where each request may come to another node; and after the restart of all."""
-    tokens = (Token.of(*TOKENS["all"]),)
-    settings: dict[str, Any] = {"server": server.settings, "prefix": a_prefix(), "partitions": 1}
-    settings |= {"tokens": tokens, "dashboard": DashboardSettings()}
-    with kept(rest_process(**settings)) as one, kept(rest_process(**settings)) as other:
-        visitor = Visitor(one.port)
-        form = visitor.form_of("/dashboard/login")
-        cookies = visitor.carried_to(other.port)
-        given = {"form": form, "token": TOKENS["all"][0], "next": "/dashboard/queues"}
-        status, headers, _ = cookies.post("/dashboard/login", given)
-        assert (status, headers["location"]) == (303, "/dashboard/queues")
-        back = cookies.carried_to(one.port)
-        form = back.form_of("/dashboard/schedule")
-    with kept(rest_process(**settings)) as later:
-        after = back.carried_to(later.port)
-        status, headers, text = after.post("/dashboard/schedule", {"form": form, "type": "pub_sub", "payload": "x"})
-        assert status == 303, (status, text)
-
-
-async def test_nodes_take_another_secret_when_the_store_was_made_anew(server: RealServer, client: Redis) -> None:
-    prefix = a_prefix()
-    settings: dict[str, Any] = {"server": server.settings, "prefix": prefix, "partitions": 1}
-    settings |= {"tokens": (Token.of(*TOKENS["all"]),), "dashboard": DashboardSettings()}
-    async with rest_process(**settings) as old:
-        entered = Visitor(old.port)
-        assert (await asyncio.to_thread(entered.log_in, TOKENS["all"][0]))[0] == 303
-        await client.delete(f"{prefix}:dashboard:secret")
-        async with rest_process(**settings) as new:
-            visitor = Visitor(new.port)
-            assert (await asyncio.to_thread(visitor.log_in, TOKENS["all"][0]))[0] == 303
-            there = visitor.carried_to(old.port)
-
-            async def shown() -> bool:
-                return (await asyncio.to_thread(there.get, "/dashboard/queues"))[0] == 200
-
-            await until_async(shown)
-
-
-async def test_who_is_logged_in_stays_so_where_the_store_goes_before_a_node_knows_the_secret(
-    make_server: Callable[..., RealServer],
-) -> None:
-    """The node cannot know yet whether the cookie is good, and the form for a token would set another one."""
-    own = make_server("--appendonly", "yes")
-    settings: dict[str, Any] = {"server": own.settings, "prefix": a_prefix(), "partitions": 1}
-    settings |= {"tokens": (Token.of(*TOKENS["all"]),), "dashboard": DashboardSettings()}
-    async with rest_process(**settings) as one:
-        visitor = Visitor(one.port)
-        assert (await asyncio.to_thread(visitor.log_in, TOKENS["all"][0]))[0] == 303
-    async with rest_process(**settings) as other:
-        own.kill()
-        back = visitor.carried_to(other.port)
-        status, _, text = await asyncio.to_thread(back.get, "/dashboard/queues")
-        assert status == 503 and "tries again by itself" in text and not back.set, (status, back.set)
-        own.start()
-
-        async def shown() -> bool:
-            return (await asyncio.to_thread(back.get, "/dashboard/queues"))[0] == 200
-
-        await until_async(shown)
 
 
 def test_whoever_guesses_tokens_is_slowed_down(server: RealServer) -> None:
