@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 
+from delaybox.core.errors import PartAway
 from delaybox.engine.ownership import Ownership
 from delaybox.store import buckets, groups, label_entries, labels, leases, scrubbed
 from delaybox.store.store import MAX_ITEMS, Store
@@ -77,20 +78,28 @@ class Scrubber:
         return hurried
 
     async def _look(self) -> None:
-        """Begins to hurry where the server is another one than when all was looked through last."""
-        kept = sorted(self._ownership.kept)
-        run = await scrubbed.run_id(self._store, kept[0]) if kept else b""
-        if run and (late := await scrubbed.lacking(self._store, kept, run)):
-            self._walk = self._hurried(self._in_turn(late), run)
+        """Begins to hurry where a server is another one than when all of its partitions were looked through last."""
+        late: dict[int, bytes] = {}
+        for kept in self._store.shards.group(sorted(self._ownership.kept)).values():
+            try:
+                run = await scrubbed.run_id(self._store, kept[0])
+                if run:
+                    late.update(dict.fromkeys(await scrubbed.lacking(self._store, kept, run), run))
+            except PartAway:
+                # Its server is away for a moment; the next look comes back to it.
+                continue
+        if late:
+            self._walk = self._hurried(late)
             self._hurries, self._chunk = True, MAX_ITEMS
 
-    async def _hurried(self, late: Sequence[int], run: bytes) -> AsyncIterator[None]:
+    async def _hurried(self, late: Mapping[int, bytes]) -> AsyncIterator[None]:
+        """``late``: partitions, each with the run id of its server."""
         began = time.monotonic()
-        for p in late:
+        for p in self._in_turn(list(late)):
             async for _ in self._round((p,)):
                 yield
             if p in self._ownership.kept:
-                await scrubbed.note(self._store, p, run)
+                await scrubbed.note(self._store, p, late[p])
         took_s = time.monotonic() - began
         if took_s > 1.0:
             log.info(

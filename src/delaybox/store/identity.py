@@ -76,7 +76,7 @@ async def open_store(servers: Servers, prefix: str, wanted: Shape, *, expected: 
     if expected not in ("", found.shape.store_id) and expected not in found.replaces:
         raise another(prefix, expected, found.shape)
     if not found.marked:
-        await mark(servers, prefix, found.shape)
+        await mark(servers, prefix, found.shape, new=found.shape.store_id == wanted.store_id)
     return found.shape
 
 
@@ -92,11 +92,16 @@ async def read_meta(servers: Servers, prefix: str) -> Meta | None:
     return _meta(prefix, raw) if raw else None
 
 
-async def mark(servers: Servers, prefix: str, shape: Shape) -> None:
-    """Writes the store's id into every partition, and then into meta that this is done."""
+async def mark(servers: Servers, prefix: str, shape: Shape, *, new: bool = False) -> None:
+    """Writes the store's id into every partition, and then into meta that this is done.
+
+    ``new``: the store was made just now. Its empty partitions need not be looked through, as after a restart.
+    """
     runner = ScriptRunner(servers.send)
     tags = [keys.tag(prefix, p) for p in range(shape.partitions)]
     calls = [ScriptCall("stamp", keys.clock(tag), ("store", shape.store_id)) for tag in tags]
+    if new:
+        calls += [ScriptCall("scrubbed", tag, ("*",)) for tag in tags]
     for reply in await runner.run_many(calls):
         if isinstance(reply, BaseException):
             raise reply
