@@ -99,50 +99,79 @@ function ends.promise(due)
   if alone == 4 and due >= 0 and due ~= tonumber(read[3]) then redis.call(NOTIFY, T .. ':wake:w', int(due)) end
 end
 
--- Most claims find nothing due, and most of a guest whose tasks have near indexes of their own nothing or one task: nothing of what stands
--- below is even made for these, because that takes as long as all else. Where queues are steered, keys take turns, or something is ready,
--- it is.
+-- Fires one in place. Returns 1 where no subscriber heard it, else 0, and how many entries the stream dropped for it.
+function ends.fire(id, rec, body)
+  local a, b, c, d = struct.unpack('>I4I4I4I4', id)
+  b, c = bit.tohex(b), bit.tohex(c)
+  local message = '\10\36' .. bit.tohex(a) .. '-' .. sub(b, 1, 4) .. '-' .. sub(b, 5) .. '-'
+    .. sub(c, 1, 4) .. '-' .. sub(c, 5) .. bit.tohex(d) .. sub(rec, body)
+  local trimmed = 0
+  -- The stream comes before the channel: if XADD fails, the script ends here, and no subscriber has received the task.
+  if stream > 0 then
+    local key = T .. ':stream'
+    local before = redis.call('XLEN', key)
+    redis.call('XADD', key, 'MAXLEN', '~', stream, '*', 'task', message)
+    trimmed = before + 1 - redis.call('XLEN', key)
+  end
+  return redis.call('PUBLISH', channel, message) == 0 and 1 or 0, trimmed
+end
+-- What the reply names of one that was fired.
+function ends.named(rec, body) return ARGV[16] == 'r' and rec or sub(rec, 1, body - 1) end
+
+-- Most claims find nothing due or one task: nothing of what stands below is even made for these, because that takes as long as all else.
+-- Where queues are steered, keys take turns, or something is ready, it is.
 ends.active = {}
 for letter in string.gmatch(types .. (channel ~= '' and 'p' or ''), '.') do
   ends.active[#ends.active + 1], ends.active[#ends.active + 2] = k_active(letter, true), k_active(letter, false)
 end
-if slots > 1 and most > 1 and (ARGV[15] == '' or ARGV[15] == 's') and not ends.read[6] and not ends.read[7]
+if (slots > 1 or channel ~= '') and most > 1 and (ARGV[15] == '' or ARGV[15] == 's') and not ends.read[6] and not ends.read[7]
   and (fresh > 0 or #ends.active == 0 or redis.call('EXISTS', unpack(ends.active)) == 0) then
   local found, few, due = nil, true, -1
   for _, n in ipairs(own) do
     local two = whose.first_two(n, from)
     local left = two[2]
     if left and left <= now then
-      few = few and alone and not found and not (two[4] and two[4] <= now)
+      few = few and not found and not (two[4] and two[4] <= now)
       found, left = n, two[4]
     end
     if left and (due < 0 or left < due) then due = left end
   end
   local member = few and found and whose.first_two(found, from)[1]
-  local id, number, rec = member and sub(member, 1, 16), nil, nil
+  local id, number, rec, fires, body = member and sub(member, 1, 16), nil, nil, false, nil
+  local lane, late = member and sub(member, 17), 0
   if id then
     number = math.floor(id_due(id) / W)
     rec = redis.call('HGET', k_bucket(number), id)
     local kind, flags, its_due, at = rec_head(id, rec or '')
     -- An idempotency key may be a lock, which ends here.
     few = kind == 'ok' and its_due <= now and #rec <= max_bytes and not (byte(rec, 1) >= FRESH_EXT and is_keyed(flags))
-      and rec_lane(rec, at) == sub(member, 17) and byte(member, 17) == byte(types) and whose.serves(served, sub(member, 17))
-    if few then
+      and rec_lane(rec, at) == lane and how[byte(lane)] and whose.serves(served, lane)
+    fires = few and how[byte(lane)] == 2 and byte(rec, 1) < FRESH_EXT and may_fire_in_place(flags)
+    if fires then
+      -- A key outlives its task, for as long as the rules say.
+      few, body, late = not is_keyed(flags), body_at(rec, at, flags), now - its_due
+    elseif few then
       local attempt, losses, deliveries = rec_counters(rec)
-      rec = rec_build(rec, at, flags, attempt, losses, deliveries + 1, its_due)
+      rec, few = rec_build(rec, at, flags, attempt, losses, deliveries + 1, its_due), slots > 1
     end
   end
   if few then
     err = id and guard({ k_bucket(number) })
     if err then return err end
     -- Destinations first, then sources, hints last (rule 1).
-    if id then
+    local unheard, trimmed = 0, 0
+    if fires then
+      unheard, trimmed = ends.fire(id, rec, body)
+    elseif id then
       ends.lease({ id, rec })
+    end
+    if id then
       ends.take_out(number, { id })
       redis.call('ZREM', K_NEAR[found], member)
     end
     ends.promise(due)
-    return { now, due, id and { id, rec } or {}, {}, { 0, 0, 0, 0, 0, 0, 0 }, {}, {}, {}, whose.met }
+    return { now, due, id and not fires and { id, rec } or {}, fires and { late } or {}, { unheard, 0, 0, trimmed, 0, 0, 0 },
+      fires and { lane, 1 } or {}, {}, fires and ARGV[16] ~= '' and { id, ends.named(rec, body) } or {}, whose.met }
   end
 end
 
@@ -357,18 +386,8 @@ local lateness, without_listeners, trimmed = {}, 0, 0
 local by_lane = {}
 for i, f in ipairs(fired) do
   local id, rec, flags, at = f[1], f[2], f[3], f[4]
-  local a, b, c, d = struct.unpack('>I4I4I4I4', id)
-  b, c = bit.tohex(b), bit.tohex(c)
-  local message = '\10\36' .. bit.tohex(a) .. '-' .. sub(b, 1, 4) .. '-' .. sub(b, 5) .. '-'
-    .. sub(c, 1, 4) .. '-' .. sub(c, 5) .. bit.tohex(d) .. sub(rec, body_at(rec, at, flags))
-  -- The stream comes before the channel: if XADD fails, the script ends here, and no subscriber has received the task.
-  if stream > 0 then
-    local key = T .. ':stream'
-    local before = redis.call('XLEN', key)
-    redis.call('XADD', key, 'MAXLEN', '~', stream, '*', 'task', message)
-    trimmed = trimmed + before + 1 - redis.call('XLEN', key)
-  end
-  if redis.call('PUBLISH', channel, message) == 0 then without_listeners = without_listeners + 1 end
+  local unheard, dropped_by_stream = ends.fire(id, rec, body_at(rec, at, flags))
+  without_listeners, trimmed = without_listeners + unheard, trimmed + dropped_by_stream
   forget(id, rec, flags, at, ARGV[11])
   lateness[i] = f[5]
   local lane = rec_lane(rec, at)
@@ -379,7 +398,7 @@ fired.named = {}
 if ARGV[16] ~= '' then
   for i, f in ipairs(fired) do
     fired.named[2 * i - 1] = f[1]
-    fired.named[2 * i] = ARGV[16] == 'r' and f[2] or sub(f[2], 1, body_at(f[2], f[4], f[3]) - 1)
+    fired.named[2 * i] = ends.named(f[2], body_at(f[2], f[4], f[3]))
   end
 end
 for _, s in ipairs(sour) do
