@@ -36,6 +36,9 @@ class TaskType(Enum):
     HTTP = "h"
     WORKER = "w"
 
+    # A member is equal to itself alone. What Enum has is written in Python, and each new task is looked up by its type.
+    __hash__ = object.__hash__
+
 
 class Priority(IntEnum):
     """Smaller is more urgent; the number is what the record stores in two bits."""

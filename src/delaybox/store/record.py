@@ -202,6 +202,9 @@ def draft(task: NewTask) -> Draft:
     InvalidTask for a time that an id cannot carry, and for a header that contradicts the task's type. It is raised
     here, for this one task, so that the others of its batch do not fail with it.
     """
+    if encoded.is_plain(task) and len(task.payload) < STUB_OVER // 2:
+        start = head(task.type, task.queue, task.name, task.priority)
+        return Draft(encoded.due48(task), start + wire_body.of_payload(task.payload), None, b"", None)
     encoded.check(task)
     body = wire_body.encode(task)
     stub = len(body) > STUB_OVER

@@ -12,12 +12,14 @@ from msgspec import Struct
 
 from delaybox.core import ids
 from delaybox.core.errors import InvalidTask
-from delaybox.core.lane import WITH_PLACES, lane_of
+from delaybox.core.lane import NAMED, WITH_PLACES, lane_of
 from delaybox.core.limits import MAX_DUE_MS
 from delaybox.core.needs import NO_NEEDS, check_needs
-from delaybox.core.task import DEFAULT_QUEUE, NewTask, Priority, TaskType
+from delaybox.core.task import DEFAULT_QUEUE, DeliveryMode, NewTask, Priority, TaskType
 from delaybox.wire import body as wire_body
 from delaybox.wire import controls
+
+_ONCE: Final = DeliveryMode.AT_MOST_ONCE
 
 
 class TaskKind:
@@ -77,6 +79,29 @@ def encode(task: NewTask) -> EncodedTask:
     """A task without an idempotency key, encoded. InvalidTask as `due48` and `check`."""
     check(task)
     return EncodedTask(due48(task), wire_body.encode(task), TaskKind.of(task))
+
+
+def is_plain(task: NewTask) -> bool:
+    """Whether it has nothing but a lane, a time and a payload, as most tasks of a bulk have. Then its body is that
+    payload, its record has no extension, and nothing contradicts its type; so nothing else needs to be looked at."""
+    return not (
+        task.header
+        or task.labels
+        or task.retry
+        or task.idempotency_key is not None
+        or task.webhook
+        or task.timeout_ms
+        or task.expire_after_ms
+        or task.keep_result_ms
+        or task.max_snooze_ms
+        or task.group
+        or task.fairness_key
+        or task.zone
+        or task.unique_while
+        or task.delivery is _ONCE
+        or task.needs is not NO_NEEDS
+        or (task.name and task.type not in NAMED)
+    )
 
 
 def check(task: NewTask) -> None:
