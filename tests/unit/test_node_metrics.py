@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
+import pytest
+
 from delaybox.api.node_metrics import MOST_QUEUES, NodeCollector
 from delaybox.core.query import QueueStats, QueueWait
 from delaybox.core.task import TaskType
@@ -63,3 +68,18 @@ def test_paused_queues_without_a_name_of_their_own_raise_no_alert_and_hide_none(
 def test_a_queue_whose_work_was_taken_waits_no_more_and_keeps_its_line() -> None:
     found = shown([queue("mail", 0), queue("slow", 3)], [QueueWait("slow", 2_500)])
     assert found["delaybox_queue_oldest_wait_seconds"] == {"slow": 2.5, "mail": 0}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_the_cpu_time_of_a_process_that_has_ended_still_counts() -> None:
+    """A sum that falls is taken for a restart: a rate over that would count everything since the start once more."""
+    collector = NodeCollector()
+
+    def used_s() -> float:
+        families = {family.name: family for family in collector.collect()}
+        return families["process_cpu_seconds"].samples[0].value
+
+    before_s = used_s()
+    computes = "import time\nwhile time.process_time() < 0.3: pass"
+    subprocess.run([sys.executable, "-c", computes], check=True)
+    assert used_s() - before_s >= 0.25
