@@ -18,7 +18,8 @@ def follows(lag: int = 1, state: str = "online") -> dict[str, Any]:
 
 
 def test_a_server_that_hides_everything_counts_as_good() -> None:
-    assert health_of([report({})]) == StoreHealth(file_ok=True, replicas=0, clock_offset_ms=0.0)
+    good = StoreHealth(file_ok=True, replicas=0, clock_offset_ms=0.0, memory_bytes=0, memory_ratio=0.0)
+    assert health_of([report({})]) == good
 
 
 def test_the_append_only_file() -> None:
@@ -37,3 +38,12 @@ def test_replicas_that_follow() -> None:
 
 def test_the_clock_that_is_furthest_off_counts() -> None:
     assert health_of([report({}, 20.0), report({}, -700.0), report({}, 5.0)]).clock_offset_ms == -700.0
+
+
+def test_the_server_with_the_least_room_counts() -> None:
+    half = {"used_memory": 512, "maxmemory": 1024, "total_system_memory": 4096}
+    most = {"used_memory": 900, "maxmemory": 1000}
+    found = health_of([report(half), report(most), report({"used_memory": 10, "maxmemory": 1000})])
+    assert (found.memory_bytes, found.memory_ratio) == (1422, 0.9)
+    unbounded = health_of([report({"used_memory": 1024, "maxmemory": 0, "total_system_memory": 4096})])
+    assert unbounded.memory_ratio == 0.25, "it ends where the machine's memory does"

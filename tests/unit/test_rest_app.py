@@ -70,7 +70,10 @@ class FakeService:
         return {"10s": 7}
 
     async def health(self) -> tuple[StoreHealth, int]:
-        return StoreHealth(file_ok=True, replicas=2, clock_offset_ms=-250.0), 3
+        health = StoreHealth(
+            file_ok=True, replicas=2, clock_offset_ms=-250.0, memory_bytes=1_048_576, memory_ratio=0.25
+        )
+        return health, 3
 
     async def scaling(self, asked: ScalingQuery) -> ScalingAnswer:
         return ScalingAnswer(lead_ms=30_000, clear_ms=30_000, target_use=0.7, needs=())
@@ -402,7 +405,8 @@ async def test_metrics_with_and_without_a_store():
     assert answer.headers["content-type"].startswith("text/plain")
     shown = (b"delaybox_store_replicas 2.0", b"delaybox_clock_offset_seconds -0.25", b"delaybox_unserved_kinds 3.0")
     stored = (b"delaybox_pending_tasks 5.0", b"delaybox_in_flight_tasks 3.0", b"delaybox_store_up 1.0")
-    for line in (*stored, *shown, b"delaybox_store_file_ok 1.0"):
+    memory = (b"delaybox_store_memory_bytes 1.048576e+06", b"delaybox_store_memory_ratio 0.25")
+    for line in (*stored, *shown, *memory, b"delaybox_store_file_ok 1.0"):
         assert line in answer.body
     answer = await call(FakeService(error=StoreUnavailable("away")), "GET", "/metrics")
     assert answer.status == 200

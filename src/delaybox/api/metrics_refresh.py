@@ -57,6 +57,8 @@ class ShownMetrics:
             metrics.store_health(
                 file_ok=health.file_ok,
                 replicas=health.replicas,
+                memory_bytes=health.memory_bytes,
+                memory_ratio=health.memory_ratio,
                 clock_offset_s=health.clock_offset_ms / 1000,
                 unserved=unserved,
             )

@@ -19,6 +19,7 @@ NODE: Final = "node"
 OF_STORE: Final = frozenset({
     "pending_tasks", "ready_tasks", "in_flight_tasks", "dead_tasks", "quarantined_tasks", "task_counts_estimated",
     "forecast_due_tasks", "needed_members", "running_members", "unserved_kinds", "store_file_ok", "store_replicas",
+    "store_memory_bytes", "store_memory_ratio",
 })  # fmt: skip
 """Metrics of the whole store, without the first part of their names; those of queues are such too."""
 _FIRST: Final = "delaybox_"

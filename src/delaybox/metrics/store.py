@@ -85,6 +85,19 @@ _replicas = Gauge(
     multiprocess_mode="mostrecent",
     registry=REGISTRY,
 )
+_memory = Gauge(
+    "delaybox_store_memory_bytes",
+    "Memory that the servers of the store use, replicas not counted.",
+    multiprocess_mode="mostrecent",
+    registry=REGISTRY,
+)
+_memory_ratio = Gauge(
+    "delaybox_store_memory_ratio",
+    "What the fullest server of the store uses of its maxmemory, or of its machine's memory where none is set: 1 is "
+    "full.",
+    multiprocess_mode="mostrecent",
+    registry=REGISTRY,
+)
 _offset = Gauge(
     "delaybox_clock_offset_seconds",
     "The clock of the store's server minus this machine's; of several servers the one that is furthest off.",
@@ -128,10 +141,20 @@ def forecast(due: Mapping[str, int], needed: Mapping[str, int], running: Mapping
         _running.labels(kind).set(count)
 
 
-def store_health(*, file_ok: bool, replicas: int, clock_offset_s: float, unserved: int) -> None:
+def store_health(
+    *,
+    file_ok: bool,
+    replicas: int,
+    memory_bytes: int,
+    memory_ratio: float,
+    clock_offset_s: float,
+    unserved: int,
+) -> None:
     """How the servers are at this scrape, and how many kinds of due tasks nobody serves."""
     _file_ok.set(file_ok)
     _replicas.set(replicas)
+    _memory.set(memory_bytes)
+    _memory_ratio.set(memory_ratio)
     _offset.set(clock_offset_s)
     _unserved.set(unserved)
 

@@ -20,11 +20,14 @@ _OK: Final = "ok"
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoreHealth:
     """``file_ok``: no server failed to write its append-only file. ``replicas``: those that follow, of all servers
-    together. ``clock_offset_ms``: of the server whose clock is furthest from this machine's, minus that one."""
+    together. ``clock_offset_ms``: of the server whose clock is furthest from this machine's, minus that one.
+    ``memory_bytes``: what all servers use. ``memory_ratio``: of the fullest, what it uses of what it may use."""
 
     file_ok: bool
     replicas: int
     clock_offset_ms: float
+    memory_bytes: int
+    memory_ratio: float
 
 
 class ServerWatch:
@@ -49,7 +52,15 @@ def health_of(reports: Sequence[ServerReport]) -> StoreHealth:
         file_ok=all(_file_ok(one.info) for one in reports),
         replicas=sum(_following(one.info) for one in reports),
         clock_offset_ms=max((one.clock_offset_ms for one in reports), key=abs, default=0.0),
+        memory_bytes=sum(int(one.info.get("used_memory", 0)) for one in reports),
+        memory_ratio=max((_memory_ratio(one.info) for one in reports), default=0.0),
     )
+
+
+def _memory_ratio(info: Mapping[str, Any]) -> float:
+    """Of maxmemory; where none is set of the machine's memory, for that is where such a server ends."""
+    most = int(info.get("maxmemory", 0)) or int(info.get("total_system_memory", 0))
+    return int(info.get("used_memory", 0)) / most if most else 0.0
 
 
 def _file_ok(info: Mapping[str, Any]) -> bool:
