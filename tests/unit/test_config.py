@@ -456,6 +456,8 @@ def test_the_url_of_events_has_rules_of_its_own() -> None:
         assert "events.webhook.url (" in message and why in message
     refused_kind = refused(path=written(f"{text}https://ops.example.org/x, kinds: [dead, alive]}}}}"))
     assert "events.webhook.kinds" in refused_kind and "retried" in refused_kind
+    # No task can be in a queue of that name, so nothing would ever be sent.
+    assert "events.webhook.queue" in refused(path=written(f"{text}https://ops.example.org/x, queue: Mail}}}}"))
     found = load(
         path=written(f"{text}'https://10.1.2.3:8443/x', allow: 10.0.0.0/8, kinds: 'dead,retried'}}}}"), environ={}
     )

@@ -10,7 +10,7 @@ from delaybox.config.sections import Duration, Section, Size, split
 from delaybox.config.webhooks import SECRET_FORMS, read_allowed, read_secret
 from delaybox.core.errors import InvalidTask
 from delaybox.core.events import BUFFER, KEEP_MS, MOST_BYTES, MOST_EVENTS, EventKind, EventRules
-from delaybox.core.limits import NAME, NAME_FORM, TOPIC
+from delaybox.core.limits import QUEUE, QUEUE_FORM, TOPIC
 from delaybox.core.webhook import WebhookRules, url_of
 
 
@@ -23,7 +23,7 @@ class EventsWebhook(Section):
         default=(), description=f"kinds of events with commas between them: {', '.join(EventKind)}; nothing: all"
     )
     queue: str = Field(
-        default="", pattern=f"^({NAME.pattern})?$", description=f"a queue's name ({NAME_FORM}), or nothing"
+        default="", pattern=f"^({QUEUE.pattern})?$", description=f"a queue's name ({QUEUE_FORM}), or nothing"
     )
     allow: Annotated[tuple[str, ...], BeforeValidator(read_allowed)] = Field(
         default=(),
