@@ -28,6 +28,8 @@ MODULES = {
 """Tools that are built with Go where they are not on the PATH."""
 KUBERNETES = ("1.30", "1.37")
 CHART = DEPLOY / "helm/delaybox"
+MANIFESTS = DEPLOY / "kubernetes"
+"""Examples beside the chart, as they are."""
 WAYS_TO_SET_IT = (
     "redis.url=redis://redis:6379,insecure=true",
     "redis.url=redis://redis:6379,insecure=true,api.autoscaling.enabled=true,clock.autoscaling.enabled=true",
@@ -153,6 +155,8 @@ def compose() -> None:
         ["three", "three-kafka"],
         ["three", "monitoring"],
         ["three", "three-kafka", "monitoring"],
+        ["one", "worker"],
+        ["three", "worker", "monitoring"],
     ):
         run([command, *(part for name in names for part in ("-f", folder / f"{name}.yaml")), "config", "-q"])
 
@@ -218,7 +222,9 @@ def boards() -> None:
     for file in sorted((DEPLOY / "grafana/boards").glob("*.json")):
         for panel in json.loads(file.read_text())["panels"]:
             for target in panel["targets"]:
-                expression = target["expr"].replace("$__rate_interval", "1m").replace("$queue", ".*")
+                expression = (
+                    target["expr"].replace("$__rate_interval", "1m").replace("$queue", ".*")
+                )
                 rules.append({"record": "board:panel", "expr": expression})
                 if unknown := set(re.findall(r"delaybox_[a-z_]+", expression)) - known:
                     raise Wrong(f"{file.name}, {panel['title']!r}: no such metric: {', '.join(sorted(unknown))}")
@@ -269,6 +275,9 @@ def chart() -> None:
                 file = Path(made) / "all.yaml"
                 file.write_text(shown)
                 run([validate, "--kubernetes-version", version, "--strict", "--quiet", "--no-warn", file])
+        for version in KUBERNETES:
+            for file in sorted(MANIFESTS.glob("*.yaml")):
+                run([validate, "--kubernetes-version", version, "--strict", "--quiet", "--no-warn", file])
     for settings, words in REFUSED.items():
         run([command, "template", "shop", CHART, "--kube-version", KUBERNETES[0], "--set", settings], fails_with=words)
 
@@ -297,7 +306,8 @@ def conform() -> None:
             for file, settings in zip(files, WAYS_TO_SET_IT, strict=True):
                 shown = run([built("helm"), "template", "shop", CHART, "--kube-version", version, "--set", settings])
                 file.write_text(shown)
-            others = ["-skip", "ServiceMonitor,PrometheusRule,ScaledObject"]
+            files += sorted(MANIFESTS.glob("*.yaml"))
+            others = ["-skip", "ServiceMonitor,PodMonitor,PrometheusRule,ScaledObject"]
             run([command, "-strict", "-kubernetes-version", f"{version}.0", "-schema-location", where, *others, *files])
 
 

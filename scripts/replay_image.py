@@ -3,7 +3,7 @@
 Each stage gets a root file system that is this machine's, with its changes in memory, and the base image's Python at
 /usr/local. So it shows that the commands work and that what is copied is enough. The program then starts as the image's
 user, without any right and on a root file system that is read-only, becomes healthy, takes a task, and ends at the stop
-signal. It does not show that the base image has what else this machine has.
+signal; then a worker. It does not show that the base image has what else this machine has.
 
     unshare --mount python scripts/replay_image.py PREFIX SCRATCH
 
@@ -13,6 +13,7 @@ mounts are seen by this process alone and are gone with it; whoever made the fol
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -32,6 +33,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCKERFILE = ROOT / "deploy/Dockerfile"
+APP = ROOT / "deploy/compose/app/app.py"
+"""A worker for the image, as deploy/compose/worker.yaml runs it."""
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _NETWORK = re.compile(r"PIP_|(HTTPS?|NO)_PROXY$|SSL_CERT_|REQUESTS_CA_", re.IGNORECASE)
 """What a build needs of this machine's environment to reach an index of packages."""
@@ -220,13 +223,7 @@ def serve(stage: Stage) -> None:
     refused = subprocess.run(["touch", f"{stage.root}/opt/written"], capture_output=True, text=True, check=False)
     if "Read-only file system" not in refused.stderr:
         raise Failed(f"the root file system is not read-only: {refused.stderr}")
-    process = subprocess.Popen([*as_user, *stage.entry, *stage.command], env=environ)
-    try:
-        until = time.monotonic() + _HEALTHY_S
-        while subprocess.run([*as_user, *stage.health], env=environ, capture_output=True, check=False).returncode:
-            if process.poll() is not None or time.monotonic() > until:
-                raise Failed(f"the program is not healthy (exit code {process.poll()})")
-            time.sleep(0.5)
+    with healthy(stage, as_user, stage.command, environ) as process:
         status = Path(f"/proc/{process.pid}/status").read_text()
         if f"Uid:\t{uid}" not in status or not re.search(r"^CapEff:\t0+$", status, re.MULTILINE):
             raise Failed(f"the program has rights that it needs not:\n{status}")
@@ -235,9 +232,28 @@ def serve(stage: Stage) -> None:
         with urllib.request.urlopen(asked, timeout=10) as answer:
             if answer.status != 201:
                 raise Failed(f"it does not take a task: {answer.status}")
+    shutil.copy(APP, f"{stage.root}{stage.folder}")
+    straight = {**environ, "DELAYBOX_WORKER_REDIS": f"file:{environ['DELAYBOX_DATA_DIR']}"}
+    with healthy(stage, as_user, ["worker", f"{APP.stem}:worker"], straight):
+        print("    a worker is healthy by the image's own check", flush=True)
+
+
+@contextlib.contextmanager
+def healthy(
+    stage: Stage, as_user: Sequence[str], command: Sequence[str], environ: Mapping[str, str]
+) -> Iterator[subprocess.Popen[bytes]]:
+    """One of the program's commands, as soon as the image's check finds it well; ended in order behind. Failed."""
+    process = subprocess.Popen([*as_user, *stage.entry, *command], env=environ)
+    try:
+        until = time.monotonic() + _HEALTHY_S
+        while subprocess.run([*as_user, *stage.health], env=environ, capture_output=True, check=False).returncode:
+            if process.poll() is not None or time.monotonic() > until:
+                raise Failed(f"{command[0]} is not healthy (exit code {process.poll()})")
+            time.sleep(0.5)
+        yield process
         process.send_signal(getattr(signal, stage.stop))
         if code := process.wait(_END_S):
-            raise Failed(f"it ended with {code}")
+            raise Failed(f"{command[0]} ended with {code}")
     finally:
         if process.poll() is None:
             process.kill()

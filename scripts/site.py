@@ -26,6 +26,7 @@ CHAPTERS: dict[str, list[str]] = {
         "howto/events.md",
         "howto/webhooks.md",
         "howto/traces.md",
+        "howto/workers-in-containers.md",
         "howto/autoscale.md",
         "howto/after-an-outage.md",
         "howto/backup-and-restore.md",

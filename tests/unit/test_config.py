@@ -315,6 +315,11 @@ def test_other_peoples_variables_are_left_alone() -> None:
         "DELAYBOX_PORT": "tcp://10.0.0.1:8088",
         "DELAYBOX_HTTP_PORT": "tcp://10.0.0.1:8088",
         "DELAYBOX_PORT_8088_TCP_ADDR": "10.0.0.1",
+        # Of workers and of KEDA: the image and the chart set them where nodes run.
+        "DELAYBOX_WORKER_REDIS": "redis://h",
+        "DELAYBOX_WORKER_METRICS_PORT": "8090",
+        "DELAYBOX_WORKER_METRICS_HOST": "0.0.0.0",
+        "DELAYBOX_SCALER_TOKEN": "secret",
     }
     loaded = load(environ=environ)
     assert loaded.warnings == ()

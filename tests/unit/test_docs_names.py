@@ -24,7 +24,10 @@ _CODE = re.compile(r"^```.*?^```|`[^`\n]+`", re.DOTALL | re.MULTILINE)
 _CALL = re.compile(r"(?:^[$ ]*|[(/]|\$\()delaybox ((?:[a-z][a-z-]*)(?: [a-z][a-z-]*)?)([^|#;\n]*)")
 SECTIONS = {key.partition(".")[0] for key in _FIELDS if "." in key}
 _FILES = (".yaml", ".yml", ".txt", ".py", ".properties", ".lua")
-FOREIGN_VARIABLES = {"CONFIG", "SERVER", "GRPC_SERVERS", "WORKER_REDIS", "TOKEN", "TASK_ID", "ATTEMPT", "FENCING"}
+FOREIGN_VARIABLES = {
+    "CONFIG", "SERVER", "GRPC_SERVERS", "WORKER_REDIS", "WORKER_METRICS_PORT", "WORKER_METRICS_HOST", "TOKEN",
+    "TASK_ID", "ATTEMPT", "FENCING",
+}  # fmt: skip
 """Without DELAYBOX_: what clients, workers, the command line and commands of tasks read."""
 
 

@@ -84,6 +84,30 @@ def test_a_command_line_changes_what_it_names_and_nothing_else(place: Path) -> N
     assert (worker.sizes.concurrency, worker.sizes.threads) == (7, before.threads)
 
 
+def test_variables_say_where_metrics_are_and_how_to_log(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An image sets them, whichever worker it runs; the command line counts first."""
+    monkeypatch.setenv("DELAYBOX_WORKER_METRICS_PORT", "8090")
+    monkeypatch.setenv("DELAYBOX_WORKER_METRICS_HOST", "0.0.0.0")
+    monkeypatch.setenv("DELAYBOX_LOG_FORMAT", "json")
+    asked: list[launch.Launch] = []
+
+    def note(one: launch.Launch) -> int:
+        asked.append(one)
+        return 0
+
+    monkeypatch.setattr(launch, "run", note)
+    command = Command(monkeypatch, capsys)
+    for options in ([], ["--metrics-port", "9100", "--metrics-host", "127.0.0.1", "--log-format", "text"]):
+        command("worker", "launch_good", *options)
+        asked.append(launch.arguments_of(["launch_good", *options]))
+    shown = [(one.metrics_port, one.metrics_host, one.log_format) for one in asked]
+    assert shown == [(8090, "0.0.0.0", "json")] * 2 + [(9100, "127.0.0.1", "text")] * 2
+    monkeypatch.setenv("DELAYBOX_WORKER_METRICS_PORT", "")
+    assert launch.arguments_of(["launch_good"]).metrics_port is None
+
+
 def test_a_wrong_level_or_format_of_the_log_ends_the_command(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

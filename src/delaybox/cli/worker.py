@@ -50,10 +50,22 @@ def worker(
         typer.Option(metavar="DURATION", help="With --redis: how long a silent worker keeps its tasks. Default: 15s."),
     ] = None,
     metrics_port: Annotated[
-        int | None, typer.Option(min=0, max=65535, help="The port of /metrics, /healthz and /readyz.")
+        int | None,
+        typer.Option(
+            min=0,
+            max=65535,
+            envvar="DELAYBOX_WORKER_METRICS_PORT",
+            show_default=False,
+            help="The port of /metrics, /healthz and /readyz; or DELAYBOX_WORKER_METRICS_PORT.",
+        ),
     ] = None,
     metrics_host: Annotated[
-        str | None, typer.Option(help="The address that this port is on. Default: 127.0.0.1.")
+        str | None,
+        typer.Option(
+            envvar="DELAYBOX_WORKER_METRICS_HOST",
+            show_default=False,
+            help="The address that this port is on; or DELAYBOX_WORKER_METRICS_HOST. Default: 127.0.0.1.",
+        ),
     ] = None,
     queues: Annotated[
         Repeated, typer.Option(metavar="NAMES", help="Queues to take tasks from, separated by commas; repeatable.")
@@ -78,7 +90,9 @@ def worker(
     ca_file: Annotated[Path | None, typer.Option(help="PEM file of the authority that signed the node's.")] = None,
     cert_file: Annotated[Path | None, typer.Option(help="PEM file of the worker's own certificate.")] = None,
     key_file: Annotated[Path | None, typer.Option(help="PEM file of its key.")] = None,
-    log_format: Annotated[str, typer.Option(metavar="text|json", help="How to log.")] = "text",
+    log_format: Annotated[
+        str, typer.Option(metavar="text|json", envvar="DELAYBOX_LOG_FORMAT", help="How to log; or DELAYBOX_LOG_FORMAT.")
+    ] = "text",
     log_level: Annotated[
         str, typer.Option(metavar="debug|info|warning|error", help="The least level that is logged.")
     ] = "info",

@@ -67,10 +67,11 @@ ORIGINAL_KEYS = (
 ``APP_HTTPSERVER.PORT``, or ``APP_HTTPSERVER_PORT`` where a name cannot have a dot. Other programs use APP_ as well, so
 keys that are new in DelayBox are read only with DELAYBOX_ in front."""
 
-# These are no keys: variables of the command line, of commands that a node runs, of tests, and of Kubernetes (some for
-# every service named delaybox).
+# These are no keys: variables of the command line, of workers (the image has them for both), of KEDA, of commands that
+# a node runs, of tests, and of Kubernetes (some for every service named delaybox).
 _FOREIGN_VARIABLE = re.compile(
     r"DELAYBOX_((CONFIG|SERVER|GRPC_SERVERS|TOKEN|TASK_ID|ATTEMPT|FENCING)$|TEST_|FAULTS|FAILPOINTS|"
+    r"(WORKER_(REDIS|METRICS_PORT|METRICS_HOST)|SCALER_TOKEN)$|"
     r"(.*_)?(SERVICE_(HOST|PORT)|PORT_\d+_(TCP|UDP)))"
 )
 _FLAG_RANK = 9

@@ -30,6 +30,9 @@ WRONG_INPUT: Final = 2
 NOT_ALLOWED: Final = 4
 VARIABLE: Final = "DELAYBOX_WORKER_REDIS"
 """Not DELAYBOX_REDIS: that is a node's, and where it is set a worker of nodes must stay one."""
+METRICS: Final = ("DELAYBOX_WORKER_METRICS_PORT", "DELAYBOX_WORKER_METRICS_HOST")
+"""The image sets them, so that its health check and a scraper find a worker where they find a node."""
+LOG_FORMAT: Final = "DELAYBOX_LOG_FORMAT"
 _DEV: Final = "delaybox.direct.dev:run_dev"
 _FINAL: Final = (WRONG_INPUT, NOT_ALLOWED)
 """Exit codes of mistakes that another start would not mend."""
@@ -203,8 +206,10 @@ def arguments_of(arguments: Sequence[str]) -> Launch:
     parser.add_argument("--redis", metavar="URL", help="in place of nodes: the server itself; or DELAYBOX_WORKER_REDIS")
     parser.add_argument("--clock", action=argparse.BooleanOptionalAction, help="with --redis: keep time as well")
     parser.add_argument("--lease", help="with --redis: how long a silent worker keeps its tasks; 15s unless given")
-    parser.add_argument("--metrics-port", type=int, help="where /metrics, /healthz and /readyz are served")
-    parser.add_argument("--metrics-host", help="the address of that port; 127.0.0.1 unless given")
+    port, host = (os.environ.get(name) or None for name in METRICS)
+    where = f"where /metrics, /healthz and /readyz are served; or {METRICS[0]}"
+    parser.add_argument("--metrics-port", type=int, default=port, help=where)
+    parser.add_argument("--metrics-host", default=host, help="the address of that port; 127.0.0.1 unless given")
     parser.add_argument("--queues", action="append", metavar="NAMES", help="separated by commas; repeatable")
     parser.add_argument("--label", action="append", dest="labels", metavar="NAME[=VALUE]", help="repeatable")
     parser.add_argument("--concurrency", type=int, help="async functions at once")
@@ -216,7 +221,7 @@ def arguments_of(arguments: Sequence[str]) -> Launch:
     parser.add_argument("--ca-file")
     parser.add_argument("--cert-file")
     parser.add_argument("--key-file")
-    parser.add_argument("--log-format", choices=FORMATS, default="text")
+    parser.add_argument("--log-format", choices=FORMATS, default=os.environ.get(LOG_FORMAT) or "text")
     parser.add_argument("--log-level", choices=LEVELS, default="info", help="the least level that is logged")
     given = vars(parser.parse_args(arguments))
     if token := given.pop("token"):
