@@ -51,6 +51,9 @@ REFUSED = {
     "redis.url=redis://redis:6379,insecure=true,clock.enabled=false": "no node would keep time",
     "redis.url=redis://r:6379,insecure=true,keda.enabled=true,api.autoscaling.enabled=true": "choose one",
     "redis.url=redis://r:6379,insecure=true,preStopSeconds=10": "terminationGracePeriodSeconds is too short",
+    # By values.schema.json: a name that is misspelt would change nothing, and nobody would notice.
+    "redis.url=redis://r:6379,insecure=true,api.replica=3": "replica",
+    "redis.url=redis://r:6379,insecure=true,clock.roles=clocks": "roles",
 }
 
 
