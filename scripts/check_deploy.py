@@ -226,7 +226,7 @@ def boards() -> None:
         for panel in json.loads(file.read_text())["panels"]:
             for target in panel["targets"]:
                 expression = (
-                    target["expr"].replace("$__rate_interval", "1m").replace("$queue", ".*")
+                    target["expr"].replace("$__rate_interval", "1m").replace("$queue", ".*").replace("$fleet", ".*")
                 )
                 rules.append({"record": "board:panel", "expr": expression})
                 if unknown := set(re.findall(r"delaybox_[a-z_]+", expression)) - known:

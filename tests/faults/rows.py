@@ -150,7 +150,7 @@ ROWS = (
         _faults("t34_simulation"),
         cannot="the pure decisions alone: the rest of the world is a model", together=2),
     Row("operator", "bad days of an operator",
-        "the server dies, disk and memory fill, a node dies, and each alert comes and goes; a backup is restored; an "
-        "upgrade, and the way back",
+        "the server dies, disk and memory fill, a node dies, a host of webhooks does not answer, and each alert comes "
+        "and goes; a backup is restored; an upgrade, and the way back",
         _faults("operator")),
 )  # fmt: skip

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import resource
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -140,6 +141,20 @@ def test_the_memory_is_full(site: Site, alerts: Alerts) -> None:
     alerts.until_gone("DelayBoxStoreAway")
 
 
+@in_full
+@needs_promtool
+def test_memory_gets_short(site: Site, alerts: Alerts) -> None:
+    """It is said before anything is refused."""
+    assert not alerts.holds("DelayBoxMemoryShort")
+    with site.admin() as admin:
+        admin.config_set("maxmemory", int(1.12 * admin.info("memory")["used_memory"]))
+        alerts.until("DelayBoxMemoryShort")
+        assert site.post() == 201
+        # The page: raise it.
+        admin.config_set("maxmemory", "8gb")
+    alerts.until_gone("DelayBoxMemoryShort")
+
+
 @needs_promtool
 def test_the_store_is_emptied(site: Site, alerts: Alerts) -> None:
     assert not alerts.holds("DelayBoxStoreLost")
@@ -187,6 +202,29 @@ def test_a_poison_task(site: Site, alerts: Alerts) -> None:
 
 
 @in_full
+@needs_promtool
+def test_a_host_does_not_answer(site: Site, tmp_path: Path) -> None:
+    node = site.another({"DELAYBOX_WEBHOOKS_ENABLED": "true", "DELAYBOX_WEBHOOKS_ALLOW": "127.0.0.1"})
+    address = f"127.0.0.1:{node.port}"
+    try:
+        with socket.create_server(("127.0.0.1", 0), backlog=1) as server:
+            port = server.getsockname()[1]
+        # Nobody listens there any more.
+        url = f"http://127.0.0.1:{port}/hook"
+        posted = [node.call("POST", "/v1/tasks", {"type": "http", "url": url, "queue": "hooks"})[0] for _ in range(20)]
+        assert posted == [201] * 20
+        until(lambda: 'answer="no_answer"' in scraped(address), lambda: scraped(address))
+        alerts = Alerts(tmp_path, lambda: scraped(address))
+        alerts.until("DelayBoxHostAway")
+        # The page: see which, and cancel its tasks where it has gone for good.
+        where = ("--server", f"http://{address}")
+        assert f"127.0.0.1:{port}" in site.run("webhook", "hosts", *where)
+        assert "cancelled" in site.run("cancel", "--queue", "hooks", *where)
+    finally:
+        assert node.stop() == 0
+
+
+@in_full
 def test_a_backup_is_restored(tmp_path: Path) -> None:
     """What was scheduled when it was made is there; what came due since fires once more."""
     server = RealServer(SAFE)
@@ -207,6 +245,7 @@ def test_a_backup_is_restored(tmp_path: Path) -> None:
         shutil.rmtree(server.folder / "appendonlydir")
         shutil.copy(backup, server.folder / "dump.rdb")
         restored = RealServer(["--maxmemory-policy", "noeviction", "--appendonly", "no"])
+        restored.folder.rmdir()
         restored.folder, restored.unix_path, restored.log = server.folder, server.unix_path, server.log
         restored.start()
         try:
@@ -260,7 +299,7 @@ def test_an_upgrade_and_the_way_back(tmp_path: Path) -> None:
             left = pending(site.node, other)
             assert first in left and second not in left
         site.run("fsck", "--redis", server.url)
-        site.run("doctor", "--server", f"http://127.0.0.1:{site.node.port}")
+        site.run("doctor", "--server", f"http://127.0.0.1:{site.node.port}", "--redis", server.url)
         assert site.node.stop() == 0
     finally:
         for node in nodes:
