@@ -231,27 +231,8 @@ DEFAULTS = {
     "dataDir": "`$XDG_DATA_HOME/delaybox`, else `~/.local/share/delaybox`; on macOS "
     "`~/Library/Application Support/delaybox`",
 }
-_TIMES = {
-    "lease",
-    "heartbeat",
-    "frequency",
-    "kafka.linger",
-    "kafka.deliveryTimeout",
-    "webhooks.timeout",
-    "events.webhook.timeout",
-    "webhooks.maxRetryAfter",
-    "workers.shell.timeout",
-    "workers.shell.grace",
-    "workers.shell.keepResult",
-    "workers.shell.limits.cpu",
-    "results.keep",
-    "keys.keep",
-    "history.keep",
-    "history.keepFailed",
-    "durability.within",
-    "deadLetters.age",
-    "quarantine.age",
-}
+_SPANS = (("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1))
+_SIZES = (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("", 1))
 
 
 def configuration() -> Iterator[str]:
@@ -278,11 +259,19 @@ def _default(key: str, value: Any) -> str:
         return DEFAULTS[key]
     if value is None or value in ((), "", {}):
         return "none"
-    if key in _TIMES:
-        return f"`{value} ms`"
+    must = _FIELDS[key].description or ""
+    if "a duration" in must:
+        return f"`{_in_units(value, _SPANS)}`" if value else "`0s`"
+    if must.startswith("a size"):
+        return f"`{_in_units(value, _SIZES)}`"
     if isinstance(value, tuple):
         value = ",".join(map(str, value))
     return f"`{str(value).lower() if isinstance(value, bool) else value}`"
+
+
+def _in_units(value: int, units: tuple[tuple[str, int], ...]) -> str:
+    """In the largest unit of which it is a whole number; as the configuration takes it."""
+    return next(f"{value // size}{unit}" for unit, size in units if value % size == 0)
 
 
 def _also(key: str) -> str:
@@ -410,7 +399,8 @@ def _spelled(param: Any) -> str:
         value = "\\|".join(choice.value for choice in kind)
     elif isinstance(kind, type) and issubclass(kind, Path) and not param.metavar:
         value = "PATH"
-    return ", ".join(f"`{name}`" for name in param.opts) + (f" `{value}`" if value else "")
+    names = (*param.opts, *param.secondary_opts)
+    return ", ".join(f"`{name}`" for name in names) + (f" `{value}`" if value else "")
 
 
 def _unless_given(param: Any) -> str:

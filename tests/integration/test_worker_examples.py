@@ -108,16 +108,18 @@ def test_windows_close_on_time(place: Place) -> None:
     assert all(0 <= int(late) < 2_000 for _, _, late in closed)
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/python.md"])
-def test_a_worker_pasted_from_the_documents_works(place: Place, page: str) -> None:
+@pytest.mark.parametrize(
+    ("page", "by_redis"),
+    [("README.md", False), ("docs/python.md", False), pytest.param("README.md", True, id="or-without-a-node")],
+)
+def test_a_worker_pasted_from_the_documents_works(place: Place, page: str, by_redis: bool) -> None:
     text = (EXAMPLES.parent / page).read_text()
-    here = f"localhost:{place.node.grpc_port}"
+    here = place.node.address("redis") if by_redis else f"localhost:{place.node.grpc_port}"
     for mark, name in (("app.py", "app.py"), ("with app.py", "caller.py")):
         block = re.search(rf"^<!-- {re.escape(mark)} -->\n```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
         assert block, f"{page} has no block {mark}"
-        assert "localhost:9088" in block[1] or "redis://localhost:6379" in block[1]
-        code = block[1].replace("redis://localhost:6379", place.node.address("redis"))
-        (place.folder / name).write_text(code.replace("localhost:9088", here))
+        assert "localhost:9088" in block[1]
+        (place.folder / name).write_text(block[1].replace("localhost:9088", here))
     command = [sys.executable, "-m", "delaybox", "worker", "app:worker", "--processes", "2"]
     worker = subprocess.Popen(command, cwd=place.folder, stderr=subprocess.DEVNULL)
     try:
