@@ -11,6 +11,7 @@ from delaybox.core import ids
 from delaybox.core.task import DeliveryMode, NewTask, Priority, TaskType
 from delaybox.store import keys
 from delaybox.store.record import draft
+from delaybox.store.resuming import resume
 from delaybox.store.store import Batch, ClaimLimits, Store
 from delaybox.wire import body as wire_body
 from tests.lab import CLOCK_KEY
@@ -44,7 +45,7 @@ class Sequence_(Steering, Sharing):  # noqa: N801 - typing's name is taken
         self.actions = [
             (24, self.schedule), (18, self.move_time), (22, self.claim), (10, self.ack), (7, self.fail),
             (4, self.snooze), (8, self.replace_),
-            (4, self.release), (3, self.lose), (3, self.extend), (6, self.reap), (12, self.expand), (5, self.cancel),
+            (4, self.release), (4, self.resume), (3, self.lose), (3, self.extend), (6, self.reap), (12, self.expand), (5, self.cancel),
             (6, self.reschedule), (3, self.replay), (2, self.discard), (2, self.scrub), (1, self.flush),
             (3, self.pause), (5, self.move_group), (2, self.limit), (8, self.bring_permits), (1, self.weigh),
         ]  # fmt: skip
@@ -181,16 +182,30 @@ class Sequence_(Steering, Sharing):  # noqa: N801 - typing's name is taken
         lease_id, p, tasks = self.a_lease()
         if not tasks:
             return
-        delay = self.rng.choice([0, 0, self.span()])
-        self.note("release", p, lease_id.hex(), delay, [t.task_id.hex() for t in tasks])
-        stale = await self.store.release(p, lease_id, [t.task_id for t in tasks], delay_ms=delay)
+        delay, until = self.rng.choice([(0, 0), (self.span(), 0), (0, self.now + self.span() - 1_000)])
+        self.note("release", p, lease_id.hex(), delay, until, [t.task_id.hex() for t in tasks])
+        stale = await self.store.release(p, lease_id, [t.task_id for t in tasks], delay_ms=delay, until_ms=until)
         want = []
         for t in tasks:
             if not self.model.leave(lease_id, t.task_id, State.PENDING):
                 want.append(t.task_id)
-            elif delay:
-                t.due = self.now + delay
+            elif delay or until:
+                t.due = max(until, self.now) if until else self.now + delay
         assert stale == want
+
+    async def resume(self) -> None:
+        """Some that wait, some that were moved meanwhile, some that are not there any more."""
+        p = self.partition()
+        tasks = [t for t in self.some(self.model.of(*State), 8) if t.partition == p]
+        asked = [(t, t.due + self.rng.choice([0, 0, 0, 1])) for t in tasks]
+        if not asked:
+            return
+        self.note("resume", p, [(t.task_id.hex(), due) for t, due in asked])
+        moved = await resume(self.store, {p: [(t.task_id, due) for t, due in asked]})
+        waits = [t for t, due in asked if t.state is State.PENDING and t.due == due > self.now]
+        assert moved == len(waits)
+        for t in waits:
+            t.due = self.now
 
     async def lose(self) -> None:
         lease_id, p, tasks = self.a_lease()

@@ -184,7 +184,7 @@ class Settler:
         done: defaultdict[_Lease, list[tuple[Delivery, Done]]] = defaultdict(list)
         failed: defaultdict[_Lease, list[tuple[Delivery, Failed]]] = defaultdict(list)
         snoozed: defaultdict[_Lease, list[tuple[Delivery, Snoozed]]] = defaultdict(list)
-        back: defaultdict[tuple[int, bytes, int], list[tuple[Delivery, HandBack]]] = defaultdict(list)
+        back: defaultdict[tuple[int, bytes, int, int], list[tuple[Delivery, HandBack]]] = defaultdict(list)
         lost: defaultdict[tuple[int, bytes, bool], list[tuple[Delivery, Lost]]] = defaultdict(list)
         for d, outcome in others:
             if isinstance(outcome, Done):
@@ -196,7 +196,7 @@ class Settler:
             elif isinstance(outcome, Lost):
                 lost[d.partition, d.lease_id, outcome.together].append((d, outcome))
             elif isinstance(outcome, HandBack):
-                back[d.partition, d.lease_id, outcome.delay_ms].append((d, outcome))
+                back[d.partition, d.lease_id, outcome.delay_ms, outcome.until_ms].append((d, outcome))
         makers: list[tuple[Callable[[], Iterable[_Settling]], Sequence[_Item]]] = [
             *((partial(self._complete, *lease, items), items) for lease, items in done.items()),
             *((partial(self._fail, *lease, items), items) for lease, items in failed.items()),
@@ -264,13 +264,16 @@ class Settler:
         if self._recorder.on:
             self._note_results(items, stale)
 
-    def _release(self, partition: int, lease_id: bytes, delay_ms: int, items: Sequence[_Item]) -> Iterator[_Settling]:
+    def _release(
+        self, partition: int, lease_id: bytes, delay_ms: int, until_ms: int, items: Sequence[_Item]
+    ) -> Iterator[_Settling]:
         def ended(replies: Sequence[Any]) -> None:
             if stale := sum(map(len, replies)):
                 metrics.stale_ack(stale)
 
         ids = [d.task_id for d, _ in items]
-        yield _Settling(items, release_calls(self._store, partition, lease_id, ids, delay_ms=delay_ms), ended)
+        calls = release_calls(self._store, partition, lease_id, ids, delay_ms=delay_ms, until_ms=until_ms)
+        yield _Settling(items, calls, ended)
 
     def _lose(self, partition: int, lease_id: bytes, failing: bool, items: Sequence[_Item]) -> Iterator[_Settling]:
         def ended(replies: Sequence[Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from dataclasses import replace
+from functools import partial
 
 from delaybox.core.errors import ConfigError
 from delaybox.core.lane import ANY_QUEUE, lane_of
@@ -19,6 +20,7 @@ from delaybox.processes.spec import ProcessKind
 from delaybox.roles import opening
 from delaybox.roles.engines import claiming
 from delaybox.roles.settings import WebhookSettings
+from delaybox.store.resuming import resume
 from delaybox.targets.http import HttpOptions, HttpTarget
 
 log = logging.getLogger("delaybox.webhook")
@@ -43,6 +45,7 @@ async def serve(settings: WebhookSettings) -> int:
         if store is None:
             return 0
         stack.push_async_callback(store.close)
+        target.put_off.resume = partial(resume, store)
         engine = Engine(store, {TaskType.HTTP: target}, engine_options(settings), rules=queues)
         collector.set_apart()
         await engine.start()

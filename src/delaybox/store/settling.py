@@ -48,14 +48,15 @@ def failed(replies: Iterable[Sequence[Any]]) -> tuple[list[bytes], int]:
 
 
 def release_calls(
-    store: Store, partition: int, lease_id: bytes, task_ids: Sequence[bytes], *, delay_ms: int
+    store: Store, partition: int, lease_id: bytes, task_ids: Sequence[bytes], *, delay_ms: int, until_ms: int = 0
 ) -> list[ScriptCall]:
-    """Tasks of one lease that are handed back; each reply lists stale ids."""
+    """Tasks of one lease that are handed back; each reply lists stale ids. ``until_ms``: when they are due again, in
+    place of a delay."""
     return [
         ScriptCall(
             "release",
             store.tags[partition],
-            (lease_id, store.bucket_ms, store.wakes[partition], delay_ms, *task_ids[at : at + MAX_ITEMS]),
+            (lease_id, store.bucket_ms, store.wakes[partition], delay_ms, until_ms, *task_ids[at : at + MAX_ITEMS]),
         )
         for at in range(0, len(task_ids), MAX_ITEMS)
     ]

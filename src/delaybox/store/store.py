@@ -252,10 +252,11 @@ class Store:
         return failed(await self._replies(fail_calls(self, partition, lease_id, items, dead_cap=dead_cap)))
 
     async def release(
-        self, partition: int, lease_id: bytes, task_ids: Sequence[bytes], *, delay_ms: int = 0
+        self, partition: int, lease_id: bytes, task_ids: Sequence[bytes], *, delay_ms: int = 0, until_ms: int = 0
     ) -> list[bytes]:
         """Hands tasks back, charging nothing; returns the stale ids."""
-        replies = await self._replies(release_calls(self, partition, lease_id, task_ids, delay_ms=delay_ms))
+        calls = release_calls(self, partition, lease_id, task_ids, delay_ms=delay_ms, until_ms=until_ms)
+        replies = await self._replies(calls)
         return [task_id for stale in replies for task_id in stale]
 
     async def lose(

@@ -27,6 +27,7 @@ from delaybox.targets import http_metrics
 from delaybox.targets.http_client import Forbidden, HttpClient, NoAnswer, Resolve
 from delaybox.targets.http_connection import HttpAnswer
 from delaybox.targets.http_hosts import Hosts, NoRoom, spread_ms
+from delaybox.targets.http_put_off import PutOff
 from delaybox.targets.places import PlacesInTurn
 from delaybox.wire import body as wire_body
 from delaybox.wire import webhook_signing
@@ -80,7 +81,8 @@ class HttpOptions:
 
 
 class HttpTarget:
-    """`stop` closes its connections. ``queues``: their rules; ``now_ms``: the time by the store's clock."""
+    """`stop` closes its connections. ``queues``: their rules; ``now_ms``: the time by the store's clock. ``put_off``:
+    what waits for hosts that do not answer."""
 
     side_by_side = True
     """A host that does not answer must not hold up the others' tasks, those with large bodies included."""
@@ -99,6 +101,7 @@ class HttpTarget:
         self._client = HttpClient(options.rules, ca_file=options.ca_file, resolve=resolve)
         most_doubted = max(1, options.concurrency // 2)
         self._hosts = Hosts(options.per_host, options.per_host_rate, most_doubted=most_doubted)
+        self.put_off = PutOff()
         self._places = PlacesInTurn(options.concurrency)
         self._held_bytes = 0
         self._now_ms = now_ms or (lambda: time.time() * 1000)
@@ -107,6 +110,7 @@ class HttpTarget:
 
     async def stop(self) -> None:
         """Twice is harmless."""
+        self.put_off.stop()
         self._client.close()
         http_metrics.add()
 
@@ -162,11 +166,15 @@ class HttpTarget:
 
     async def _sent(self, d: Delivery, arrived: float, task: task_pb2.Task, asked: Webhook, url: Url) -> Outcome:
         host = self._hosts.of(url.scheme, url.host, url.port)
+        self.put_off.came(host, d.task_id)
         loop = asyncio.get_running_loop()
         try:
             doubted = await self._hosts.enter(host, loop.time())
         except NoRoom as full:
             http_metrics.put_off()
+            if full.silent and d.fired_ms and not d.once:
+                now_ms = d.fired_ms + (loop.time() - arrived) * 1000
+                return self.put_off.put_off(host, d, full.after_ms, now_ms)
             return HandBack(delay_ms=full.after_ms)
         began = loop.time()
         late = max(0.0, (d.fired_ms - d.due_ms) / 1000 + began - arrived) if d.fired_ms else None
@@ -197,6 +205,8 @@ class HttpTarget:
         finally:
             was_closed = host.closed
             self._hosts.leave(host, loop.time(), loop.time() - began, answered=answered, doubted=doubted)
+            if host.closed or was_closed:
+                self.put_off.changed(host)
             if host.closed != was_closed:
                 http_metrics.hosts_closed(self._hosts.closed)
                 http_metrics.host_closed(url.place, host.closed)

@@ -29,11 +29,12 @@ _DOUBTED_S: Final = 1.0
 
 
 class NoRoom(Exception):
-    """The host takes nothing now; ``after_ms``: when to come again."""
+    """The host takes nothing now; ``after_ms``: when to come again. ``silent``: because it does not answer."""
 
-    def __init__(self, after_ms: int) -> None:
+    def __init__(self, after_ms: int, *, silent: bool = False) -> None:
         super().__init__(after_ms)
         self.after_ms = after_ms
+        self.silent = silent
 
 
 class Host:
@@ -72,6 +73,28 @@ class Host:
         return self._pause_s > 0
 
     @property
+    def closed_until(self) -> float:
+        """Until when a closed host gets no request; from then on one, the probe."""
+        return self._closed_until
+
+    @property
+    def pause_s(self) -> float:
+        """How long it is left alone; 0: it is not."""
+        return self._pause_s
+
+    @property
+    def probing(self) -> bool:
+        """Whether the probe is under way."""
+        return self._probing
+
+    def takes(self, seconds: float) -> int:
+        """How many requests it is likely to answer in that time; 1 at least."""
+        count = self._limit * seconds / max(self._took_s, 0.001)
+        if self._between_s:
+            count = min(count, seconds / self._between_s)
+        return max(1, int(count))
+
+    @property
     def doubted(self) -> bool:
         """Whether it may well not answer: it never has, or did not the last time. Not where only probes are sent."""
         return not self._pause_s and (self._failures > 0 or not self._proven)
@@ -85,10 +108,10 @@ class Host:
         """Waits for room; each `enter` that returns needs a `leave`. NoRoom."""
         if self._pause_s:
             if now < self._closed_until:
-                raise NoRoom(spread_ms(self._closed_until - now))
+                raise NoRoom(spread_ms(self._closed_until - now), silent=True)
             if self._probing or self._running >= self._limit:
                 # If the probe fails, the way is closed for twice this pause: whoever came every second would meet that.
-                raise NoRoom(spread_ms(max(FIRST_PAUSE_S, self._pause_s / 2)))
+                raise NoRoom(spread_ms(max(FIRST_PAUSE_S, self._pause_s / 2)), silent=True)
             self._probing = True
         if self._between_s:
             self._take_turn(now)
@@ -121,6 +144,9 @@ class Host:
         self._running -= 1
         self._took_s += (took_s - self._took_s) / 8
         if answered is not None:
+            if answered and self._pause_s:
+                # How long it gave no answer says nothing of how long it takes now.
+                self._took_s = took_s
             self._learn(now, answered=answered)
         elif self._probing:
             self._probing = False
@@ -142,7 +168,7 @@ class Host:
         while self._waiting:
             turn = self._waiting.popleft()
             if not turn.done():
-                turn.set_exception(NoRoom(spread_ms(self._closed_until - now)))
+                turn.set_exception(NoRoom(spread_ms(self._closed_until - now), silent=True))
 
     def _next(self) -> None:
         while self._waiting and self._running < self._limit:

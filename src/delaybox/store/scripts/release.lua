@@ -1,7 +1,8 @@
 #!lua flags=allow-oom
 -- Hands tasks of one lease back, unfinished; neither attempt nor loss is charged.
 -- KEYS  1 hash tag of the partition
--- ARGV  1 lease id, 2 bucket width ms, 3 wake channel, 4 delay ms before they are due again (0 = as they were), then ids
+-- ARGV  1 lease id, 2 bucket width ms, 3 wake channel, 4 delay ms before they are due again (0 = as they were), 5 the moment at which
+--       they are due again, in place of a delay (Unix ms; 0 = none), then ids
 -- REPLY ids that were not in the lease (stale)
 -- ERRORS TRYAGAIN (nothing written)
 -- BOUND 500 ids
@@ -20,15 +21,15 @@
 --@include lib/finish.lua
 --@include lib/settle.lua
 local now = now_ms()
-local lid, W, delay = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[4])
+local lid, W, delay, moment = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[4]), tonumber(ARGV[5])
 local lease = k_lease(lid)
 local c = clock(now)
 local keys = { lease, K_LEASES, K_LEASED, K_BUCKETS, K_CLOCK, K_GROUPS, unpack(K_NEAR, 0, 11) }
-for i = 5, #ARGV do keys[#keys + 1] = k_bucket(math.floor(id_due(ARGV[i]) / W)) end
+for i = 6, #ARGV do keys[#keys + 1] = k_bucket(math.floor(id_due(ARGV[i]) / W)) end
 local err = guard(keys)
 if err then return err end
 local stale = {}
-for i = 5, #ARGV do
+for i = 6, #ARGV do
   local id = ARGV[i]
   local rec = redis.call('HGET', lease, id)
   if not rec then
@@ -36,9 +37,9 @@ for i = 5, #ARGV do
   else
     rec = without_permit(id, rec, now)
     local _, flags, due, at = rec_head(id, rec)
-    if delay > 0 then
+    if delay > 0 or moment > 0 then
       local attempt, losses, deliveries = rec_counters(rec)
-      due = math.min(now + delay, MAX_DUE)
+      due = math.min(moment > 0 and math.max(moment, now) or now + delay, MAX_DUE)
       rec = rec_build(rec, at, flags, attempt, losses, deliveries, due)
     end
     if is_superseded(rec, at, flags) then

@@ -1,0 +1,213 @@
+"""Tasks that wait in the store because their host does not answer: none of them is claimed again only to be handed back.
+
+They are put off for longer than the host is left alone, and this process remembers which. At the end of each pause it
+brings one of them back, which is the probe; when the host answers, all of them come, as fast as the host takes them.
+What is not remembered, because the process was killed or too many wait, comes by its own time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Final, NamedTuple
+
+from delaybox.core.delivery import Delivery, HandBack
+from delaybox.core.errors import DelayBoxError
+from delaybox.targets.http_hosts import FIRST_PAUSE_S, Host, spread_ms
+
+log = logging.getLogger("delaybox.webhook")
+
+Resume = Callable[[Mapping[int, Sequence[tuple[bytes, int]]]], Awaitable[int]]
+"""Makes tasks due now that still wait for the moment until which they were put off: by partition (id, moment in Unix
+ms). Answers how many did; DelayBoxError."""
+
+MOST_REMEMBERED: Final = 50_000
+"""Tasks of all hosts, about 200 bytes each."""
+FOR_S: Final = 30.0
+"""For so long to twice as long a task is put off: that is how late it comes where nobody brings it back."""
+_LONGEST_S: Final = 120.0
+_COME_BACK_A_SECOND: Final = 100
+"""A host for which very many wait has them put off for longer, so that hardly more than these come back in vain."""
+_STEP_S: Final = 0.25
+"""So much work as a host does in this time is brought back at once. A hand-back is stored well within it: what is
+younger is not brought back yet."""
+_MOST_AT_ONCE: Final = 500
+_TRIES: Final = 32
+"""So often others are brought back where none of those still waited."""
+
+
+class _Task(NamedTuple):
+    partition: int
+    until_ms: int
+    at: float
+
+
+class _Waiting:
+    """What waits for one host, the first that was put off first."""
+
+    __slots__ = ("asked", "asked_for", "bringing", "lease_id", "tasks", "timer", "until_ms")
+
+    def __init__(self) -> None:
+        self.tasks: dict[bytes, _Task] = {}
+        self.lease_id = b""
+        """Of the last one that was put off."""
+        self.until_ms = 0
+        """Until when its lease's tasks are."""
+        self.timer: asyncio.TimerHandle | None = None
+        self.bringing: asyncio.Task[None] | None = None
+        self.asked = 0
+        """How many were brought back last for a probe that has not begun yet."""
+        self.asked_for = 0.0
+        """The end of the pause for which they were."""
+
+
+class PutOff:
+    """``resume``: brings tasks back; None: they come by their own time. ``most``: how many are remembered."""
+
+    def __init__(self, resume: Resume | None = None, most: int = MOST_REMEMBERED) -> None:
+        self.resume = resume
+        self._most = most
+        self._count = 0
+        self._by_host: dict[Host, _Waiting] = {}
+
+    def stop(self) -> None:
+        """Brings nothing back any more. Twice is harmless."""
+        for waiting in self._by_host.values():
+            if waiting.timer is not None:
+                waiting.timer.cancel()
+            if waiting.bringing is not None:
+                waiting.bringing.cancel()
+        self._by_host.clear()
+
+    def put_off(self, host: Host, d: Delivery, after_ms: int, now_ms: float) -> HandBack:
+        """Hands a task back whose host does not answer, and remembers it. ``now_ms``: by the clock of its server.
+        ``after_ms``: when it comes again where nothing is brought back."""
+        if self.resume is None:
+            return HandBack(delay_ms=after_ms)
+        now = asyncio.get_running_loop().time()
+        waiting = self._by_host.get(host)
+        if waiting is None:
+            waiting = self._by_host[host] = _Waiting()
+        if waiting.lease_id != d.lease_id:
+            for_s = min(_LONGEST_S, max(FOR_S, len(waiting.tasks) / _COME_BACK_A_SECOND))
+            # The same for all of one claim, so that one script hands them back.
+            waiting.lease_id, waiting.until_ms = d.lease_id, int(now_ms) + spread_ms(for_s)
+        self._drop_old(waiting, now_ms)
+        self._forget(waiting, d.task_id)
+        if self._count < self._most:
+            waiting.tasks[d.task_id] = _Task(d.partition, waiting.until_ms, now)
+            self._count += 1
+        if waiting.timer is None and waiting.bringing is None:
+            self.changed(host)
+        return HandBack(until_ms=waiting.until_ms)
+
+    def came(self, host: Host, task_id: bytes) -> None:
+        """A task of the host came, by its own time or brought back."""
+        if self._by_host and (waiting := self._by_host.get(host)) is not None:
+            self._forget(waiting, task_id)
+
+    def changed(self, host: Host) -> None:
+        """The host answered, or a request to it got no answer."""
+        waiting = self._by_host.get(host)
+        if waiting is None or waiting.bringing is not None:
+            return
+        if not host.closed:
+            waiting.asked = 0
+            self._begin(host, waiting, self._bring_all)
+        elif not host.probing and (waiting.timer is None or waiting.asked_for != host.closed_until):
+            waiting.asked, waiting.asked_for = 0, host.closed_until
+            self._ask_at(host, waiting, host.closed_until)
+
+    def _ask_at(self, host: Host, waiting: _Waiting, at: float) -> None:
+        if waiting.timer is not None:
+            waiting.timer.cancel()
+        waiting.timer = asyncio.get_running_loop().call_at(at, self._ask, host, waiting)
+
+    def _ask(self, host: Host, waiting: _Waiting) -> None:
+        """The pause is over: brings one back as the probe, and more where it does not come here, because others claim
+        from its partition by now."""
+        waiting.timer = None
+        if self._by_host.get(host) is not waiting or waiting.bringing is not None or host.probing:
+            return
+        if not host.closed:
+            self.changed(host)
+        elif not waiting.tasks:
+            del self._by_host[host]
+        else:
+            self._begin(host, waiting, self._bring_some)
+
+    def _begin(self, host: Host, waiting: _Waiting, bring: Callable[[Host, _Waiting], Awaitable[None]]) -> None:
+        async def bringing() -> None:
+            try:
+                await bring(host, waiting)
+            except DelayBoxError as error:
+                log.debug("tasks that were put off are not brought back yet: %s", error)
+            except Exception:  # a defect here must not end the others, which come by their own time
+                log.exception("tasks that were put off are not brought back")
+            waiting.bringing = None
+            if self._by_host.get(host) is waiting:
+                self._brought_back(host, waiting)
+
+        waiting.bringing = asyncio.create_task(bringing(), name="delaybox-webhook-resume")
+
+    def _brought_back(self, host: Host, waiting: _Waiting) -> None:
+        """Sees to those that are left."""
+        again = asyncio.get_running_loop().time() + FIRST_PAUSE_S
+        if host.closed:
+            if waiting.asked:
+                again += host.pause_s
+            if not host.probing:
+                self._ask_at(host, waiting, max(host.closed_until, again))
+        elif waiting.tasks:
+            self._ask_at(host, waiting, again)
+        else:
+            del self._by_host[host]
+
+    async def _bring_some(self, host: Host, waiting: _Waiting) -> None:
+        count = min(max(1, 2 * waiting.asked), _MOST_AT_ONCE)
+        for _ in range(_TRIES):
+            if host.probing or (moved := await self._bring(waiting, count)) is None:
+                return
+            if moved:
+                waiting.asked = count
+                return
+
+    async def _bring_all(self, host: Host, waiting: _Waiting) -> None:
+        while waiting.tasks and not host.closed:
+            await self._bring(waiting, min(host.takes(_STEP_S), _MOST_AT_ONCE))
+            await asyncio.sleep(_STEP_S)
+
+    async def _bring(self, waiting: _Waiting, count: int) -> int | None:
+        """Brings so many back, and forgets them; how many of them still waited. None: none is old enough.
+        DelayBoxError."""
+        assert self.resume is not None
+        youngest = asyncio.get_running_loop().time() - _STEP_S
+        chosen: list[tuple[bytes, _Task]] = []
+        for task_id, task in waiting.tasks.items():
+            if len(chosen) == count or task.at > youngest:
+                break
+            chosen.append((task_id, task))
+        if not chosen:
+            return None
+        by: defaultdict[int, list[tuple[bytes, int]]] = defaultdict(list)
+        for task_id, task in chosen:
+            by[task.partition].append((task_id, task.until_ms))
+        moved = await self.resume(by)
+        for task_id, task in chosen:
+            if waiting.tasks.get(task_id) is task:
+                self._forget(waiting, task_id)
+        return moved
+
+    def _drop_old(self, waiting: _Waiting, now_ms: float) -> None:
+        """Forgets what has come by its own time, to another process or to nobody, because it was cancelled."""
+        while waiting.tasks:
+            task_id, task = next(iter(waiting.tasks.items()))
+            if task.until_ms >= now_ms:
+                return
+            self._forget(waiting, task_id)
+
+    def _forget(self, waiting: _Waiting, task_id: bytes) -> None:
+        if waiting.tasks.pop(task_id, None) is not None:
+            self._count -= 1
