@@ -201,6 +201,7 @@ class Progress(Struct, frozen=True, gc=False):
 
 class FailedAttempt(Struct, frozen=True, kw_only=True, gc=False):
     """Why one attempt failed. ``fired_ms``: when it was handed out (0: not known). ``node``: the member that had it.
+    ``delivery``: its fencing token, which counts how often the task was handed out by then (0: not known).
 
     ``traceback``: of a function; of a command the end of what it printed, where that was kept.
     """
@@ -211,6 +212,7 @@ class FailedAttempt(Struct, frozen=True, kw_only=True, gc=False):
     node: str = ""
     reason: str = ""
     traceback: str = ""
+    delivery: int = 0
 
 
 class TaskView(Struct, frozen=True, kw_only=True, gc=False):

@@ -40,7 +40,7 @@ from delaybox.service.rules import Rules
 from delaybox.service.scaling import Scaler
 from delaybox.service.submit import BatchItem, Submitter, Then, submitter_kind
 from delaybox.service.watch import Watch, Watcher
-from delaybox.service.why_waiting import LIVE_NODE_MS, Serving, living
+from delaybox.service.why_waiting import LIVE_NODE_MS, Serving, living, put_off
 from delaybox.store import by_key, dashboard_secret, offset_pages, pages
 from delaybox.store.by_id import Lookup
 from delaybox.store.outlook import Outlook, outlook
@@ -225,7 +225,7 @@ class Service:
         shown = of_found(raw, found)
         if shown is not None:
             (shown,) = await self._opened.rules.with_reason([await self._opened.serving.completed(shown)])
-            return await self._opened.history.completed(shown)
+            return put_off(await self._opened.history.completed(shown))
         if found.place == "quarantine":
             raise TaskNotFound(f"task {task_id} {UNREADABLE}")
         if found.place:

@@ -10,10 +10,12 @@ from google.protobuf.message import DecodeError
 from msgspec.structs import replace
 
 from delaybox.core import ids
+from delaybox.core.errors import InvalidTask
 from delaybox.core.lane import ANY_QUEUE, Lane, cost_of, lane_of, split, without_needs
 from delaybox.core.membership import Activity, Member
 from delaybox.core.needs import NO_NEEDS, WorkerNeeds
 from delaybox.core.task import TaskState, TaskType, TaskView
+from delaybox.core.webhook import url_of
 from delaybox.store import nodes, progress
 from delaybox.store.lanes import waiting
 from delaybox.store.store import Store
@@ -207,6 +209,22 @@ class Serving:
 def unserved(name: str, queue: str) -> str:
     """The reason why a task of that lane waits."""
     return f"waits: no connected worker serves function {name!r} of queue {queue!r}"
+
+
+def put_off(view: TaskView) -> TaskView:
+    """The view of a webhook that waits because it was handed back when it was handed out last, with that reason."""
+    if view.state is not TaskState.SCHEDULED or view.webhook is None or view.reason:
+        return view
+    # A task that was brought back counts its attempts anew, and of very many failures not all are remembered.
+    failed = max(view.attempt + view.losses, view.failures[-1].delivery if view.failures else 0)
+    if view.deliveries <= failed:
+        return view
+    try:
+        host = url_of(view.webhook.url).place
+    except InvalidTask:
+        host = "its host"
+    why = f"when it was to be sent last, {host} did not answer, had no room or asked for a wait (Retry-After)"
+    return replace(view, reason=f"{why}; it was put off, which costs no attempt")
 
 
 def lacking(name: str, queue: str, needs: WorkerNeeds) -> str:

@@ -81,7 +81,7 @@ def _read(value: bytes) -> list[FailedAttempt]:
     at = 0
     try:
         while at < len(value):
-            size = unpack_from(">I", value, at)[0]
+            size, delivery = unpack_from(">II", value, at)
             one = _decode(value[at + _HEAD : at + 4 + size])
             found.append(
                 FailedAttempt(
@@ -91,6 +91,7 @@ def _read(value: bytes) -> list[FailedAttempt]:
                     node=one.node,
                     reason=one.reason,
                     traceback=one.traceback,
+                    delivery=delivery,
                 )
             )
             at += 4 + size

@@ -31,7 +31,8 @@ def of(task: TaskView) -> list[Moment]:
         known.pop()  # its end says why
     failed = [Moment(f"Attempt {one.attempt} failed", one.failed_ms, "bad", one.reason) for one in known]
     found += [moment for moment in failed if moment.at_ms <= task.due_ms]
-    found.append(Moment("Due", task.due_ms, "now" if task.state is TaskState.SCHEDULED else ""))
+    waits = task.state is TaskState.SCHEDULED
+    found.append(Moment("Due", task.due_ms, "now" if waits else "", task.reason if waits else ""))
     by_failures = failed and not task.fired_ms and task.state in (TaskState.SCHEDULED, TaskState.READY)
     if (task.deliveries or task.fired_ms) and not by_failures:
         count = max(task.deliveries, 1)

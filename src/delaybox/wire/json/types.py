@@ -397,7 +397,7 @@ class Task(Struct, omit_defaults=True, gc=False):
     attempt: Annotated[int, Meta(description="failed attempts")] = 0
     losses: Annotated[int, Meta(description="times the node or worker that had it was lost")] = 0
     deliveries: Annotated[int, Meta(description="times it was handed out")] = 0
-    reason: Annotated[str, Meta(description="why it is a dead letter, or why a ready task still waits")] = ""
+    reason: Annotated[str, Meta(description="why it is a dead letter, or why it still waits")] = ""
     result: Result | None = None
     progress: Progress | None = None
     traceback: Annotated[str, Meta(description="of a worker's dead letter: its last 8 KiB; not in lists")] = ""
