@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 from redis.asyncio import Redis
 
 from delaybox.core import ids
+from delaybox.core.delivery import Delivery, HandBack, Report
 from delaybox.core.task import NewTask, TaskState, TaskType
 from delaybox.service import Service
 from delaybox.store.fsck import fsck
@@ -72,6 +74,26 @@ async def test_a_leased_type_expires_too_and_a_replayed_one_is_on_time_again(cli
         await Service(store).replay(gone)
         await until(lambda: len(recorder.got) == 1)
     assert recorder.got[0][1].task_id == ids.parse(gone)
+
+
+class Away:
+    """A target that hands back whatever comes, uncharged, as webhooks are while their host does not answer."""
+
+    def __init__(self) -> None:
+        self.came = 0
+
+    async def deliver(self, batch: Sequence[Delivery], report: Report) -> None:
+        self.came += len(batch)
+        report(batch, HandBack(delay_ms=50))
+
+
+async def test_what_is_put_off_again_and_again_expires_all_the_same(client: Redis, prefix: str) -> None:
+    store, target = await Store.open(Servers(client), prefix=prefix), Away()
+    async with running(store, {TaskType.HTTP: target}, channel=""):
+        await Service(store).submit_many([NewTask(type=TaskType.HTTP, expire_after_ms=300)])
+        await until(lambda: _dead(store, 1))
+    assert target.came >= 2
+    assert (await fsck(store)).problems == []
 
 
 async def test_on_time_is_not_expired(client: Redis, prefix: str) -> None:

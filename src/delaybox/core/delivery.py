@@ -21,7 +21,8 @@ class Delivery(Struct, gc=False):
     worker of a WORKER task, else the node). ``body`` is the protobuf task; ``look``: it holds a time after which the
     task must not be delivered. ``once``: it is acked before it is handed out. ``priority``: the record's number.
     ``fired_ms``: when it was handed out, by Redis's clock. ``limit_keys``: those of which it has a permit to run.
-    ``trace``: the ``traceparent`` of this firing, where it is traced here.
+    ``trace``: the ``traceparent`` of this firing, where it is traced here. ``first_due_ms``: with ``look``, when it was
+    due before it was put off without a charge (0: it was not).
     """
 
     task_id: bytes
@@ -40,6 +41,7 @@ class Delivery(Struct, gc=False):
     fired_ms: int = 0
     limit_keys: tuple[bytes, ...] = ()
     trace: bytes = b""
+    first_due_ms: int = 0
 
     @property
     def id(self) -> str:

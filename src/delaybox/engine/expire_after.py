@@ -14,4 +14,4 @@ def is_expired(d: Delivery, now_ms: float) -> bool:
         allowed = wire_body.decode(d.body).expire_after_ms
     except DecodeError:
         return False  # the target reports what is wrong with it
-    return 0 < allowed < now_ms - d.due_ms
+    return 0 < allowed < now_ms - (d.first_due_ms or d.due_ms)

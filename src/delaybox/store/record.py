@@ -48,6 +48,7 @@ ON_FAILURE = 17
 FAIR_KEY = 9
 FAIR_WEIGHT = 10
 COST = 11
+FIRST_DUE = 12
 LABELS = 20
 PERMIT = 6
 LIMIT_KEYS = 7
@@ -102,6 +103,11 @@ class Record(msgspec.Struct, gc=False):
         """Since when (ms) the task's own code puts it off; None: it does not."""
         value = extension_entries(self.extension).get(SNOOZED)
         return None if value is None else int.from_bytes(value, "big")
+
+    @property
+    def first_due_ms(self) -> int:
+        """Of a task that may expire: when it was due before it was put off without a charge; 0: it was not."""
+        return int.from_bytes(extension_entries(self.extension).get(FIRST_DUE, b""), "big") if self.extension else 0
 
     @property
     def waiting_since(self) -> int | None:
@@ -300,8 +306,7 @@ def rewrite(
     if due_ms != old.due_ms and extension:
         # A task that was moved by hand may be put off for the whole time again.
         entries = extension_entries(extension)
-        entries.pop(SNOOZED, None)
-        extension = extension_of(entries)
+        extension = extension_of({tag: entries[tag] for tag in entries if tag not in (SNOOZED, FIRST_DUE)})
     if labels is not None:
         entries = extension_entries(extension)
         entries.pop(LABELS, None)
@@ -376,7 +381,7 @@ def delivery_of(task_id: bytes, raw: bytes, partition: int, lease_id: bytes, fir
     r = read(task_id, raw)
     return Delivery(
         task_id, partition, lease_id, r.deliveries, r.attempt, r.blamed, r.due_ms, r.lane, r.stub, r.body, r.look,
-        r.once, r.priority, fired_ms, r.limit_keys,
+        r.once, r.priority, fired_ms, r.limit_keys, first_due_ms=r.first_due_ms,
     )  # fmt: skip
 
 

@@ -50,7 +50,7 @@ for i = 7, #ARGV, 5 do
       reply[1] = reply[1] + bury(id, rec_build(rec, at, flags, attempt, losses, deliveries, due), now, reason, cap, idem_ttl)
       ended[#ended + 1] = id
     else
-      due = math.min(now + delay, MAX_DUE)
+      due, rec = math.min(now + delay, MAX_DUE), EXT.due_anew(rec, at, flags)
       place(id, rec_build(rec, at, flags, attempt, losses, deliveries, due), flags, rec_lane(rec, at), due, W, c)
     end
     if ARGV[i + 3] ~= '' and not superseded then keep_result(id, ARGV[i + 3], '', now + tonumber(ARGV[i + 4])) end

@@ -39,6 +39,8 @@ for i = 6, #ARGV do
     local _, flags, due, at = rec_head(id, rec)
     if delay > 0 or moment > 0 then
       local attempt, losses, deliveries = rec_counters(rec)
+      -- It may expire, and whoever hands it out asks how late it is, which a hand-back does not mend.
+      if flags % 32 >= 16 and not ext_get(rec, at, flags, EXT.FIRST_DUE) then rec = ext_set(rec, at, flags, EXT.FIRST_DUE, u48(due)) end
       due = math.min(moment > 0 and math.max(moment, now) or now + delay, MAX_DUE)
       rec = rec_build(rec, at, flags, attempt, losses, deliveries, due)
     end

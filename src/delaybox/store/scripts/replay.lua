@@ -32,7 +32,7 @@ for i = 3, #ARGV do
   end
   if kind == 'ok' then
     local _, _, deliveries = rec_counters(rec)
-    rec = ext_set(rec, at, flags, EXT_SNOOZED, nil)
+    rec = EXT.due_anew(ext_set(rec, at, flags, EXT_SNOOZED, nil), at, flags)
     place(id, rec_build(rec, at, flags, 0, 0, deliveries, now), flags, rec_lane(rec, at), now, W, c)
     redis.call('HDEL', K_DEAD, id)
     redis.call('ZREM', K_DEAD_AT, id)

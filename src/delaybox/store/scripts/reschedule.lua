@@ -43,7 +43,7 @@ for i = 7, #ARGV do
     local attempt, losses, deliveries = rec_counters(rec)
     unhint(id, rec, flags, at, due, W)
     -- A task that was moved by hand may be put off for the whole time again.
-    if how ~= 'keep' then rec = ext_set(rec, at, flags, EXT_SNOOZED, nil) end
+    if how ~= 'keep' then rec = EXT.due_anew(ext_set(rec, at, flags, EXT_SNOOZED, nil), at, flags) end
     place(id, rec_build(rec, at, new_flags, attempt, losses, deliveries, to), new_flags, lane, to, W, c)
     reply[#reply + 1] = to
   elseif kind then

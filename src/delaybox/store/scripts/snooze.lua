@@ -51,7 +51,7 @@ for i = 7, #ARGV, 6 do
       if ARGV[i + 4] ~= '' then keep_result(id, ARGV[i + 4], '', now + tonumber(ARGV[i + 5])) end
       ended[#ended + 1] = id
     else
-      due = math.min(now + delay, MAX_DUE)
+      due, rec = math.min(now + delay, MAX_DUE), EXT.due_anew(rec, at, flags)
       if not first then rec = ext_set(rec, at, flags, EXT_SNOOZED, u48(now)) end
       place(id, rec_build(rec, at, flags, attempt, losses, deliveries, due), flags, rec_lane(rec, at), due, W, c)
     end

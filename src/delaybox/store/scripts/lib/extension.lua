@@ -10,11 +10,12 @@
 --   7 the limit keys, with NUL bytes between them, of whose concurrency it has a permit while it lies in a lease
 --   4 'p' or 'r': its idempotency key is a lock, which ends when the task is pending, or running, no more
 --   9 its fairness key; 10 that key's weight (text), where it is not 1; 11 how many places the task takes (u16), where it is not 1
+--   12 of a task that may expire: when (u48 ms) it was due before it was put off without a charge
 local EXT_FAIR_KEY, EXT_FAIR_WEIGHT, EXT_COST = 9, 10, 11
 --   20 for each of its labels that is indexed, its function among them, the number of the set (u16) and the mark (4 bytes) of its entry there (labels)
 local EXT_SNOOZED, EXT_WAITING, EXT_SUPERSEDED, EXT_LOCK = 1, 2, 3, 4
 -- In one local: a script may have 200.
-local EXT = { PERMIT = 6, LIMIT_KEYS = 7, GROUP = 15, ON_SUCCESS = 16, ON_FAILURE = 17 }
+local EXT = { PERMIT = 6, LIMIT_KEYS = 7, FIRST_DUE = 12, GROUP = 15, ON_SUCCESS = 16, ON_FAILURE = 17 }
 
 -- The record and its flags without the idempotency key that it names.
 local function without_key(rec, at, flags)
@@ -76,6 +77,9 @@ local function ext_set(rec, at, flags, tag, value)
   if ext == '' then return string.char(FRESH + shape) .. sub(rec, 2, head - 1) .. sub(rec, body) end
   return string.char(FRESH_EXT + shape) .. sub(rec, 2, head - 1) .. struct.pack('>I2', #ext) .. ext .. sub(rec, body)
 end
+
+-- The record of a task that gets another due time for another reason than a hand-back: from that time on it counts how late it is.
+function EXT.due_anew(rec, at, flags) return ext_set(rec, at, flags, EXT.FIRST_DUE, nil) end
 
 -- Whether another task took this one's place while it ran.
 local function is_superseded(rec, at, flags) return ext_get(rec, at, flags, EXT_SUPERSEDED) ~= nil end
