@@ -105,6 +105,7 @@ class Sequence_(Steering, Sharing):  # noqa: N801 - typing's name is taken
             delivery=DeliveryMode.AT_MOST_ONCE if rng.random() < 0.1 else DeliveryMode.AT_LEAST_ONCE,
             group=rng.choice(GROUPS) if rng.random() < 0.2 else "",
             labels={"c": rng.choice("xy")} if rng.random() < 0.3 else {},
+            expire_after_ms=60_000 if rng.random() < 0.15 else 0,
             fairness_key=rng.choice(["", "a", "b", "c"]) if queue == "a.b-c" else "",
             **due,
             **parts,
@@ -175,7 +176,8 @@ class Sequence_(Steering, Sharing):  # noqa: N801 - typing's name is taken
                 continue
             t = self.model.tasks[task_id]
             t.attempt += 1
-            t.due = t.due if delay is None else self.now + delay
+            if delay is not None:
+                t.due, t.first_due = self.now + delay, 0
         assert (stale, dropped) == (want, 0)
 
     async def release(self) -> None:
@@ -190,6 +192,7 @@ class Sequence_(Steering, Sharing):  # noqa: N801 - typing's name is taken
             if not self.model.leave(lease_id, t.task_id, State.PENDING):
                 want.append(t.task_id)
             elif delay or until:
+                t.first_due = t.first_due or (t.due if t.look else 0)
                 t.due = max(until, self.now) if until else self.now + delay
         assert stale == want
 
@@ -338,7 +341,7 @@ class Sequence_(Steering, Sharing):  # noqa: N801 - typing's name is taken
             return
         assert (word, got) == ("moved", due), f"reschedule of {t}: {word} {got}, want {due}"
         t.due = due
-        t.snoozed_since = None if how else t.snoozed_since
+        t.snoozed_since, t.first_due = (None, 0) if how else (t.snoozed_since, t.first_due)
         t.priority = t.priority if priority is None else priority
 
     async def replay(self) -> None:
@@ -348,7 +351,7 @@ class Sequence_(Steering, Sharing):  # noqa: N801 - typing's name is taken
             assert words == ["replayed" if t.state is State.DEAD else "unknown"], (t, words)
             if t.state is State.DEAD:
                 t.state, t.due, t.attempt, t.blamed, t.carried = State.PENDING, self.now, 0, 0, 0
-                t.snoozed_since = None
+                t.snoozed_since, t.first_due = None, 0
 
     async def discard(self) -> None:
         for t in self.some(self.model.of(State.DEAD, State.PENDING), 2):

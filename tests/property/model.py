@@ -56,6 +56,10 @@ class Task:
     superseded: bool = False
     once: bool = False
     """Handed out at most once."""
+    look: bool = False
+    """It may expire."""
+    first_due: int = 0
+    """Of one that may expire: when it was due before it was handed back with a delay."""
     group: str = ""
     fairness_key: str = ""
     labels: dict[str, str] = field(default_factory=dict)
@@ -66,7 +70,7 @@ class Task:
     def extended(self) -> bool:
         """Whether its record has an extension, so that it is not fired in place."""
         return (
-            bool(self.once or self.lock or self.group or self.fairness_key)
+            bool(self.once or self.look or self.lock or self.group or self.fairness_key)
             or None is not self.waiting_since
             or None is not self.snoozed_since
         )
@@ -96,6 +100,8 @@ class Task:
             "blamed": (self.blamed, r.blamed),
             "deliveries": (self.deliveries, r.deliveries),
             "once": (self.once, r.once),
+            "look": (self.look, r.look),
+            "first due": (self.first_due, r.first_due_ms),
             "group": (self.group, r.group),
             "superseded": (self.superseded, r.superseded),
             "waiting since": (self.waiting_since, r.waiting_since),
@@ -158,6 +164,7 @@ class Model:
             task_id, partition, lane, new.priority, due, d.key, d.body is not None, body
         )  # fmt: skip
         self.tasks[task_id].once = new.delivery is DeliveryMode.AT_MOST_ONCE
+        self.tasks[task_id].look = new.expire_after_ms > 0
         self.tasks[task_id].group = new.group
         self.tasks[task_id].fairness_key = new.fairness_key
         self.tasks[task_id].labels = dict(new.labels)

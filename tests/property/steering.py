@@ -57,7 +57,7 @@ class Steering(Checks):
             elif over:
                 want_dead.append(t.task_id)
             else:
-                t.due, t.snoozed_since = self.now + s.delay_ms, since
+                t.due, t.snoozed_since, t.first_due = self.now + s.delay_ms, since, 0
         assert (stale, dead, dropped) == (want_stale, want_dead, 0)
 
     async def replace_(self) -> None:
@@ -126,7 +126,8 @@ class Steering(Checks):
             assert set(await self.store.cancel(waiting, group="another")) == {"unknown"}
             for task_id in waiting:
                 t = self.model.tasks[task_id]
-                t.due, t.snoozed_since = (t.due, t.snoozed_since) if drop else (due, None)
+                if not drop:
+                    t.due, t.snoozed_since, t.first_due = due, None, 0
                 if drop:
                     t.state = State.CANCELLED
                     self.model.unlock(t)
