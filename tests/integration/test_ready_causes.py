@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 from redis import Redis
 
+from delaybox.core import ids
 from delaybox.core.needs import WorkerNeeds
 from delaybox.core.task import NewTask, TaskType
+from delaybox.core.webhook import Webhook
 from delaybox.store.connect import make_client
 from delaybox.store.record import draft
 from delaybox.store.servers import Servers
@@ -129,12 +131,18 @@ async def test_what_nobody_can_carry_out_is_named(bench: Bench) -> None:
         draft(NewTask(type=TaskType.WORKER, name="resize", queue="images")),
         draft(NewTask(type=TaskType.WORKER, name="resize", queue="images")),
         draft(NewTask(type=TaskType.SHELL_CMD, name="backup")),
+        draft(NewTask(type=TaskType.HTTP, webhook=Webhook("https://example.com/"))),
     ]
-    await store.schedule([Batch(0, drafts)])
+    ((_, _, command, hook),) = await store.schedule([Batch(0, drafts)])
     await client.aclose()
     bench.until("2 WORKER tasks of function 'resize' in queue 'images' wait: no connected worker serves it")
     bench.until("1 SHELL_CMD task of command 'backup' in queue 'default' wait: no living node runs it")
     assert bench.ready()[0] == 200, "tasks of other kinds are taken and fired"
+    for task, reason in (
+        (command, "waits: no living node runs command 'backup'"),
+        (hook, "waits: no living node carries out http tasks; start one with webhooks.enabled: true"),
+    ):
+        assert bench.node.call("GET", f"/v1/tasks/{ids.render(task.task_id)}")[2]["reason"] == reason
     found = bench.doctor()["readiness"]
     assert found["word"] == "warning"
     assert "resize" in found["says"]

@@ -141,9 +141,11 @@ class Serving:
     async def completed(self, view: TaskView) -> TaskView:
         """Adds the reason why a READY task waits, and the progress of a RUNNING one. StoreUnavailable."""
         if view.type is not TaskType.WORKER:
-            if view.needs != NO_NEEDS and view.state is TaskState.READY:
+            if view.type in _CARRIED_OUT and view.state is TaskState.READY:
                 served, lane = await self._known(), lane_of(view.type, view.queue, view.name)
-                if served.has(lane) and not served.has(lane_of(view.type, view.queue, view.name + view.needs.text())):
+                if not served.has(lane):
+                    return replace(view, reason=carried_out_nowhere(view.type, view.name))
+                if not served.has(lane_of(view.type, view.queue, view.name + view.needs.text())):
                     return replace(view, reason=without_places(view.type, view.name, view.needs))
             return view
         if view.state is TaskState.READY:
@@ -230,6 +232,14 @@ def put_off(view: TaskView) -> TaskView:
 def lacking(name: str, queue: str, needs: WorkerNeeds) -> str:
     """The reason why a task waits whose function is served, but by no worker that has what the task needs."""
     return f"waits: no connected worker that serves function {name!r} of queue {queue!r} has {needs.describe()}"
+
+
+def carried_out_nowhere(task_type: TaskType, name: str) -> str:
+    """The reason why a command or webhook waits that no process runs."""
+    if name:
+        return f"waits: no living node runs command {name!r}"
+    setting = "webhooks.enabled" if task_type is TaskType.HTTP else "workers.shell.enabled"
+    return f"waits: no living node carries out {_CARRIED_OUT[task_type]} tasks; start one with {setting}: true"
 
 
 def without_places(task_type: TaskType, name: str, needs: WorkerNeeds) -> str:
