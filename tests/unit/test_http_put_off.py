@@ -14,11 +14,13 @@ import pytest
 
 from delaybox.core.delivery import Delivery
 from delaybox.core.errors import StoreUnavailable
+from delaybox.metrics.exposition import REGISTRY
 from delaybox.targets import http_put_off
 from delaybox.targets.http_hosts import FAILURES, Host, NoRoom
 from delaybox.targets.http_put_off import FOR_S, PutOff
 
 TIMEOUT_S = 2.0
+HOST = "http://silent.example"
 
 
 class Jumping(selectors.SelectSelector):
@@ -97,7 +99,7 @@ class World:
         except NoRoom as full:
             if not full.silent:
                 return self._wait(task_id, self.now_ms() + full.after_ms)
-            back = self.put_off.put_off(self.host, d, full.after_ms, self.now_ms())
+            back = self.put_off.put_off(self.host, HOST, d, full.after_ms, self.now_ms())
             self.leases[lease_id, back.until_ms or back.delay_ms] += 1
             return self._wait(task_id, back.until_ms or self.now_ms() + back.delay_ms)
         answers, was_closed, took_s = self.answers, self.host.closed, 0.005 if self.answers else TIMEOUT_S
@@ -128,6 +130,11 @@ class World:
                     self._wait(task_id, self.now_ms())
         self.resumed += moved
         return moved
+
+
+def shown() -> float | None:
+    """How many wait, by the metrics."""
+    return REGISTRY.get_sample_value("delaybox_webhook_host_waiting_tasks", {"host": HOST})
 
 
 async def silent(world: World, count: int) -> None:
@@ -190,7 +197,7 @@ def test_one_that_was_cancelled_or_moved_is_no_probe_and_stays_as_it_is():
             await asyncio.sleep(0.01)
         await asyncio.sleep(10)
         assert world.due[moved] == 10**9 and moved not in world.done
-        assert not world.put_off._by_host and world.put_off._count == 0
+        assert not world.put_off._by_host and world.put_off._count == shown() == 0
 
     in_no_time(test)
 
@@ -231,7 +238,7 @@ def test_no_more_are_remembered_than_the_bound_and_the_others_come_by_their_time
     async def test() -> None:
         world = World(most=10)
         await silent(world, 30)
-        assert world.put_off._count == 10
+        assert world.put_off._count == shown() == 10
         world.answers = True
         while len(world.done) < 30:
             await asyncio.sleep(0.1)
@@ -266,6 +273,7 @@ def test_a_defect_is_said_and_leaves_them_to_their_time(caplog: pytest.LogCaptur
             await asyncio.sleep(0.1)
         world.put_off.stop()
         world.put_off.stop()
+        assert shown() == 0
 
     in_no_time(test)
     assert "not brought back" in caplog.text and http_put_off.log.name in {record.name for record in caplog.records}

@@ -23,11 +23,16 @@ def table(found: Sequence[WebhookHost], width: int = 0) -> str:
             *(f"{one.answers.get(name, 0):,}" for name in ANSWERS),
             _ms(one.took_ms),
             _ms(one.late_ms),
-            "left alone: it does not answer" if one.left_alone else "",
+            _standing(one),
         ]
         for one in found
     ]
     return render.table(header, rows, right=range(1, len(header) - 1), width=width)
+
+
+def _standing(one: WebhookHost) -> str:
+    waits = f"{one.waiting:,} {'task waits' if one.waiting == 1 else 'tasks wait'}" if one.waiting else ""
+    return ", ".join(filter(None, ("left alone: it does not answer" if one.left_alone else "", waits)))
 
 
 def _ms(value: float | None) -> str:

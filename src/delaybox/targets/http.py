@@ -174,7 +174,7 @@ class HttpTarget:
             http_metrics.put_off()
             if full.silent and d.fired_ms and not d.once:
                 now_ms = d.fired_ms + (loop.time() - arrived) * 1000
-                return self.put_off.put_off(host, d, full.after_ms, now_ms)
+                return self.put_off.put_off(host, url.place, d, full.after_ms, now_ms)
             return HandBack(delay_ms=full.after_ms)
         began = loop.time()
         late = max(0.0, (d.fired_ms - d.due_ms) / 1000 + began - arrived) if d.fired_ms else None

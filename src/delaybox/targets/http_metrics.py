@@ -69,6 +69,14 @@ _host_closed = Gauge(
     multiprocess_mode="livesum",
     registry=REGISTRY,
 )
+_host_waiting = Gauge(
+    "delaybox_webhook_host_waiting_tasks",
+    "HTTP tasks that wait in the store because their host does not answer, by the host; as far as processes that put "
+    "them off remember them.",
+    ["host"],
+    multiprocess_mode="livesum",
+    registry=REGISTRY,
+)
 _hosts: set[str] = set()
 
 
@@ -149,6 +157,11 @@ def _shown(host: str) -> str:
 def put_off() -> None:
     """A task was handed back, because its host takes nothing now."""
     _put_off.inc()
+
+
+def waiting(host: str, more: int) -> None:
+    """So many more tasks wait for a host that does not answer, or fewer where it is below 0."""
+    _host_waiting.labels(_shown(host)).inc(more)
 
 
 def hosts_closed(count: int) -> None:

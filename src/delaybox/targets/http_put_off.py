@@ -15,6 +15,7 @@ from typing import Final, NamedTuple
 
 from delaybox.core.delivery import Delivery, HandBack
 from delaybox.core.errors import DelayBoxError
+from delaybox.targets import http_metrics
 from delaybox.targets.http_hosts import FIRST_PAUSE_S, Host, spread_ms
 
 log = logging.getLogger("delaybox.webhook")
@@ -47,9 +48,10 @@ class _Task(NamedTuple):
 class _Waiting:
     """What waits for one host, the first that was put off first."""
 
-    __slots__ = ("asked", "asked_for", "bringing", "lease_id", "tasks", "timer", "until_ms")
+    __slots__ = ("asked", "asked_for", "bringing", "lease_id", "place", "tasks", "timer", "until_ms")
 
-    def __init__(self) -> None:
+    def __init__(self, place: str) -> None:
+        self.place = place
         self.tasks: dict[bytes, _Task] = {}
         self.lease_id = b""
         """Of the last one that was put off."""
@@ -79,17 +81,18 @@ class PutOff:
                 waiting.timer.cancel()
             if waiting.bringing is not None:
                 waiting.bringing.cancel()
+            http_metrics.waiting(waiting.place, -len(waiting.tasks))
         self._by_host.clear()
 
-    def put_off(self, host: Host, d: Delivery, after_ms: int, now_ms: float) -> HandBack:
-        """Hands a task back whose host does not answer, and remembers it. ``now_ms``: by the clock of its server.
-        ``after_ms``: when it comes again where nothing is brought back."""
+    def put_off(self, host: Host, place: str, d: Delivery, after_ms: int, now_ms: float) -> HandBack:
+        """Hands a task back whose host does not answer, and remembers it. ``place``: the host, for metrics. ``now_ms``:
+        by the clock of the task's server. ``after_ms``: when it comes again where nothing is brought back."""
         if self.resume is None:
             return HandBack(delay_ms=after_ms)
         now = asyncio.get_running_loop().time()
         waiting = self._by_host.get(host)
         if waiting is None:
-            waiting = self._by_host[host] = _Waiting()
+            waiting = self._by_host[host] = _Waiting(place)
         if waiting.lease_id != d.lease_id:
             for_s = min(_LONGEST_S, max(FOR_S, len(waiting.tasks) / _COME_BACK_A_SECOND))
             # The same for all of one claim, so that one script hands them back.
@@ -99,6 +102,7 @@ class PutOff:
         if self._count < self._most:
             waiting.tasks[d.task_id] = _Task(d.partition, waiting.until_ms, now)
             self._count += 1
+            http_metrics.waiting(place, 1)
         if waiting.timer is None and waiting.bringing is None:
             self.changed(host)
         return HandBack(until_ms=waiting.until_ms)
@@ -211,3 +215,4 @@ class PutOff:
     def _forget(self, waiting: _Waiting, task_id: bytes) -> None:
         if waiting.tasks.pop(task_id, None) is not None:
             self._count -= 1
+            http_metrics.waiting(waiting.place, -1)

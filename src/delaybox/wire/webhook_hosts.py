@@ -14,13 +14,15 @@ _LABEL = re.compile(r'(\w+)="([^"]*)"')
 @dataclass(frozen=True, slots=True)
 class WebhookHost:
     """``host``: scheme, name and port. ``answers``: how many of each class. ``took_ms``, ``late_ms``: means; None where
-    nothing was measured. ``left_alone``: only probes are sent, because it does not answer."""
+    nothing was measured. ``left_alone``: only probes are sent, because it does not answer; ``waiting``: so many tasks wait
+    for it meanwhile."""
 
     host: str
     answers: dict[str, int]
     took_ms: float | None
     late_ms: float | None
     left_alone: bool
+    waiting: int = 0
 
 
 def hosts_of(text: str) -> list[WebhookHost]:
@@ -42,6 +44,7 @@ def hosts_of(text: str) -> list[WebhookHost]:
             _mean_ms(of, "host_seconds"),
             _mean_ms(of, "host_lateness_seconds"),
             of.get("host_closed", 0) > 0,
+            int(of.get("host_waiting_tasks", 0)),
         )
         for host, of in values.items()
     ]
