@@ -31,7 +31,8 @@ async def put_off(lab: Lab, until_ms: int, *tasks: NewTask) -> list[bytes]:
 @pytest.mark.parametrize("away_ms", [40_000, 100_000])
 async def test_put_off_until_a_moment_and_brought_back(lab: Lab, away_ms: int) -> None:
     moment = lab.now + away_ms
-    one, two = await put_off(lab, moment, hook(fairness_key="a"), hook(payload=bytes(2_000), priority=Priority.CRITICAL))
+    large = hook(payload=bytes(2_000), priority=Priority.CRITICAL)
+    one, two = await put_off(lab, moment, hook(fairness_key="a"), large)
     for task_id in (one, two):
         record = await lab.record(task_id)
         assert (record.due_ms, record.deliveries, record.attempt) == (moment, 1, 0)

@@ -45,8 +45,9 @@ class Sequence_(Steering, Sharing):  # noqa: N801 - typing's name is taken
         self.actions = [
             (24, self.schedule), (18, self.move_time), (22, self.claim), (10, self.ack), (7, self.fail),
             (4, self.snooze), (8, self.replace_),
-            (4, self.release), (4, self.resume), (3, self.lose), (3, self.extend), (6, self.reap), (12, self.expand), (5, self.cancel),
-            (6, self.reschedule), (3, self.replay), (2, self.discard), (2, self.scrub), (1, self.flush),
+            (4, self.release), (4, self.resume), (3, self.lose), (3, self.extend), (6, self.reap), (12, self.expand),
+            (5, self.cancel), (6, self.reschedule), (3, self.replay), (2, self.discard), (2, self.scrub),
+            (1, self.flush),
             (3, self.pause), (5, self.move_group), (2, self.limit), (8, self.bring_permits), (1, self.weigh),
         ]  # fmt: skip
         if rng.random() < 0.15:

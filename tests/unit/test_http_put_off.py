@@ -165,7 +165,7 @@ def test_what_waits_for_a_silent_host_is_handed_out_about_once():
         world.answers = True
         while len(world.done) < 2_000:
             await asyncio.sleep(0.1)
-        # The pause may have begun right before: 8 s at most, then the probe, and half a thousand each quarter of a second.
+        # The pause may have begun right before: 8 s at most, then the probe, and 500 each quarter of a second.
         assert world.loop.time() < 20 + 8 + TIMEOUT_S + 5
 
     in_no_time(test)

@@ -1,4 +1,4 @@
-"""Tasks that wait in the store because their host does not answer: none of them is claimed again only to be handed back.
+"""Tasks that wait in the store because their host does not answer: none is claimed again only to be handed back.
 
 They are put off for longer than the host is left alone, and this process remembers which. At the end of each pause it
 brings one of them back, which is the probe; when the host answers, all of them come, as fast as the host takes them.

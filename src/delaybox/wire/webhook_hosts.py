@@ -14,8 +14,8 @@ _LABEL = re.compile(r'(\w+)="([^"]*)"')
 @dataclass(frozen=True, slots=True)
 class WebhookHost:
     """``host``: scheme, name and port. ``answers``: how many of each class. ``took_ms``, ``late_ms``: means; None where
-    nothing was measured. ``left_alone``: only probes are sent, because it does not answer; ``waiting``: so many tasks wait
-    for it meanwhile."""
+    nothing was measured. ``left_alone``: only probes are sent, because it does not answer; ``waiting``: so many tasks
+    wait for it meanwhile."""
 
     host: str
     answers: dict[str, int]
