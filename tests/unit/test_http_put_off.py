@@ -31,7 +31,8 @@ class Jumping(selectors.SelectSelector):
     def select(self, timeout: float | None = None) -> Any:
         found = super().select(0)
         assert found or timeout is not None, "nothing will ever happen again"
-        self.now += timeout or 0.0
+        if not found:
+            self.now += timeout or 0.0
         return found
 
 
@@ -65,6 +66,7 @@ class World:
         self.handed = Counter[bytes]()
         self.done: dict[bytes, float] = {}
         self.tries = 0
+        self.retry_ms = 5_000
         self.resumed = 0
         self.leases = Counter[tuple[bytes, int]]()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -109,7 +111,7 @@ class World:
         if self.host.closed or was_closed:
             self.put_off.changed(self.host)
         if not answers:
-            return self._wait(task_id, self.now_ms() + 5_000)
+            return self._wait(task_id, self.now_ms() + self.retry_ms)
         self.done[task_id] = self.loop.time()
         return None
 
@@ -138,7 +140,8 @@ def shown() -> float | None:
 
 
 async def silent(world: World, count: int) -> None:
-    """The host's breaker is open, and so many were put off after it."""
+    """The host's breaker is open, and so many were put off after it. What opened it never comes again."""
+    world.retry_ms = 10**9
     for number in range(1_000_000, 1_000_000 + FAILURES):
         world.schedule(number, 0.0)
     await asyncio.sleep(2 * TIMEOUT_S)
@@ -210,10 +213,9 @@ def test_what_another_process_claims_by_now_is_brought_back_for_it():
         await silent(world, 400)
         world.elsewhere = True
         began = world.loop.time()
-        while world.due and world.loop.time() - began < FOR_S - 1:
+        while world.resumed < 400 and world.loop.time() - began < FOR_S - 1:
             await asyncio.sleep(0.1)
-        assert not [due for due in world.due.values() if due < FOR_S * 1_000 * 3]
-        assert world.resumed >= 400
+        assert world.resumed == 400
 
     in_no_time(test)
 
