@@ -257,6 +257,7 @@ def test_all_of_one_claim_are_handed_back_in_one_script():
         world.leases.clear()
         await world.claimed_together(range(250))
         assert list(world.leases.values()) == [250], "one lease and one moment"
+        world.put_off.stop()
 
     in_no_time(test)
 
@@ -278,4 +279,4 @@ def test_a_defect_is_said_and_leaves_them_to_their_time(caplog: pytest.LogCaptur
         assert shown() == 0
 
     in_no_time(test)
-    assert "not brought back" in caplog.text and http_put_off.log.name in {record.name for record in caplog.records}
+    assert "by their own time" in caplog.text and http_put_off.log.name in {record.name for record in caplog.records}

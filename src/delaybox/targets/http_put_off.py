@@ -81,7 +81,7 @@ class PutOff:
                 waiting.timer.cancel()
             if waiting.bringing is not None:
                 waiting.bringing.cancel()
-            http_metrics.waiting(waiting.place, -len(waiting.tasks))
+            self._forget_all(waiting)
         self._by_host.clear()
 
     def put_off(self, host: Host, place: str, d: Delivery, after_ms: int, now_ms: float) -> HandBack:
@@ -148,8 +148,9 @@ class PutOff:
                 await bring(host, waiting)
             except DelayBoxError as error:
                 log.debug("tasks that were put off are not brought back yet: %s", error)
-            except Exception:  # a defect here must not end the others, which come by their own time
-                log.exception("tasks that were put off are not brought back")
+            except Exception:
+                log.exception("%d tasks that were put off come by their own time", len(waiting.tasks))
+                self._forget_all(waiting)
             waiting.bringing = None
             if self._by_host.get(host) is waiting:
                 self._brought_back(host, waiting)
@@ -211,6 +212,11 @@ class PutOff:
             if task.until_ms >= now_ms:
                 return
             self._forget(waiting, task_id)
+
+    def _forget_all(self, waiting: _Waiting) -> None:
+        self._count -= len(waiting.tasks)
+        http_metrics.waiting(waiting.place, -len(waiting.tasks))
+        waiting.tasks.clear()
 
     def _forget(self, waiting: _Waiting, task_id: bytes) -> None:
         if waiting.tasks.pop(task_id, None) is not None:
