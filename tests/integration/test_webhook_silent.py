@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from delaybox import Client, NewTask
+from delaybox.client import TaskState
 from delaybox.core.limits import DEFAULT_PAGE
-from delaybox.core.task import TaskState
 from delaybox.targets.http_hosts import FAILURES
 from tests.nodes import Node, node
 from tests.receivers import Receiver
