@@ -133,7 +133,9 @@ async def test_what_nobody_can_carry_out_is_named(bench: Bench) -> None:
         draft(NewTask(type=TaskType.SHELL_CMD, name="backup")),
         draft(NewTask(type=TaskType.HTTP, webhook=Webhook("https://example.com/"))),
     ]
-    ((_, _, command, hook),) = await store.schedule([Batch(0, drafts)])
+    (stored,) = await store.schedule([Batch(0, drafts)])
+    assert not isinstance(stored, BaseException), stored
+    _, _, command, hook = stored
     await client.aclose()
     bench.until("2 WORKER tasks of function 'resize' in queue 'images' wait: no connected worker serves it")
     bench.until("1 SHELL_CMD task of command 'backup' in queue 'default' wait: no living node runs it")

@@ -105,8 +105,8 @@ class Snoozed:
 
 @dataclass(frozen=True, slots=True)
 class HandBack:
-    """The task was not tried; nothing is charged. It is due again after ``delay_ms``, or at ``until_ms`` (Unix ms by its
-    server's clock) where that is given."""
+    """The task was not tried; nothing is charged. It is due again after ``delay_ms``, or at ``until_ms`` (Unix ms by
+    its server's clock) where that is given."""
 
     delay_ms: int = 0
     until_ms: int = 0
