@@ -21,7 +21,7 @@ async def test_a_session_that_is_not_resumed_loses_its_tasks(monkeypatch: pytest
     desk.gateway.broken(session)
     await over
     # The one that it held is charged a loss, the one that waited for room is not.
-    assert sorted(map(repr, desk.engine.outcomes.values())) == ["HandBack(delay_ms=0)", repr(LOST)]
+    assert sorted(map(repr, desk.engine.outcomes.values())) == [repr(HAND_BACK), repr(LOST)]
     assert desk.gateway.resume(session.id, 0, session.profile) is None
     assert desk.gateway.connected == 0
 
