@@ -16,7 +16,7 @@ from delaybox.core.errors import (
     TaskFinished,
 )
 from delaybox.core.membership import Activity, LivingNode, Member, nodes_of
-from delaybox.core.query import ForecastStep, Page, QueueStats, TaskQuery
+from delaybox.core.query import ForecastStep, Page, QueueList, QueueStats, TaskQuery
 from delaybox.core.queue import QueueRules
 from delaybox.core.task import NewTask, Priority, Submitted, TaskState, TaskType, TaskView
 from delaybox.service import Service, ShownRules
@@ -83,12 +83,13 @@ class FakeService:
         self._note("run", task_id)
         return DUE
 
-    async def queues(self) -> list[QueueStats]:
+    async def queues(self) -> QueueList:
         self._note("queues")
-        return [
+        found = (
             QueueStats(queue="mail", type=kind, pending=3, ready=2, in_flight=1, fired_per_s=rate)
             for kind, rate in ((TaskType.PUB_SUB, 1.25), (TaskType.WORKER, 2.5))
-        ]
+        )
+        return QueueList(found, complete=False)
 
     @property
     def rules(self) -> FakeRules:

@@ -12,6 +12,7 @@ from delaybox.core import ids
 from delaybox.core.errors import InvalidTask, PastDue, TaskFinished, TaskNotFound, TaskRunning
 from delaybox.core.membership import Activity, Member
 from delaybox.core.query import TaskQuery
+from delaybox.core.queue import QueueRules
 from delaybox.core.task import NewTask, Priority, Submitted, TaskResult, TaskState, TaskType
 from delaybox.service import Service, arrivals
 from delaybox.service.arrivals import Arrivals, ArrivingCall
@@ -21,6 +22,8 @@ from delaybox.store.fsck import fsck
 from delaybox.store.servers import Servers
 from delaybox.store.store import ClaimLimits, Store, Verdict
 from delaybox.wire import result as wire_result
+from delaybox.wire.json import rendering
+from delaybox.wire.proto import views
 from tests.waiting import PATIENCE_S
 
 LEASE = ClaimLimits(slots=100, types="wsp")
@@ -219,7 +222,14 @@ async def test_all_that_waits_is_counted_by_queue_while_it_is_little(
         ("a", "PUB_SUB", 2, True), ("b", "PUB_SUB", 1, True), ("a", "WORKER", 1, True)
     }  # fmt: skip
     monkeypatch.setattr(lanes, "_ALL_UP_TO", 3)
-    assert {(q.queue, q.pending, q.complete) for q in await service.queues()} == {("a", 1, False)}
+    found = await service.queues()
+    assert {(q.queue, q.pending, q.complete) for q in found} == {("a", 1, False)}
+    # "b" has a task, in a month: that none is counted must not read as if it had none.
+    nothing = QueueRules()
+    shown = rendering.queue("b", found, own=nothing, effect=nothing, waits="")
+    assert (shown.pending, shown.pending_complete) == (0, False)
+    assert not rendering.queues(found).pending_complete
+    assert views.queues(found, "b").due_soon
 
 
 async def test_what_living_nodes_fired_is_summed_by_queue(client: Redis, prefix: str) -> None:

@@ -9,7 +9,7 @@ from google.protobuf.descriptor import FileDescriptor
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 
 from delaybox.core.membership import Activity, ConnectedWorker, Member, nodes_of
-from delaybox.core.query import QueueStats
+from delaybox.core.query import QueueList, QueueStats
 from delaybox.core.task import TaskType
 from delaybox.wire.gen import scheduler_pb2 as pb
 from delaybox.wire.gen import task_pb2, worker_pb2
@@ -73,13 +73,14 @@ def queue(n: int, unserved: int = 0) -> QueueStats:
 
 
 def test_more_queues_than_fit_are_told_of():
-    found = [queue(n) for n in range(60_000)]
+    found = QueueList([queue(n) for n in range(60_000)], complete=True)
     answer = views.queues(found, "")
     assert answer.truncated and answer.ByteSize() <= 3 << 20 and len(answer.queues) > 30_000
-    assert not views.queues(found[:1_000], "").truncated
+    assert not views.queues(QueueList(found[:1_000], complete=True), "").truncated
     assert views.queues(found, found[-1].queue).queues[0].queue == found[-1].queue
-    assert views.queues([queue(1, unserved=200)], "").truncated
-    assert len(views.queues([queue(1, unserved=200)], queue(1).queue).queues[0].unserved) == 200
+    many = QueueList([queue(1, unserved=200)], complete=True)
+    assert views.queues(many, "").truncated
+    assert len(views.queues(many, queue(1).queue).queues[0].unserved) == 200
 
 
 def test_nodes_of_any_kind_fit():

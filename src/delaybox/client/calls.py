@@ -144,7 +144,7 @@ def queues(queue: str | None) -> RpcCall[tuple[Queue, ...]]:
         "Queues",
         pb.QueuesRequest(queue=queue or ""),
         Repeating.READ,
-        lambda answer: tuple(map(Queue.of, answer.queues)),
+        lambda answer: tuple(Queue.of(one, complete=not answer.due_soon) for one in answer.queues),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from delaybox.core.task import TaskState, TaskType, TaskView
@@ -58,6 +58,15 @@ class QueueStats:
     unserved: tuple[str, ...] = ()
     waits: str = ""
     oldest_wait_ms: int = 0
+
+
+class QueueList(list[QueueStats]):
+    """Queues with tasks. ``complete``: all tasks were counted, so a queue that is not here has none; else it may have
+    some that are not due soon. The same as that of each, and there also where the list is empty."""
+
+    def __init__(self, found: Iterable[QueueStats] = (), *, complete: bool) -> None:
+        super().__init__(found)
+        self.complete = complete
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 from delaybox.core.lane import split
-from delaybox.core.query import QueueStats, QueueWait
+from delaybox.core.query import QueueList, QueueStats, QueueWait
 from delaybox.core.queue import why_paused
 from delaybox.core.task import TaskType
 from delaybox.service.rules import Rules
@@ -74,11 +74,11 @@ class QueueFigures:
         self._rules = rules
         self._oldest = OldestWaits(store)
 
-    async def every(self, *, pending: bool) -> list[QueueStats]:
+    async def every(self, *, pending: bool) -> QueueList:
         """See `Service.queues`. StoreUnavailable."""
-        found = {(q.type, q.queue): q for q in await lanes.queues(self._store, pending=pending)}
+        listed = await lanes.queues(self._store, pending=pending)
+        found = {(q.type, q.queue): q for q in listed}
         rates: dict[_Key, float] = {}
-        complete = all(q.complete for q in found.values())
         here = await living(self._store)
         served = Served.by(here)
         for member in here:
@@ -88,11 +88,11 @@ class QueueFigures:
                     rates[lane.type, lane.queue] = rates.get((lane.type, lane.queue), 0.0) + rate
         for task_type, queue in rates.keys() - found.keys():
             found[task_type, queue] = QueueStats(
-                queue=queue, type=task_type, pending=0, ready=0, in_flight=0, complete=complete
+                queue=queue, type=task_type, pending=0, ready=0, in_flight=0, complete=listed.complete
             )
         stored = await self._rules.fresh(now=True)
         waits = await self._oldest.ask()
-        return [
+        shown = (
             replace(
                 q,
                 waits=why_paused(q.queue, stored),
@@ -102,7 +102,8 @@ class QueueFigures:
                 oldest_wait_ms=waits.get(at, 0) if q.ready or q.pending else 0,
             )
             for at, q in sorted(found.items(), key=lambda item: (item[0][0].value, item[0][1]))
-        ]
+        )
+        return QueueList(shown, complete=listed.complete)
 
     async def waits(self) -> list[QueueWait]:
         """See `Service.queue_waits`. StoreUnavailable."""

@@ -23,7 +23,7 @@ from delaybox.core.events import NO_EVENTS, EventRules
 from delaybox.core.history import NO_HISTORY, HistoryPage, HistoryQuery, HistoryRules
 from delaybox.core.limits import DEFAULT_PAGE, DEFAULT_REPLAY
 from delaybox.core.membership import LivingNode, nodes_of
-from delaybox.core.query import ForecastStep, Page, QueueStats, QueueWait, TaskQuery
+from delaybox.core.query import ForecastStep, Page, QueueList, QueueWait, TaskQuery
 from delaybox.core.queue import RuleBook
 from delaybox.core.scaling import ScalingAnswer, ScalingQuery
 from delaybox.core.task import NewTask, Priority, Submitted, TaskState, TaskType, TaskView
@@ -276,7 +276,7 @@ class Service:
             await self._parts.history.close()
             await self._parts.store.events.close()
 
-    async def queues(self, *, pending: bool = True) -> list[QueueStats]:
+    async def queues(self, *, pending: bool = True) -> QueueList:
         """Every queue with tasks pending, ready or in flight, or fired in the last minute.
 
         Without ``pending`` what only waits for its time is not counted, which costs far less.

@@ -9,7 +9,7 @@ from itertools import islice
 from typing import NamedTuple
 
 from delaybox.core.lane import split
-from delaybox.core.query import QueueStats
+from delaybox.core.query import QueueList, QueueStats
 from delaybox.core.task import TaskType
 from delaybox.store import keys
 from delaybox.store.record import UnreadableRecord, of_hint, read
@@ -76,7 +76,7 @@ def _ready(tag: str, replies: Iterator[list[bytes]]) -> list[tuple[bytes, Comman
     ]
 
 
-async def queues(store: Store, *, pending: bool = True) -> list[QueueStats]:
+async def queues(store: Store, *, pending: bool = True) -> QueueList:
     """Every queue that has tasks pending (in a large store: due before the horizon) or in flight.
 
     Without ``pending`` what only waits for its time is not read, and counts for nothing.
@@ -139,7 +139,7 @@ def _counted(members: Sequence[bytes], size: int) -> dict[bytes, int]:
     return {lane: round(count * size / len(members)) for lane, count in found.items()}
 
 
-async def _queues(store: Store, complete: bool, now_ms: int, *, sample: bool) -> list[QueueStats]:
+async def _queues(store: Store, complete: bool, now_ms: int, *, sample: bool) -> QueueList:
     pending: Counter[bytes] = Counter()
     ready: Counter[bytes] = Counter()
     in_flight: Counter[bytes] = Counter()
@@ -213,18 +213,20 @@ async def _queues(store: Store, complete: bool, now_ms: int, *, sample: bool) ->
         except ValueError:
             continue  # a newer node's task type
         sums.setdefault((task_type, queue), []).append(lane)
-    return [
+    counted = complete and not guessed
+    found = (
         QueueStats(
             queue=queue,
             type=task_type,
             pending=sum(pending[lane] for lane in lanes_),
             ready=sum(ready[lane] for lane in lanes_),
             in_flight=sum(in_flight[lane] for lane in lanes_),
-            complete=complete and not guessed,
+            complete=counted,
             ready_lanes=tuple(lane for lane in lanes_ if ready[lane]),
         )
         for (task_type, queue), lanes_ in sums.items()
-    ]
+    )
+    return QueueList(found, complete=counted)
 
 
 def _lanes_of(held: dict[bytes, bytes]) -> list[bytes]:

@@ -537,12 +537,14 @@ class QueuesRequest(_message.Message):
     def __init__(self, queue: _Optional[str] = ...) -> None: ...
 
 class QueuesResponse(_message.Message):
-    __slots__ = ("queues", "truncated")
+    __slots__ = ("queues", "truncated", "due_soon")
     QUEUES_FIELD_NUMBER: _ClassVar[int]
     TRUNCATED_FIELD_NUMBER: _ClassVar[int]
+    DUE_SOON_FIELD_NUMBER: _ClassVar[int]
     queues: _containers.RepeatedCompositeFieldContainer[QueueInfo]
     truncated: bool
-    def __init__(self, queues: _Optional[_Iterable[_Union[QueueInfo, _Mapping]]] = ..., truncated: bool = ...) -> None: ...
+    due_soon: bool
+    def __init__(self, queues: _Optional[_Iterable[_Union[QueueInfo, _Mapping]]] = ..., truncated: bool = ..., due_soon: bool = ...) -> None: ...
 
 class QueueInfo(_message.Message):
     __slots__ = ("queue", "type", "pending", "ready", "in_flight", "unserved", "waits", "oldest_wait_ms")

@@ -50,6 +50,13 @@ class Queues(Struct, gc=False):
     """All queues that hold something now or fired in the last minute, a line for each task type."""
 
     queues: list[Lane]
+    pending_complete: Annotated[
+        bool,
+        Meta(
+            description="false: the store holds more than 10,000 tasks, and `pending` counts those due soon; a queue "
+            "that is not here may have others"
+        ),
+    ]
 
 
 class QueueSettings(Struct, gc=False):

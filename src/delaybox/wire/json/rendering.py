@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, TypedDict
 
 import msgspec
 
 from delaybox.core.keeping import wished_ms
 from delaybox.core.needs import NO_NEEDS, WorkerNeeds
-from delaybox.core.query import ForecastStep, Page, QueueStats
+from delaybox.core.query import ForecastStep, Page, QueueList, QueueStats
 from delaybox.core.queue import QueueRules
 from delaybox.core.task import (
     DeliveryMode,
@@ -249,20 +249,18 @@ def _lane(stats: QueueStats) -> queue_types.Lane:
     )
 
 
-def queues(all_: Iterable[QueueStats]) -> queue_types.Queues:
+def queues(all_: QueueList) -> queue_types.Queues:
     """Every queue."""
-    return queue_types.Queues([_lane(stats) for stats in all_])
+    return queue_types.Queues([_lane(stats) for stats in all_], all_.complete)
 
 
-def queue(
-    name: str, all_: Iterable[QueueStats], *, own: QueueRules, effect: QueueRules, waits: str
-) -> queue_types.Queue:
+def queue(name: str, all_: QueueList, *, own: QueueRules, effect: QueueRules, waits: str) -> queue_types.Queue:
     """One queue; zeros for one that holds nothing."""
     here = [stats for stats in all_ if stats.queue == name]
     return queue_types.Queue(
         name,
         sum(s.pending for s in here),
-        all(s.complete for s in here),
+        all_.complete,
         sum(s.ready for s in here),
         sum(s.in_flight for s in here),
         round(sum(s.fired_per_s for s in here), 3),

@@ -12,7 +12,7 @@ from google.protobuf.message import DecodeError
 from delaybox.core import ids
 from delaybox.core.history import HistoryPage
 from delaybox.core.membership import LivingNode
-from delaybox.core.query import BulkResult, ForecastStep, Page, QueueStats
+from delaybox.core.query import BulkResult, ForecastStep, Page, QueueList
 from delaybox.core.queue import QueueRules
 from delaybox.core.task import DeliveryMode, Priority, TaskState, TaskType, TaskView
 from delaybox.wire import members
@@ -155,9 +155,9 @@ def changed(found: BulkResult) -> pb.BulkResponse:
     )
 
 
-def queues(found: Sequence[QueueStats], name: str) -> pb.QueuesResponse:
+def queues(found: QueueList, name: str) -> pb.QueuesResponse:
     """Every queue that fits, or the one of that name."""
-    out = pb.QueuesResponse()
+    out = pb.QueuesResponse(due_soon=not found.complete)
     size = 0
     for q in found:
         if name and q.queue != name:

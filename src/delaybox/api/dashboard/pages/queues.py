@@ -65,7 +65,7 @@ class QueuePages:
         return self._frames.page(
             visit, "queues.html", rows=dict(sorted(rows.items())), ruled=ruled, others=OTHERS,
             idle=[name for name in ruled if name not in rows and name != OTHERS], shown=_shown_short,
-            partly=not all(stats.complete for stats in found), type_names=rendering.NAME_OF_TYPE,
+            partly=not found.complete, type_names=rendering.NAME_OF_TYPE,
         )  # fmt: skip
 
     async def one(self, visit: Visit) -> Answer:
