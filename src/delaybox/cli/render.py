@@ -63,16 +63,17 @@ def cut(text: str, width: int) -> str:
 
 
 def span(ms: int) -> str:
-    """A length of time in its two largest units."""
+    """A length of time in its two largest units, rounded: of a task that was just scheduled for an hour from now it is
+    an hour, though a part of a second has gone."""
     if ms < 1_000:
         return f"{ms} ms"
     if ms < 10_000:
         return f"{ms / 1000:.1f} s"
-    s = ms // 1_000
+    s = (ms + 500) // 1_000
     for size, unit, small, small_unit in ((86_400, "d", 3_600, "h"), (3_600, "h", 60, "m"), (60, "m", 1, "s")):
         if s >= size:
-            rest = s % size // small
-            return f"{s // size} {unit}" + (f" {rest} {small_unit}" if rest else "")
+            whole, rest = divmod((s + small // 2) // small, size // small)
+            return f"{whole} {unit}" + (f" {rest} {small_unit}" if rest else "")
     return f"{s} s"
 
 
