@@ -291,7 +291,7 @@ def test_an_upgrade_and_the_way_back(tmp_path: Path) -> None:
             site.node = nodes[-1]
             # What was due while nodes changed has fired; what the other version stored is listed, moved, cancelled.
             site.node.until(lambda: not pending(site.node, "due"))
-            assert [site.post(labels={"by": by}) for _ in range(5)] == [201] * 5
+            assert [site.post(labels={"by": by}) for _ in range(10)] == [201] * 10
             first, second, *rest = sorted(set(before) & set(pending(site.node, other)))
             assert len(rest) >= 5
             assert site.node.call("PATCH", f"/v1/tasks/{first}", {"delay": "2h"})[0] == 200
