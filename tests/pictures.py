@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 from delaybox import Client, NewTask
@@ -53,7 +54,8 @@ def coming(draw: random.Random) -> Iterator[NewTask]:
         minutes = draw.choice((draw.uniform(5, 3_000), draw.gauss(45, 9), draw.gauss(106, 3.5)))
         queue = draw.choice(("mail", "orders", "billing", "reports"))
         labels = {"customer": f"c-{number % 400}"}
-        yield NewTask.publish({"order": number}, delay=60 * max(5.0, minutes), queue=queue, labels=labels)
+        delay = timedelta(minutes=max(5.0, minutes))
+        yield NewTask.publish({"order": number}, delay=delay, queue=queue, labels=labels)
 
 
 def failing() -> Iterator[NewTask]:
