@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
+from delaybox.core.errors import PartAway
 from delaybox.core.lane import lane_of
 from delaybox.core.queue import LiveRules, QueueRules, Slack
 from delaybox.core.task import NewTask, Priority, TaskType
@@ -15,6 +17,8 @@ from delaybox.engine.rules import RuleReader
 from delaybox.service.rules import Rules
 from delaybox.store import keys, rules
 from delaybox.store.lanes import queues
+from delaybox.store.roundtrips import NotSent
+from delaybox.store.slots import key_of
 from tests.lab import Lab, leased
 
 SEND = lane_of(TaskType.WORKER, "mail", "send")
@@ -128,7 +132,7 @@ async def test_a_copy_that_was_cut_off_is_completed_by_a_time_keeper(lab: Lab) -
     """T24 for rules: whoever stored them died before the copy."""
     (task_id,) = await lab.add(call())
     word, number = await rules.change(lab.store, [("mail", b"", rules.encode(QueueRules(paused=True), {}))])
-    assert (word, number) == ("stored", 1)
+    assert word == "stored" and number == lab.now
     live, ownership = LiveRules(), Ownership(lab.store.partitions)
     ownership.assign(frozenset({0}), frozenset())
     reader = RuleReader(lab.store, live, ownership, keeps=True)
@@ -209,19 +213,82 @@ async def test_nodes_of_the_previous_version_keep_their_copy(lab: Lab) -> None:
     await lab.client.delete(keys.steered(lab.tag))
     await lab.client.hset(former, mapping=theirs)
     await lab.client.hdel(clock, "grouped")
-    await lab.client.hset(clock, "ruled", 1)
+    ruled = b"%d" % await rules.version(lab.store)
+    await lab.client.hset(clock, "ruled", ruled)
     (task_id,) = await lab.add(call())
     assert (await lab.claim()).leased == []
     ownership = Ownership(lab.store.partitions)
     ownership.assign(frozenset({0}), frozenset())
     await RuleReader(lab.store, LiveRules(), ownership, keeps=True).step()
     assert await copied(lab) == {b"mail": b"1low=100"}
-    assert await lab.client.hgetall(former) == theirs and await lab.client.hget(clock, "ruled") == b"1"
+    assert await lab.client.hgetall(former) == theirs and await lab.client.hget(clock, "ruled") == ruled
     await Rules(lab.store).unset("mail")
     assert await lab.client.hgetall(former) == theirs, "they see that it is old, and copy"
     assert set(leased(await lab.claim())) == {task_id}
     await Rules(lab.store).set("mail", QueueRules(paused=True))
     assert not await lab.client.exists(former) and not await lab.client.hexists(clock, "ruled")
+
+
+def keeper(lab: Lab) -> RuleReader:
+    """The reader of a time keeper that keeps all partitions."""
+    ownership = Ownership(lab.store.partitions)
+    ownership.assign(frozenset(range(lab.store.partitions)), frozenset())
+    return RuleReader(lab.store, LiveRules(), ownership, keeps=True)
+
+
+@pytest.mark.parametrize("first", [False, True])
+async def test_a_change_that_its_server_lost_is_taken_back_in_all_partitions(lab: Lab, first: bool) -> None:
+    """A fail-over at the server of the rules; the partition lies at another one, which has copied them."""
+    name = keys.rules(lab.store.prefix)
+    if not first:
+        await pause(lab, "other")
+    before = None if first else await lab.client.dump(name)
+    await pause(lab, "mail")
+    (task_id,) = await lab.add(call())
+    assert (await lab.claim()).leased == []
+    await lab.client.delete(name)
+    if before is not None:
+        await lab.client.restore(name, 0, before)
+    reader = keeper(lab)
+    for _ in range(2):
+        await reader.step()
+    assert set(leased(await lab.claim())) == {task_id}
+    assert await copied(lab) == ({} if first else {b"other": b"1"})
+
+
+async def test_the_change_behind_one_that_was_lost_has_a_number_of_its_own(lab: Lab) -> None:
+    await pause(lab, "other")
+    name = keys.rules(lab.store.prefix)
+    before = await lab.client.dump(name)
+    await lab.move(1)
+    await pause(lab, "mail")
+    await lab.client.restore(name, 0, before, replace=True)
+    await lab.move(5_000)
+    await pause(lab, "third")
+    assert await copied(lab) == {b"other": b"1", b"third": b"1"}
+
+
+async def test_a_partition_that_is_away_keeps_rules_from_no_other(
+    client: Any, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab = await Lab.open(client, prefix, partitions=2)
+    send, last = lab.store.servers.send, lab.store.tags[1]
+
+    async def without_the_last(commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+        there = [command for command in commands if not str(key_of(command)).startswith(last)]
+        replies = iter(await send(there))
+        return [next(replies) if command in there else NotSent("it moves") for command in commands]
+
+    with monkeypatch.context() as patched:
+        patched.setattr(lab.store.servers, "send", without_the_last)
+        with pytest.raises(PartAway):
+            await pause(lab, "mail")
+        assert await copied(lab) == {b"mail": b"1"}
+        reader = keeper(lab)
+        await reader.step()
+    await reader.step()
+    lab.tag = last
+    assert await copied(lab) == {b"mail": b"1"}, "with the first look at it"
 
 
 async def test_the_rules_of_many_queues_are_few_fields(lab: Lab) -> None:
@@ -234,7 +301,7 @@ async def test_the_rules_of_many_queues_are_few_fields(lab: Lab) -> None:
     await rules.change(lab.store, [(name, b"", rules.encode(one, {})) for name, one in list(stored.items())[1_000:]])
     number = await rules.version(lab.store)
     await rules.copy(lab.store, [0], number, rules.codes(stored))
-    assert await rules.behind(lab.store, [0], number) == []
+    assert (await rules.copies(lab.store, [0], number)).behind == []
     assert await lab.client.hlen(keys.steered(lab.tag)) <= 256
     queues_ = ["q7", "q8", "q17", "q170", "q1999", "7", "*x", *odd]
     ids = await lab.add(*(call(name) for name in queues_))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -10,6 +11,8 @@ from delaybox.engine.ownership import Ownership
 from delaybox.store import ramps, rules
 from delaybox.store.rules import StoredRules
 from delaybox.store.store import Store
+
+log = logging.getLogger("delaybox.engine")
 
 _LEAST_MS, _MOST_MS = 1_000, 60_000
 _EVERY_S = 0.4
@@ -32,6 +35,8 @@ class RuleReader:
         self._read: Mapping[str, StoredRules] = {}
         self._kept: frozenset[int] = frozenset()
         self._looks = 0
+        self._away = False
+        """Whether a partition could not be looked at the last time."""
         self.taken_ms = 0
         """When it took the version that it has, by Redis's clock."""
 
@@ -65,11 +70,18 @@ class RuleReader:
             return 0.0
         self._looks += 1
         kept = frozenset(self._ownership.kept)
-        if self._keeps and (changed or kept != self._kept or self._looks % _CHECKS == 0):
+        if self._keeps and (changed or kept != self._kept or self._away or self._looks % _CHECKS == 0):
             number = self._live.version
-            late = await rules.behind(self._store, kept, number) if number else []
-            if late:
-                await rules.copy(self._store, late, number, rules.codes(self._live.stored))
+            found = await rules.copies(self._store, kept, number)
+            self._away = bool(found.away)
+            if found.newest > number and found.newest > await rules.version(self._store):
+                # The server of the rules lost the last change in a fail-over, and partitions at others go by it: a
+                # version above that one has all go by what is stored.
+                log.warning("the last change of queue rules was lost with its server: what is stored is in force again")
+                await rules.change(self._store, [], above=found.newest)
+                return 0.0
+            if found.behind:
+                await rules.copy(self._store, found.behind, number, rules.codes(self._live.stored))
             self._kept = kept
         return _EVERY_S
 

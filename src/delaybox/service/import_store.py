@@ -196,5 +196,5 @@ class ImportStore:
             self.progress.queues += 1
             _, stored = await rules.every(self._store, {})
             codes = rules.codes({name: one.rules for name, one in stored.items()})
-            late = await rules.behind(self._store, range(self._store.partitions), number)
-            await rules.copy(self._store, late, number, codes)
+            found = await rules.copies(self._store, range(self._store.partitions), number)
+            await rules.copy(self._store, found.behind + found.away, number, codes)

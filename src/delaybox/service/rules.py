@@ -195,6 +195,7 @@ class Rules:
             return False
         stored = await self.fresh(now=True)
         number = self._live.version
-        late = await rules.behind(self._store, range(self._store.partitions), number) if number else []
-        await rules.copy(self._store, late, number, rules.codes(stored))
+        if number:
+            found = await rules.copies(self._store, range(self._store.partitions), number)
+            await rules.copy(self._store, found.behind + found.away, number, rules.codes(stored))
         return True

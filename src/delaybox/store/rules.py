@@ -13,10 +13,11 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha1
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
+from delaybox.core.errors import PartAway
 from delaybox.core.limit_keys import KeyLimit
 from delaybox.core.queue import NO_RULES, OTHERS, QueueRules, Ramp, Slack
 from delaybox.core.queue_limits import rate_of
@@ -143,14 +144,14 @@ async def every(store: Store, known: Mapping[str, StoredRules]) -> tuple[int, di
 
 
 async def change(
-    store: Store, changes: Sequence[tuple[str, bytes, bytes]], *, only_first: bool = False
+    store: Store, changes: Sequence[tuple[str, bytes, bytes]], *, only_first: bool = False, above: int = 0
 ) -> tuple[str, int]:
     """Stores (queue, rules as they were read, new ones) all or none. StoreUnavailable.
 
     Returns ('stored', version), ('changed', version) where others stand there by now, or ('full', version).
-    ``only_first``: only where no rule was ever stored.
+    ``only_first``: only where no rule was ever stored. ``above``: a version that the new one is above.
     """
-    args: list[Any] = [int(only_first), MOST]
+    args: list[Any] = [int(only_first), MOST, above]
     for queue, old, new in changes:
         args += (queue, old, new)
     word, number = await store.runner.run(ScriptCall("rules", keys.rules(store.prefix), args))
@@ -222,23 +223,45 @@ def _key_limit(limit: KeyLimit) -> str:
     return f"{limit.by},{'-' if limit.concurrency is None else limit.concurrency},{permits},{hold_ms}"
 
 
-async def behind(store: Store, partitions: Iterable[int], number: int) -> list[int]:
-    """Those of the partitions that do not have this version yet, nor a later one. StoreUnavailable."""
+class Copies(NamedTuple):
+    """``behind``: partitions that do not have a version yet, nor a later one. ``newest``: the latest that any has.
+    ``away``: partitions whose server does not answer, or which move to another one."""
+
+    behind: list[int]
+    newest: int
+    away: list[int]
+
+
+async def copies(store: Store, partitions: Iterable[int], number: int) -> Copies:
+    """What partitions have of this version. StoreUnavailable."""
     wanted = list(partitions)
     commands: list[Command] = [("HMGET", keys.clock(store.tags[p]), "rules", "grouped") for p in wanted]
-    marks = await store.servers.ask_many(commands) if commands else []
-    return [p for p, found in zip(wanted, marks, strict=True) if not _has(found, number)]
+    found = Copies([], 0, [])
+    newest = 0
+    for p, marks in zip(wanted, await store.servers.replies(commands), strict=True):
+        if isinstance(marks, PartAway):
+            found.away.append(p)
+            continue
+        if isinstance(marks, BaseException):
+            raise marks
+        newest = max(newest, _version_of(marks))
+        if not _has(marks, number):
+            found.behind.append(p)
+    return found._replace(newest=newest)
 
 
 async def copy(store: Store, partitions: Iterable[int], number: int, wanted: Mapping[bytes, bytes]) -> None:
-    """Brings the `codes` of a version into partitions that have an older one. StoreUnavailable."""
+    """Brings the `codes` of a version into partitions that have an older one. StoreUnavailable, when all others have
+    it."""
     room = asyncio.Semaphore(_AT_ONCE)
 
     async def into(p: int) -> None:
         async with room:
             await _copy(store, p, number, wanted)
 
-    await asyncio.gather(*(into(p) for p in partitions))
+    for end in await asyncio.gather(*(into(p) for p in partitions), return_exceptions=True):
+        if end is not None:
+            raise end
 
 
 async def _copy(store: Store, p: int, number: int, wanted: Mapping[bytes, bytes]) -> None:
@@ -284,6 +307,9 @@ def _has(found: Sequence[bytes | None], number: int) -> bool:
 
     A copy in another form than this version's has a lower ``grouped``, or none.
     """
-    text, unfinished, _ = (found[0] or b"").partition(b"~")
-    have = int(text or 0)
-    return have > number or (have == number and not unfinished and int(found[1] or 0) >= number)
+    have = _version_of(found)
+    return have > number or (have == number and b"~" not in (found[0] or b"") and int(found[1] or 0) >= number)
+
+
+def _version_of(found: Sequence[bytes | None]) -> int:
+    return int((found[0] or b"").partition(b"~")[0] or 0)

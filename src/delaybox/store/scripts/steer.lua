@@ -90,10 +90,11 @@ for _, queue in ipairs(redis.call('ZRANGE', permits().HELD, 0, WALK - 1)) do
   if not permits().of('w' .. queue) then permits().look_again(queue, now, true) end
 end
 -- A node of the previous version, which copies in another form, does not set `grouped`.
+local before = tonumber(redis.call('HGET', K_CLOCK, 'grouped') or '') or 0
 redis.call('HSET', K_CLOCK, 'rules', ARGV[3], 'grouped', ARGV[5])
--- Theirs goes when they have not copied for two versions: none is left, or it copies anew.
+-- Theirs goes when they have not copied the version before this one either: none is left, or it copies anew.
 local ruled = tonumber(redis.call('HGET', K_CLOCK, 'ruled') or '')
-if ruled and ruled + 2 <= tonumber(ARGV[5]) then
+if ruled and ruled < before then
   redis.call('UNLINK', FORMER)
   redis.call('HDEL', K_CLOCK, 'ruled')
 end
