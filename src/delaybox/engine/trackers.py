@@ -60,8 +60,9 @@ class Trackers:
             self._by_shard[shard] = tracker, loop
             if self._started:
                 loop.start()
-        # A tracker alone sees by itself what its own claims leave.
-        self._asked.trackers = len(self._by_shard)
+        # Servers that have nothing of the store any more take no share of the slots. A tracker alone sees by itself
+        # what its own claims leave.
+        self._asked.trackers = len(groups)
         self._asked.fewer = self.slots_freed if len(self._by_shard) > 1 else None
         for shard, (tracker, _) in self._by_shard.items():
             tracker.keep(self._kept & frozenset(groups.get(shard, ())))

@@ -31,7 +31,7 @@ from delaybox.store.address import ServerSettings
 from delaybox.store.asyncio_end import end
 from delaybox.store.confirm import Confirmation
 from delaybox.store.connect import make_client
-from delaybox.store.primaries import PROBE_S, Link, Primary, probed, read_slots
+from delaybox.store.primaries import PROBE_S, Link, Primary, ask_any, probed, read_slots
 from delaybox.store.roundtrips import NotSent
 from delaybox.store.slots import SLOTS, Address, SlotRange, is_script, key_of, slot_of, uncovered
 
@@ -78,7 +78,8 @@ class ServerCluster:
     ) -> ServerCluster | None:
         """The cluster that ``first`` is a part of; None: a server of its own, or an ACL hides it.
 
-        RedisError or OSError when it does not answer.
+        The servers in ``settings.more`` are asked again when none answers that the cluster named: all may have other
+        addresses by then. RedisError or OSError when it does not answer.
         """
         ranges = await read_slots(roundtrips.of(first).send, (settings.host, settings.port))
         if ranges is None:
@@ -326,7 +327,11 @@ class ServerCluster:
         host, port = error.node_addr
         if not host and before is not None:
             host = before.address[0]
-        link = self._link((host, port))
+        link = self._links.get((host, port))
+        if link is None:
+            # As after a fail-over; where it is another one, the map of slots says so in a moment.
+            link = self._link((host, port), None if before is None else before.shard)
+            link.heir_of = before
         if link is not before:
             self._taken = ()
             self._by_slot[slot] = link
@@ -362,18 +367,23 @@ class ServerCluster:
                     self._epochs[slot] = one.epoch
                     self._by_slot[slot] = link
             changed = True
-        if not changed:
-            return
+        if changed:
+            for link in self._links.values():
+                link.slots = 0
+            for at in self._by_slot:
+                if at is not None:
+                    at.slots += 1
+            for link in have:
+                if not link.slots:
+                    log.warning("the server %s has no part of the store any more", link)
+                    self._spawn(self._leave(link))
         for link in self._links.values():
-            link.slots = 0
-        for at in self._by_slot:
-            if at is not None:
-                at.slots += 1
-        for link in have:
-            if not link.slots:
-                log.warning("the server %s has no part of the store any more", link)
-                self._spawn(self._leave(link))
-        self._tell()
+            if link.slots and link.heir_of is not None:
+                if link.heir_of.slots:
+                    link.shard, self._shards, changed = self._shards, self._shards + 1, True
+                link.heir_of = None
+        if changed:
+            self._tell()
 
     def _heir_of(self, one: SlotRange, ranges: Sequence[SlotRange]) -> int | None:
         """The number of the shard whose primary is replaced by a new one; None: the shard is new."""
@@ -391,6 +401,7 @@ class ServerCluster:
         is sent to the new one."""
         await asyncio.sleep(_LEAVE_S)
         if not link.slots:
+            self._links.pop(link.address, None)
             await link.client.connection_pool.disconnect(inuse_connections=True)
 
     # -- what is wrong ------------------------------------------------------------------------------------------
@@ -459,7 +470,12 @@ class ServerCluster:
             await asyncio.sleep(_TRY_AGAIN_S)
 
     async def _look(self) -> None:
-        answering = [link for link in self.links if not link.away] or list(self._links.values())
+        answering = [link for link in self.links if not link.away]
+        if not answering:
+            if ranges := await ask_any(self._settings.more, self._settings):
+                self._take(ranges)
+                return
+            answering = list(self._links.values())
         self._turn += 1
         for at in range(len(answering)):
             link = answering[(self._turn + at) % len(answering)]

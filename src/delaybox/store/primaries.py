@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+import logging
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from redis.asyncio import Redis
 from redis.exceptions import BusyLoadingError, ClusterDownError, RedisError
 
 from delaybox.store import roundtrips
+from delaybox.store.address import ServerSettings
+from delaybox.store.connect import make_client
 from delaybox.store.slots import Address, SlotRange, parse_slots
+
+log = logging.getLogger("delaybox.store")
 
 PROBE_S = 1.0
 """A probe that is not answered within this time has failed."""
@@ -41,6 +46,8 @@ class Link:
         """Nothing is sent to it until a probe got through."""
         self.slots = 0
         self.replicas = 0
+        self.heir_of: Link | None = None
+        """The primary in whose place a redirection named it, until the map of slots was read."""
 
     def __repr__(self) -> str:
         return f"{self.address[0]}:{self.address[1]}"
@@ -67,6 +74,23 @@ async def read_slots(
         return None
     text = nodes.decode(errors="replace") if isinstance(nodes, bytes) else ""
     return parse_slots(slots, text, asked)
+
+
+async def ask_any(addresses: Iterable[Address], settings: ServerSettings) -> list[SlotRange] | None:
+    """The map of slots that one of these has, over connections of its own, so that names are looked up anew; None where
+    none answers."""
+    for address in addresses:
+        there = replace(settings, host=address[0], port=address[1], more=())
+        client = make_client(there, timeout_s=PROBE_S, max_connections=1)
+        try:
+            async with asyncio.timeout(PROBE_S):
+                if ranges := await read_slots(roundtrips.of(client).send, address):
+                    return ranges
+        except (RedisError, OSError) as error:
+            log.debug("no map of slots from %s:%d: %s", *address, error)
+        finally:
+            await client.aclose()
+    return None
 
 
 def in_words(primaries: Collection[Primary]) -> str:

@@ -87,8 +87,9 @@ class Servers:
     async def _find_by(self, settings: ServerSettings) -> None:
         timeout_s, most = self._limits
         last: BaseException | None = None
-        for at, (host, port) in enumerate(((settings.host, settings.port), *settings.more)):
-            there = replace(settings, host=host, port=port, more=())
+        starts = ((settings.host, settings.port), *settings.more)
+        for at, (host, port) in enumerate(starts):
+            there = replace(settings, host=host, port=port, more=starts)
             first = self._client if not at else make_client(there, timeout_s=timeout_s, max_connections=most)
             try:
                 self._cluster = await ServerCluster.found(first, there, timeout_s=timeout_s, max_connections=most)
