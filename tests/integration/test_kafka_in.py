@@ -16,16 +16,18 @@ from confluent_kafka.admin import AdminClient
 from redis.asyncio import Redis
 
 from delaybox import metrics
+from delaybox.api.kafka import partitions
 from delaybox.api.kafka.intake import KafkaIntake
 from delaybox.api.kafka.settings import IntakeSettings
 from delaybox.core import ids
+from delaybox.core.errors import DelayBoxError, PartAway
 from delaybox.core.query import TaskQuery
 from delaybox.core.task import TaskView
 from delaybox.service import RecordService, Service
 from delaybox.store import keys
 from delaybox.store.connect import make_client
 from delaybox.store.fsck import fsck
-from delaybox.store.kafka import Stream
+from delaybox.store.kafka import Ingested, Span, Stream
 from delaybox.store.servers import Servers
 from delaybox.store.store import Store
 from delaybox.targets.kafka_settings import KafkaSettings
@@ -417,6 +419,29 @@ async def test_a_full_store_is_waited_for(kafka: Kafka, prefix: str, make_server
         once_each(await bench.has(200), 200)
         await bench.until(lambda: not bench.troubles, "it is over")
     await client.aclose()
+
+
+async def test_a_server_that_is_away_holds_up_no_records_for_others(bench: Bench, monkeypatch: Any) -> None:
+    monkeypatch.setattr(partitions, "LONGEST_PAUSE_S", 3_600.0)
+    ingest, away = bench.records.ingest, True
+
+    async def some(spans: Sequence[Span]) -> list[Ingested | DelayBoxError]:
+        there = [span for span in spans if span.stream.partition or not away]
+        answers = iter(await ingest(there))
+        return [next(answers) if span in there else PartAway("away") for span in spans]
+
+    def put(number: int) -> None:
+        producer = bench.kafka.producer()
+        producer.produce(bench.topic, b"%d" % number, partition=min(number, 1), headers=dict(LATER))
+        assert producer.flush(30) == 0
+
+    monkeypatch.setattr(bench.records, "ingest", some)
+    async with bench.reading():
+        for n in range(12):
+            await asyncio.to_thread(put, n)
+            await bench.has(n)
+            await bench.until(lambda: bench.troubles == ["away"], "the trouble")
+        away = False
 
 
 async def test_while_nothing_can_be_stored_what_waits_is_bounded(one: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ paused.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 
@@ -38,7 +39,6 @@ _DRAIN_S = 10.0
 _HOUSEKEEPING_S = 1.0
 _WATCH_S = 5.0
 _ASK_S = 3.0
-_LONGEST_BACKOFF_S = 2.0
 _QUIET_S = 10.0
 
 
@@ -304,25 +304,27 @@ class KafkaIntake:
     # -- storing ------------------------------------------------------------------------------------------------------
 
     async def _store_all(self) -> None:
-        backoff_s = 0.0
         while True:
-            await self._work.wait()
             round_ = self._next_round()
             if not round_:
                 self._work.clear()
+                again = [part.again_at for part in self._partitions.values() if part.queue]
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(
+                        self._work.wait(), max(0.0, min(again) - self._loop.time()) if again else None
+                    )
                 continue
-            problem = await self._store(round_)
+            await self._store(round_)
             async with self._settled:
                 self._settled.notify_all()
-            self._set("store", problem)
-            backoff_s = min(backoff_s * 2 or 0.1, _LONGEST_BACKOFF_S) if problem else 0.0
-            if problem:
-                await asyncio.sleep(backoff_s)
+            self._set("store", next((part.problem for part in self._partitions.values() if part.problem), ""))
 
     def _next_round(self) -> list[tuple[Key, Partition, Piece]]:
-        """The first pieces of every partition, in turn."""
+        """The first pieces of every partition, in turn; without those that wait because they could not be stored: of a
+        cluster one server may be away, and what goes to the others does not wait for it."""
         found: list[tuple[Key, Partition, Piece]] = []
-        waiting = [(key, part) for key, part in self._partitions.items() if part.queue]
+        now = self._loop.time()
+        waiting = [(key, part) for key, part in self._partitions.items() if part.queue and part.again_at <= now]
         for turn in range(ROUND_PIECES):
             for key, part in waiting:
                 if turn < len(part.queue) and len(found) < ROUND_PIECES:
@@ -330,14 +332,13 @@ class KafkaIntake:
                     found.append((key, part, part.queue[turn]))
         return found
 
-    async def _store(self, round_: list[tuple[Key, Partition, Piece]]) -> str:
-        """One round trip. Returns the problem, if there is one; records that may not be stored stay in their queue."""
-        problem = ""
+    async def _store(self, round_: list[tuple[Key, Partition, Piece]]) -> None:
+        """One round trip. Records that may not be stored stay in their queue."""
         ready: list[tuple[Key, Partition, Piece]] = []
         held: set[Key] = set()
         for key, part, piece in round_:
-            if key not in held and not piece.prepared:
-                problem = await self._prepare(piece) or problem
+            if key not in held and not piece.prepared and (problem := await self._prepare(piece)):
+                part.failed(problem, self._loop.time())
             if piece.prepared and key not in held:
                 ready.append((key, part, piece))
             else:
@@ -352,7 +353,7 @@ class KafkaIntake:
             if not part.queue or part.queue[0] is not piece:
                 continue  # revoked or moved meanwhile, or what stands before it is not stored yet
             if isinstance(answer, DelayBoxError):
-                problem = str(answer)
+                part.failed(str(answer), self._loop.time())
             elif answer.refused:
                 # Refused because the pieces before it were not stored yet: it is sent again.
                 if first:
@@ -365,7 +366,6 @@ class KafkaIntake:
                     key[0], stored=answer.stored, dead=len(piece.letters), keyed=len(piece.keyed),
                     known=len(piece.tasks) - answer.stored,
                 )  # fmt: skip
-        return problem
 
     async def _prepare(self, piece: Piece) -> str:
         """Stores tasks with keys and sends records that cannot become tasks to the dead-letter topic. Returns the

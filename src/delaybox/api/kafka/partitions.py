@@ -16,6 +16,8 @@ from delaybox.wire.encoded import EncodedTask
 Key = tuple[str, int]
 """Topic and partition number."""
 
+LONGEST_PAUSE_S = 2.0
+"""Between two times that the same records are sent to the store."""
 _HEAD_BYTES = 40
 """About what the store puts before a body: type, queue and name."""
 
@@ -94,12 +96,16 @@ def place(stream: Stream, mark: int | None, committed: int | None, low: int, hig
 class Partition:
     """An assigned topic-partition. ``read``: the next offset expected. ``stored``: the watermark as far as known.
 
-    ``deaf``: what arrives is dropped until the partition got its place again. ``poll``: the poll in which it was
-    assigned. ``seen``: where the log ended when all of it had been read; the last offsets may be no records, such as
-    the ends of transactions.
+    ``deaf``: what arrives is dropped until the partition got its place again. ``problem``: why it could not be stored;
+    it is tried again at ``again_at`` (the loop's time), after ``pause_s``. ``poll``: the poll in which it was assigned.
+    ``seen``: where the log ended when all of it had been read; the last offsets may be no records, such as the ends of
+    transactions.
     """
 
-    __slots__ = ("committed", "deaf", "first", "missed", "poll", "queue", "read", "seen", "stopped", "stored", "stream")
+    __slots__ = (
+        "again_at", "committed", "deaf", "first", "missed", "pause_s", "poll", "problem", "queue", "read", "seen",
+        "stopped", "stored", "stream",
+    )  # fmt: skip
 
     def __init__(self, at: Place, poll: int) -> None:
         self.queue: deque[Piece] = deque()
@@ -116,6 +122,17 @@ class Partition:
         self.stopped = at.stopped
         self.deaf = bool(at.stopped)
         self.poll = poll
+        self._fine()
+
+    def _fine(self) -> None:
+        self.problem = ""
+        self.pause_s = self.again_at = 0.0
+
+    def failed(self, problem: str, now_s: float) -> None:
+        """Its first piece could not be stored: the next time is a while later, each time longer."""
+        self.problem = problem
+        self.pause_s = min(self.pause_s * 2 or 0.1, LONGEST_PAUSE_S)
+        self.again_at = now_s + self.pause_s
 
     @property
     def position(self) -> int:
@@ -183,3 +200,4 @@ class Partition:
         self.queue.popleft()
         self.stored = watermark
         self.first = False
+        self._fine()
