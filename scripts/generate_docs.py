@@ -221,7 +221,7 @@ MEANING = {
     "deadLetters.age": "dead letters older than this are deleted for good; the oldest go past 100,000 a partition too",
     "quarantine.age": "records that cannot be read are deleted for good after this; `delaybox quarantine` lists them",
     "insecure": "listen on more than loopback without any credential",
-    "partitions": "parts of the store; fixed when the store is created",
+    "partitions": "parts of the store; fixed when the store is created. Where it is left out, 16, and 64 on a cluster",
     "lease": "how long a node that died keeps what it had taken",
     "heartbeat": "how often a node extends its leases",
     "dataDir": "folder of the embedded server",

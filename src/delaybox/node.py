@@ -159,7 +159,7 @@ class _Node:
         children.learn(server=server, await_subscribers=fresh)
         with _own_errors():
             # The first child checks the server, and makes the store if need be, before the others begin.
-            found = await children.begin_first(partitions=self._config.partitions)
+            found = await children.begin_first(partitions=self._config.new_partitions)
         children.learn(**found)
         self._store_at = (server, found.get("store_id", ""))
         await children.begin((ProcessKind.PROBE, *_CALLERS))

@@ -9,6 +9,7 @@ import pytest
 from delaybox.api.rest.settings import ApiSettings
 from delaybox.config import FLAGS, Config, load
 from delaybox.core.errors import ConfigError
+from delaybox.core.limits import BY_SERVER
 from delaybox.processes.settings import decode, encode
 from delaybox.store.address import ServerSettings
 from tests.configurations import elsewhere, refused, written
@@ -57,7 +58,7 @@ def test_nothing_configured_is_a_loopback_node_with_the_embedded_server() -> Non
         8088,
         "",
     )
-    assert (config.lease_ms, config.heartbeat_ms, config.partitions) == (15_000, 5_000, 16)
+    assert (config.lease_ms, config.heartbeat_ms, config.new_partitions) == (15_000, 5_000, BY_SERVER)
     assert config.limits.body == 1 << 20
     assert config.storage.task_execution_chanel == "TaskExecution"
     assert config.pubsub.fire_in_place

@@ -29,7 +29,7 @@ async def take_over(
     name = key or config.storage.scheduler_key_name
     async with any_server(config) as servers, _source(source, servers) as original:
         store = await Store.open(
-            servers, prefix=config.storage.prefix, partitions=config.partitions, key_keep_ms=config.keys.keep
+            servers, prefix=config.storage.prefix, partitions=config.new_partitions, key_keep_ms=config.keys.keep
         )
         work = Import(OriginalSet(original, name), store, fold=dedupe, dry=dry_run)
         try:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from delaybox.cli import messages
 from delaybox.cli.exits import Exit
 from delaybox.cli.server import any_server
-from delaybox.core.partition import Shape
+from delaybox.core.partition import Shape, chosen
 from delaybox.store.identity import Accepted, accept
 
 if TYPE_CHECKING:
@@ -20,8 +20,8 @@ BUCKET_MS = 60_000
 async def accept_store(config: Config, *, as_json: bool) -> int:
     """Accepts the store on the server, for nodes that miss a store that is gone."""
     prefix = config.storage.prefix
-    wanted = Shape(os.urandom(8).hex(), config.partitions, BUCKET_MS)
     async with any_server(config) as servers:
+        wanted = Shape(os.urandom(8).hex(), chosen(config.new_partitions, cluster=servers.sharded), BUCKET_MS)
         done = await accept(servers, prefix, wanted)
     if as_json:
         messages.out_json({"accepted": done.shape.store_id, "partitions": done.shape.partitions, "made": done.made,

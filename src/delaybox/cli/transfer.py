@@ -99,7 +99,7 @@ async def read(
             store = await Store.open(
                 servers,
                 prefix=config.storage.prefix,
-                partitions=config.partitions,
+                partitions=config.new_partitions,
                 key_keep_ms=config.keys.keep,
                 durability=durability,
             )

@@ -35,7 +35,7 @@ from delaybox.config.workers import WorkersSection
 from delaybox.core.access import Token
 from delaybox.core.errors import ConfigError
 from delaybox.core.limits import (
-    DEFAULT_PARTITIONS,
+    BY_SERVER,
     DEFAULT_PAYLOAD_BYTES,
     KEY_KEEP_MS,
     LABEL,
@@ -287,8 +287,8 @@ class Config(Section):
     dashboard: DashboardSection = DashboardSection()
     otel: OtelSection = OtelSection()
     insecure: bool = Field(default=False, description="true or false")
-    partitions: int = Field(
-        default=DEFAULT_PARTITIONS, ge=1, le=MAX_PARTITIONS, description=f"a power of two from 1 to {MAX_PARTITIONS}"
+    partitions: int | None = Field(
+        default=None, ge=1, le=MAX_PARTITIONS, description=f"a power of two from 1 to {MAX_PARTITIONS}"
     )
     lease_ms: Duration = Field(
         default=15_000,
@@ -308,10 +308,15 @@ class Config(Section):
 
     @field_validator("partitions")
     @classmethod
-    def _power_of_two(cls, value: int) -> int:
-        if value & (value - 1):
+    def _power_of_two(cls, value: int | None) -> int | None:
+        if value is not None and value & (value - 1):
             raise ValueError("power of two")
         return value
+
+    @property
+    def new_partitions(self) -> int:
+        """Of a store that is made: what is configured, else `BY_SERVER`."""
+        return BY_SERVER if self.partitions is None else self.partitions
 
     @model_validator(mode="after")
     def _heartbeat_fits(self) -> Self:

@@ -115,7 +115,11 @@ DEFAULT_REPLAY: Final = 1_000
 MAX_REPLAY: Final = 10_000
 """Dead letters that one call brings back."""
 DEFAULT_PARTITIONS: Final = 16
-"""Of a store whose first node named no number."""
+"""Of a store on one server whose first node named no number."""
+CLUSTER_PARTITIONS: Final = 64
+"""The same on a cluster, over whose primaries 16 are spread unevenly."""
+BY_SERVER: Final = -1
+"""In place of a number of partitions: one of these two."""
 MAX_PARTITIONS: Final = 4096
 """An id has twelve bits for its partition."""
 

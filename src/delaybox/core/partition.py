@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 
 from delaybox.core import ids
+from delaybox.core.limits import BY_SERVER, CLUSTER_PARTITIONS, DEFAULT_PARTITIONS
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,6 +16,13 @@ class Shape:
     store_id: str
     partitions: int
     bucket_ms: int
+
+
+def chosen(partitions: int, *, cluster: bool) -> int:
+    """The number that a new store gets: as it is asked for, or `BY_SERVER`."""
+    if partitions != BY_SERVER:
+        return partitions
+    return CLUSTER_PARTITIONS if cluster else DEFAULT_PARTITIONS
 
 
 def of_key(key: bytes, partitions: int) -> int:

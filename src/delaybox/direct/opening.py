@@ -10,7 +10,6 @@ from typing import Final
 from delaybox import metrics
 from delaybox.core.events import EventRules
 from delaybox.core.history import KEEP_MS, HistoryRules
-from delaybox.core.limits import DEFAULT_PARTITIONS
 from delaybox.direct.address import DirectAddress
 from delaybox.embedded import EmbeddedServer
 from delaybox.store.address import ServerSettings
@@ -58,7 +57,6 @@ class OpenedStore:
                 store = await Store.open(
                     servers,
                     prefix=address.prefix,
-                    partitions=DEFAULT_PARTITIONS,
                     observe=metrics.script_took,
                     on_lost=metrics.store_lost,
                     durability=address.durability,

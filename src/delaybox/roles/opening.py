@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from delaybox import metrics
 from delaybox.core.errors import StoreUnavailable
-from delaybox.core.limits import DEFAULT_PARTITIONS
+from delaybox.core.limits import BY_SERVER
 from delaybox.processes.child import Stopping
 from delaybox.store import labels, rules
 from delaybox.store.durability import check_durability
@@ -69,7 +69,7 @@ async def prepared(settings: Settings) -> Settings:
         log.info("durability is %s: callers are answered when their tasks are confirmed", settings.durability.mode)
     if store.partitions != settings.partitions:
         log.info("the store has %d partitions; that is fixed at creation", store.partitions)
-        if settings.partitions != DEFAULT_PARTITIONS:
+        if settings.partitions != BY_SERVER:
             log.warning(
                 "partitions is %d, and counts for a new store only: take it out, or name another store with "
                 "storage.prefix",

@@ -23,7 +23,8 @@ class StoreSettings(ProcessSettings):
     store_id: str = ""
     """The id of the store that the node works for; "" takes the one that is there."""
     partitions: int = 0
-    """The number of partitions of a store that is made where there is none; 0: this process makes none."""
+    """The number of partitions of a store that is made where there is none, or `BY_SERVER`; 0: this process makes
+    none."""
     key_keep_ms: int = KEY_KEEP_MS
     """How long idempotency keys outlive their task."""
     index_labels: tuple[str, ...] = ()

@@ -10,8 +10,8 @@ from typing import Any
 from delaybox.core import ids
 from delaybox.core.durability import FAST, Durability
 from delaybox.core.errors import StoreLost, StoreRefused
-from delaybox.core.limits import KEY_KEEP_MS, MAX_PARTITIONS
-from delaybox.core.partition import Shape, of_key
+from delaybox.core.limits import BY_SERVER, KEY_KEEP_MS, MAX_PARTITIONS
+from delaybox.core.partition import Shape, chosen, of_key
 from delaybox.store import keys
 from delaybox.store.batches import answers, by_bytes, schedule_args
 from delaybox.store.durability import confirmed_of
@@ -86,7 +86,7 @@ class Store:
         servers: Servers,
         *,
         prefix: str = "delaybox",
-        partitions: int = 16,
+        partitions: int = BY_SERVER,
         bucket_ms: int = 60_000,
         expected: str = "",
         observe: Observer | None = None,
@@ -96,14 +96,15 @@ class Store:
     ) -> Store:
         """Creates the store or takes the one that is there, whose partitions and bucket width then count.
 
+        ``partitions``: a number, or `BY_SERVER`.
         ``expected``: the id that it must have; no store is created then. ``on_lost``: called after each look, with
         whether the store is gone from its server. StoreRefused for a store of a newer format; StoreLost where the one
         that is expected, or that living nodes work for, is gone; StoreUnavailable when the server does not answer.
         """
-        if partitions & (partitions - 1) or not 1 <= partitions <= MAX_PARTITIONS:
+        if partitions != BY_SERVER and (partitions & (partitions - 1) or not 1 <= partitions <= MAX_PARTITIONS):
             raise StoreRefused(f"partitions is {partitions}; it must be a power of two from 1 to {MAX_PARTITIONS}")
-        wanted = Shape(os.urandom(8).hex(), partitions, bucket_ms)
         await servers.find()
+        wanted = Shape(os.urandom(8).hex(), chosen(partitions, cluster=servers.sharded), bucket_ms)
         shape = await open_store(servers, prefix, wanted, expected=expected)
         own: dict[str, Any] = {"key_keep_ms": key_keep_ms, "confirmed": await confirmed_of(servers, durability)}
         return cls(servers, prefix=prefix, shape=shape, observe=observe, on_lost=on_lost, **own)
