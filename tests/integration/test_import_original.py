@@ -187,6 +187,17 @@ async def test_killed_in_the_middle_and_run_again(
     assert not await client.exists(key) and (await fsck(store)).problems == []
 
 
+async def test_durability_holds_before_a_member_is_deleted(server: RealServer, client: Redis, prefix: str) -> None:
+    key = f"{prefix}-old"
+    await leave_behind(client, key, [(member(b"a"), DUE)])
+    strict = ("--set", f"storage.prefix={prefix}", "--set", "durability.mode=strict")
+    code, _, err = await command("--redis", server.url, "--key", key, *strict)
+    assert code and "has no replicas, and durability.replicas asks for 1" in err
+    assert await client.zcard(key) == 1
+    code, out, _ = await command("--redis", server.url, "--key", key, *strict, "--dry-run")
+    assert code == 0 and "1 would be imported" in out
+
+
 async def test_from_another_server(make_server: Any, server: RealServer, prefix: str, store: Store) -> None:
     old = make_server("--requirepass", "s3cret")
     source: Any = make_client(type(server.settings)(unix_path=old.unix_path, password="s3cret"))

@@ -14,6 +14,7 @@ from delaybox.cli.server import any_server
 from delaybox.core.errors import DelayBoxError
 from delaybox.service.import_original import Import, ImportProgress
 from delaybox.store.address import ServerSettings
+from delaybox.store.durability import check_durability
 from delaybox.store.original import OriginalSet
 from delaybox.store.servers import Servers
 from delaybox.store.store import Store
@@ -28,9 +29,17 @@ async def take_over(
     """Imports, shows progress and the outcome. Exit code 1 when members were left where they are."""
     name = key or config.storage.scheduler_key_name
     async with any_server(config) as servers, _source(source, servers) as original:
+        # The original's copy of a task is deleted when it is stored here, so it must be as safe by then as it is asked.
+        durability = config.durability.rules()
         store = await Store.open(
-            servers, prefix=config.storage.prefix, partitions=config.new_partitions, key_keep_ms=config.keys.keep
+            servers,
+            prefix=config.storage.prefix,
+            partitions=config.new_partitions,
+            key_keep_ms=config.keys.keep,
+            durability=durability,
         )
+        if not dry_run:
+            await check_durability(servers, store.tags, durability)
         work = Import(OriginalSet(original, name), store, fold=dedupe, dry=dry_run)
         try:
             with _bar(quiet=as_json) as report:

@@ -54,7 +54,8 @@ async def existing_store(config: Config) -> AsyncIterator[Store]:
         # Opening would create it.
         if await read_meta(servers, prefix) is None:
             raise ConfigError(f"there is no store with storage.prefix {prefix!r} on this server; name the right one")
-        yield await Store.open(servers, prefix=prefix, key_keep_ms=config.keys.keep)
+        durability = config.durability.rules()
+        yield await Store.open(servers, prefix=prefix, key_keep_ms=config.keys.keep, durability=durability)
 
 
 def _no_node(config: Config) -> StoreUnavailable:
