@@ -123,7 +123,10 @@ class RealCluster:
 
     def primary_of(self, key: str) -> ClusterServer:
         """The server that has a key's slot now, as most servers know it."""
-        slot = slot_of(key)
+        return self.primary_of_slot(slot_of(key))
+
+    def primary_of_slot(self, slot: int) -> ClusterServer:
+        """The same by slot."""
         votes: dict[int, int] = {}
         for server in self.servers:
             with contextlib.suppress(redis.RedisError):
@@ -135,12 +138,12 @@ class RealCluster:
 
     def other_than(self, server: ClusterServer) -> ClusterServer:
         """Another primary."""
-        return next(one for one in self.servers if one is not server and self._role(one) == "master")
+        return next(one for one in self.servers if one is not server and self.role(one) == "master")
 
     def promote(self, server: ClusterServer, how: str = "") -> None:
         """CLUSTER FAILOVER on a replica, and waits until all know."""
         server.admin.execute_command("CLUSTER", "FAILOVER", *([how] if how else []))
-        self.until(lambda: self._role(server) == "master")
+        self.until(lambda: self.role(server) == "master")
 
     def replica_of(self, primary: ClusterServer) -> ClusterServer:
         """The replica that a primary has now."""
@@ -162,7 +165,7 @@ class RealCluster:
             source.admin.execute_command("MIGRATE", "127.0.0.1", target.port, "", 0, 5_000, "KEYS", *found)
             yield "key"
         for server in (target, source, *self.servers):
-            if self._role(server) == "master":
+            if self.role(server) == "master":
                 server.admin.execute_command("CLUSTER", "SETSLOT", slot, "NODE", ids[1])
         yield "done"
 
@@ -196,7 +199,8 @@ class RealCluster:
             return int(info["connected_slaves"]) == 1
         return bool(info["master_link_status"] == "up")
 
-    def _role(self, server: ClusterServer) -> str:
+    def role(self, server: ClusterServer) -> str:
+        """``master`` or ``slave``; ``away`` when it does not answer."""
         try:
             return str(server.admin.info("replication")["role"])
         except (redis.RedisError, OSError):

@@ -38,7 +38,7 @@ ROWS = (
         "concurrency are in force; workers of a node and straight on Redis killed, frozen, cut off, restarted in turn",
         _faults("t01_kill", "t01_limits", "workers")),
     Row("T2", "death at a named place in the code",
-        "20 deaths at each of eight places, before a call leaves and after its reply came",
+        "20 deaths at each of nine places, before a call leaves and after its reply came",
         _faults("t02_failpoints"), together=4),
     Row("T3", "a process stands still for longer than its lease, then goes on",
         "its late answers must be refused, and are accepted where the fence is taken out", (
@@ -67,9 +67,9 @@ ROWS = (
         "nodes notice within seconds, refuse, and go on only when an operator accepts it",
         _others("store_lost.py"), together=3),
     Row("T10", "cluster: a primary dies, slots move, roles change",
-        "three primaries with a replica each, under load: SIGKILL, `CLUSTER FAILOVER`, slots moved key by key and "
-        "at once",
-        _others("cluster_faults.py")),
+        "three primaries with a replica each under 100,000 tasks in `strict`: SIGKILL, `CLUSTER FAILOVER`, `FORCE` and "
+        "`TAKEOVER`, slots moved key by key and at once, 24 in all; callers that must not notice",
+        (*_faults("t10_cluster"), *_others("cluster_faults.py"))),
     Row("T11", "fail-over by sentinels and by hand",
         "the primary stands still or dies; connections are kept, cut, or go silent",
         _others("sentinel.py", "failover.py")),

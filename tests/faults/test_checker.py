@@ -9,6 +9,7 @@ import pytest
 
 from tests.faults.harness.checker import Final, Limits, check
 from tests.faults.harness.oracle import Ack, Call, End, Fault, History, Start
+from tests.faults.harness.starved import Starved
 
 pytestmark = pytest.mark.faults
 
@@ -380,6 +381,27 @@ def test_what_was_forgotten_counts_against_the_budget() -> None:
     run = forgotten_within_the_budget()
     run.limits = replace(run.limits, lost=0)
     assert run.broken() == {"I1"}
+
+
+def test_time_without_a_processor_is_no_slow_recovery() -> None:
+    run = slow_recovery()
+
+    def judged(starved_ms: float) -> set[str]:
+        return check(run.history, run.final, run.limits, starved=lambda _, __: starved_ms).broken()
+
+    # It took 1,490 ms of the 1,000 that it may.
+    assert (judged(400), judged(600)) == ({"I7"}, set())
+
+
+def test_the_longest_wait_of_one_process_counts() -> None:
+    starved = Starved(lambda: ())
+    starved.note(1_000_000, {1: 0, 2: 0})
+    starved.note(2_000_000, {1: 300_000_000, 2: 700_000_000, 3: 900_000_000})
+    starved.note(3_000_000, {1: 900_000_000})
+    assert starved.ms(1_000_000, 2_000_000) == 700.0
+    assert starved.ms(1_400_000, 1_600_000) == 200.0, "no longer than it was"
+    assert starved.ms(2_000_000, 3_000_000) == 600.0, "one that has ended is left out"
+    assert starved.ms(500_000, 2_000_000) == starved.ms(2_000_000, 4_000_000) == 0.0, "nothing is known of that time"
 
 
 def test_figures_name_reasons() -> None:

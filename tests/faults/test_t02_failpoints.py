@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import re
+import signal
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ import pytest
 import delaybox
 from tests.faults.harness import failpoints
 from tests.faults.harness.checker import Limits
+from tests.faults.harness.oracle import History
 from tests.faults.harness.rig import LEASE_MS, Rig
 from tests.faults.harness.scale import scaled
 
@@ -28,12 +31,17 @@ PLACES = (
     "before_ack",
     "after_ack_reply",
     "before_fail",
+    "before_release",
 )
 
 
 def test_every_place_is_in_the_product() -> None:
     source = "".join(p.read_text() for p in Path(delaybox.__file__).parent.rglob("*.py") if "failpoints" not in p.name)
     assert set(PLACES) <= set(re.findall(r'failpoints\.hit\("(\w+)"\)', source))
+
+
+def _has_begun(pid: int, history: History) -> bool:
+    return any(start.pid == pid for start in history.starts)
 
 
 @pytest.mark.parametrize("place", PLACES)
@@ -43,14 +51,18 @@ async def test_death_at_a_place_loses_and_doubles_nothing(tmp_path: Path, place:
         service = await rig.service()
         for turn in range(scaled(1, 20)):
             # The nth passing, so that some of the work has been done; later in each further turn.
-            nth = 1 if place in ("before_extend", "before_fail") else 2 + turn % 5
+            nth = 1 if place in ("before_extend", "before_fail", "before_release") else 2 + turn % 5
             env = failpoints.environ(f"{place}=kill#{nth}", seed=rig.seed)
-            doomed = await rig.worker(env=env)
+            doomed = await rig.worker(env=env, grace_s=0.1)
             async with rig.nemesis.during("kill", pid=doomed.pid):
                 for part in range(4):
                     first = (4 * turn + part) * TASKS // 4
                     work = WORK if part else {"w": 50, "f": 1}
                     await rig.produce(service, TASKS // 4, start=first, due_ms=lambda n: None, work=work)
+                if place == "before_release":
+                    # It is told to stop while it has tasks in hand that take longer than it may.
+                    await rig.reader.until(partial(_has_begun, doomed.pid), timeout_s=20, what="work in hand")
+                    doomed.send(signal.SIGTERM)
                 async with asyncio.timeout(20):
                     await doomed.wait()
             heir = await rig.worker()

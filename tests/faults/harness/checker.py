@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
 
 from tests.faults.harness.oracle import FAIL, OK, SENT, STALE, UNKNOWN, Ack, Call, Fault, History, Start
 
 _SHOWN = 3
+Starved = Callable[[int, int], float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +35,8 @@ class Limits:
     lost: int = 0
     dead: int | None = 0
     recovery_ms: float | None = None
-    """Beyond the p99 lateness of tasks that no fault touched: on a busy machine everything waits."""
+    """Beyond the p99 lateness of tasks that no fault touched, and without the time that processes got no processor: on
+    a busy machine everything waits."""
     lateness_p99_ms: float | None = None
 
 
@@ -51,8 +53,8 @@ class Verdict:
 
 
 class _Judge:
-    def __init__(self, history: History, final: Final, limits: Limits) -> None:
-        self.h, self.final, self.limits = history, final, limits
+    def __init__(self, history: History, final: Final, limits: Limits, starved: Starved) -> None:
+        self.h, self.final, self.limits, self.starved = history, final, limits, starved
         self.figures: dict[str, float] = {}
         self.violations: list[tuple[str, str]] = []
         self.reruns: list[tuple[Fault, int, int]] = []
@@ -292,7 +294,7 @@ class _Judge:
                 )
                 first.append((max(due * 1000, min(known, starts[0].at_us)), starts[0].at_us))
         faults = [f for f in self.h.faults if f.kind != "rollback"]
-        fires, drains = [0.0], [0.0]
+        fires, drains, net = [0.0], [0.0], [0.0]
         # Only those can span a moment that were due within the longest lateness before it: there may be many faults.
         first.sort()
         dues = [due for due, _ in first]
@@ -301,14 +303,17 @@ class _Judge:
             near = first[bisect_left(dues, fault.to_us - longest) : bisect_right(dues, fault.to_us)]
             behind = [at for due, at in near if due <= fault.to_us < at]
             drains += [(at - fault.to_us) / 1000 for at in behind]
+            net += [(at - fault.to_us) / 1000 - self.starved(fault.to_us, at) for at in behind]
             # Who had it next may have been killed before it began: as long again for each that was lost.
             again = [(at, times) for cause, at, times in self.reruns if cause is fault and at > fault.to_us]
             drains += [(at - fault.to_us) / 1000 / times for at, times in again]
+            net += [((at - fault.to_us) / 1000 - self.starved(fault.to_us, at)) / times for at, times in again]
             behind += [at for at, _ in again]
             fires += [(min(behind) - fault.to_us) / 1000] if behind else []
         recover = max(fires)
-        drain = max(drains)
-        self.figures |= {"recover_ms": round(recover, 1), "drain_ms": round(drain, 1)}
+        drain = max(net)
+        self.figures |= {"recover_ms": round(recover, 1), "drain_ms": round(max(drains), 1)}
+        self.figures["drain_awake_ms"] = round(drain, 1)
         begun = sorted(f.from_us for f in faults)
         until = list(accumulate((f.to_us for f in sorted(faults, key=lambda f: f.from_us)), max))
         struck: list[int] = []
@@ -325,16 +330,22 @@ class _Judge:
         # What no fault touched was late by this much on this machine at this time; a backlog cannot be taken sooner.
         usual = self.figures["late_p99_ms"]
         if limit is not None and drain > limit + usual:
-            late = f"backlog drained later than {limit} + {usual:.0f} ms (what calm tasks are late) after the fault"
+            late = (
+                f"backlog drained later than {limit} + {usual:.0f} ms (what calm tasks are late) after the fault, "
+                "without the time that processes got no processor"
+            )
             self.violate("I7", late, [f"{drain:.0f} ms"])
         limit = self.limits.lateness_p99_ms
         if limit is not None and self.figures["late_p99_ms"] > limit:
             self.violate("I8", f"p99 lateness outside faults above {limit} ms", [self.figures["late_p99_ms"]])
 
 
-def check(history: History, final: Final, limits: Limits | None = None) -> Verdict:
-    """The whole judgement of one run."""
-    judge = _Judge(history, final, limits or Limits())
+def check(
+    history: History, final: Final, limits: Limits | None = None, *, starved: Starved = lambda _, __: 0.0
+) -> Verdict:
+    """The whole judgement of one run. ``starved``: how long (ms) the process that waited longest for a processor did so
+    between two moments (µs)."""
+    judge = _Judge(history, final, limits or Limits(), starved)
     judge.nothing_lost()
     judge.scheduled_once()
     judge.never_early()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -42,6 +42,13 @@ def instructions(raw: bytes) -> dict[str, Any]:
 def uuid_of(message: bytes) -> str:
     """The taskUuid (field 1) of a published task; "" when there is none."""
     return message[2:38].decode() if message[:2] == b"\x0a\x24" else ""
+
+
+def merged(parts: Sequence[Final], fsck: Iterable[str] = ()) -> Final:
+    """The looks at the servers of a cluster as one."""
+    live = {task_id: key for part in parts for task_id, key in part.live.items()}
+    dead = {task_id: key for part in parts for task_id, key in part.dead.items()}
+    return Final(live=live, dead=dead, fsck=[*fsck, *(trouble for part in parts for trouble in part.fsck)])
 
 
 def look(client: redis.Redis, *, prefix: str, fsck: Iterable[str] = ()) -> Final:

@@ -20,13 +20,14 @@ from delaybox.store.servers import Servers
 from delaybox.store.store import Store
 from tests.faults.harness import report
 from tests.faults.harness.checker import Final, Limits, Verdict, check
-from tests.faults.harness.look import key_of, look, payload, uuid_of
+from tests.faults.harness.look import key_of, look, merged, payload, uuid_of
 from tests.faults.harness.nemesis import Nemesis
 from tests.faults.harness.oracle import FAIL, OK, UNKNOWN, Call, History, Reader, Start, Writer, now_us
 from tests.faults.harness.process import ROOT, Process, serve, worker
 from tests.faults.harness.proxy import Proxy
 from tests.faults.harness.scale import SEED
 from tests.faults.harness.server import Server, free_port
+from tests.faults.harness.starved import Starved
 from tests.waiting import until_async
 
 CHANNEL = "TaskExecution"
@@ -46,7 +47,7 @@ class Rig:
     """Everything of one run lies in ``folder`` and ends with the ``async with``.
 
     ``environ`` is the server's, ``port`` its TCP port on loopback (0: none); ``durability`` is that of this process's
-    stores and services.
+    stores and services. ``server``: one that was made otherwise.
     """
 
     def __init__(
@@ -62,11 +63,12 @@ class Rig:
         environ: Mapping[str, str] | None = None,
         durability: Durability = FAST,
         port: int = 0,
+        server: Server | None = None,
     ) -> None:
         self.folder, self.row, self.mode, self.seed = folder, row, mode, seed
         self.prefix, self.partitions, self.durability = prefix, partitions, durability
         set_at_start = {"appendfsync": mode, **(options or {})} if mode else options
-        self.server = Server(folder / "redis", port=port, options=set_at_start, environ=environ)
+        self.server = server or Server(folder / "redis", port=port, options=set_at_start, environ=environ)
         self.oracle = folder / "oracle.log"
         self.writer = Writer(self.oracle)
         self.reader = Reader(self.oracle)
@@ -76,12 +78,17 @@ class Rig:
         self._stores: list[Store] = []
         self._proxies: list[Proxy] = []
         self._listening: asyncio.Task[None] | None = None
+        self._starved = Starved(
+            lambda: (self.server.pid, *(process.pid for process in self.processes if process.running))
+        )
 
     async def __aenter__(self) -> Self:
         self.server.start()
+        self._starved.start()
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        self._starved.stop()
         if self._listening is not None:
             self._listening.cancel()
             await asyncio.gather(self._listening, return_exceptions=True)
@@ -261,15 +268,15 @@ class Rig:
     async def final(self) -> Final:
         """What lies where, and what fsck says."""
         trouble = (await fsck(await self.store())).problems
-        with self.server.client() as client:
-            return look(client, prefix=self.prefix, fsck=trouble)
+        with self.server.clients() as clients:
+            return merged([look(client, prefix=self.prefix) for client in clients], trouble)
 
     async def judge(
         self, limits: Limits | None = None, *, extra: Mapping[str, Any] | None = None, final: Final | None = None
     ) -> Verdict:
         """Checks the run, prints its line, writes its record."""
         final = final or await self.final()
-        verdict = check(self.reader.final(), final, limits)
+        verdict = check(self.reader.final(), final, limits, starved=self._starved.ms)
         with self.server.client() as client:
             info = client.info("server")
         version = f"valkey {info['valkey_version']}" if "valkey_version" in info else f"redis {info['redis_version']}"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
 import socket
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import redis
@@ -130,6 +131,12 @@ class Server:
     def client(self) -> redis.Redis:
         """A plain client for the test's own looks and orders; never the node's."""
         return redis.Redis(unix_socket_path=str(self.socket), socket_timeout=30)
+
+    @contextlib.contextmanager
+    def clients(self) -> Iterator[Sequence[redis.Redis]]:
+        """Those of all processes that hold a part of the data."""
+        with self.client() as client:
+            yield [client]
 
     def tail(self) -> str:
         return (self.folder / "log").read_text(errors="replace")[-1500:]
