@@ -11,13 +11,12 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple
 
 from delaybox import failpoints, metrics
 from delaybox.core.errors import DelayBoxError, PartAway
 from delaybox.core.queue import LiveRules
 from delaybox.core.shares import Part
-from delaybox.core.task import TaskType
+from delaybox.engine.asks import Ask, asks_of, ramped, without_messages
 from delaybox.engine.catchup import OVERDUE_MS, TICK_MS, CatchUp
 from delaybox.engine.clock_estimate import RedisClock, local_ms
 from delaybox.engine.kernel_timer import Timer
@@ -58,14 +57,6 @@ _MOVING_MS = 50.0
 _FEW_SLOTS = 64
 _FEW_SLOTS_PAUSE_MS = 2.0
 """With hardly a slot free, a claim waits this long for more slots; otherwise each claim would take one task."""
-
-
-class _Ask(NamedTuple):
-    """One claim from one partition. ``share``: the overdue tasks it may take; 0 where they are not counted."""
-
-    partition: int
-    limits: ClaimLimits
-    share: int = 0
 
 
 class Tracker:
@@ -307,12 +298,13 @@ class Tracker:
             names=self._taker.names() if self._options.channel else "",
         )
         if parts is not None:
-            asks = [_Ask(p, own) for p, own in self._chooser.planned(due, limits, parts, self._lanes_at)]
+            asks = [Ask(p, own) for p, own in self._chooser.planned(due, limits, parts, self._lanes_at)]
         else:
             due = due[: slots or None]
-            asks = self._ramped(due, limits) if self._catch_up.limited else self._asks(due, limits)
+            limited = self._catch_up.limited
+            asks = ramped(self._catch_up, due, limits) if limited else asks_of(due, limits, self._lanes_at)
         if not self._withheld.isdisjoint(due):
-            asks = [self._without_messages(ask) if ask.partition in self._withheld else ask for ask in asks]
+            asks = [without_messages(ask) if ask.partition in self._withheld else ask for ask in asks]
         # A claim whose reply never came is sent again with the same lease id, and gets the same content.
         again = [self._unanswered.pop((a.partition, a.limits.fresh_ms), b"") for a in asks]
         fresh = [new_lease(a.limits.lease_ms, of_worker=self._options.runs_tasks) for a in asks]
@@ -338,24 +330,9 @@ class Tracker:
                     # An error came before this partition's claim was handled, and nothing else would look there again.
                     self._look_at(p, self._clock.now_ms() + self._options.poll_ms)
 
-    def _without_messages(self, ask: _Ask) -> _Ask:
-        types = ask.limits.types.replace(TaskType.PUB_SUB.value, "")
-        return ask._replace(limits=replace(ask.limits, types=types))
-
-    def _asks(self, due: Sequence[int], limits: ClaimLimits) -> list[_Ask]:
-        by_lanes: dict[tuple[bytes, ...], ClaimLimits] = {}
-        asks: list[_Ask] = []
-        for p in due:
-            lanes = self._taker.lanes_at(p, all_=p in self._called)
-            own = by_lanes.get(lanes)
-            if own is None:
-                own = by_lanes[lanes] = replace(limits, lanes=lanes) if lanes else limits
-            asks.append(_Ask(p, own))
-        return asks
-
     async def _send(
         self,
-        asks: Sequence[_Ask],
+        asks: Sequence[Ask],
         leases: Sequence[bytes],
         calls: Sequence[ScriptCall],
         sent: float,
@@ -400,7 +377,7 @@ class Tracker:
         if problem is not None:
             raise problem
 
-    async def _is_over(self, ask: _Ask, lease_id: bytes) -> bool:
+    async def _is_over(self, ask: Ask, lease_id: bytes) -> bool:
         """Whether a claim whose reply came that late has lost its lease: its tasks come back to whoever claims next.
         A lease that lives is extended.
 
@@ -418,21 +395,7 @@ class Tracker:
         log.warning(words + "; its tasks run elsewhere", ask.limits.lease_ms)
         return True
 
-    def _ramped(self, due: Sequence[int], limits: ClaimLimits) -> list[_Ask]:
-        """Limits for a partition with a backlog: first fresh tasks, then as many overdue ones as the rate allows."""
-        shares = self._catch_up.shares(due)
-        # Both claims may lease, so they share the slots; a single slot goes to whichever finds a task first.
-        half = limits.slots // 2 or limits.slots
-        fresh = replace(limits, fresh_ms=OVERDUE_MS, slots=half)
-        asks: list[_Ask] = []
-        for p in due:
-            behind = self._catch_up.behind(p)
-            asks.append(_Ask(p, fresh if behind else limits))
-            if share := min(shares.get(p, 0), limits.items):
-                asks.append(_Ask(p, replace(limits, items=share, slots=half), share))
-        return asks
-
-    def _take(self, ask: _Ask, lease_id: bytes, c: Claimed) -> None:
+    def _take(self, ask: Ask, lease_id: bytes, c: Claimed) -> None:
         p, limits = ask.partition, ask.limits
         late: list[float] = []
         if c.leased:
