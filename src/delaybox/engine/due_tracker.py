@@ -415,9 +415,8 @@ class Tracker:
         if c.trimmed:
             metrics.stream_trimmed(c.trimmed)
         progress = bool(c.leased or c.lateness_ms or c.dropped or c.promoted or c.quarantined)
-        look = _UNTIL_CALLED if self._called_only else float(c.now_ms + self._options.poll_ms)
-        if 0 <= c.next_due_ms < look and (c.next_due_ms <= c.now_ms or not self._when_ready):
-            look = float(c.next_due_ms)
+        # What this very claim has promised counts: it may have been sent before `wait_to_be_called`.
+        look = self._promised(c.now_ms, c.next_due_ms, limits.poll_ms)
         if c.more:
             look = 0.0
             self._deep.add(p)
@@ -450,6 +449,13 @@ class Tracker:
                 tick = c.now_ms + TICK_MS
                 look = tick if ask.share else min(look, tick)
         self._look_at(p, min(self._look[p], look))
+
+    def _promised(self, now_ms: int, next_due_ms: int, poll_ms: int) -> float:
+        """When to look again after a claim that found this. It promised to look within ``poll_ms``, so what is due
+        after that was not announced."""
+        look = _UNTIL_CALLED if poll_ms == _FAR_MS else float(now_ms + poll_ms)
+        soon = 0 <= next_due_ms < look and (next_due_ms <= now_ms or not self._when_ready)
+        return float(next_due_ms) if soon else look
 
     def _look_at(self, p: int, at: float) -> None:
         """One that another member looks after meanwhile is not looked at again."""
