@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from delaybox.core.lane import lane_of
 from delaybox.core.task import NewTask, TaskType
 from delaybox.engine.clock_estimate import RedisClock
 from delaybox.engine.due_tracker import Tracker
+from delaybox.engine.engine import Engine
 from delaybox.engine.loops import Loop
 from delaybox.engine.options import EngineOptions
 from delaybox.store import keys
@@ -100,3 +102,22 @@ async def test_what_a_claim_promised_is_kept_by_a_taker_that_waits_to_be_called_
     async with stepping(tracker):
         await until(lambda: taker.got != [])
     assert taker.got == added
+
+
+async def test_who_claims_nothing_knows_the_servers_clock_all_the_same(
+    client: Redis, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first task after hours of rest is as punctual as others, though the clocks drifted apart meanwhile."""
+    store = await Store.open(Servers(client), prefix=prefix, partitions=1)
+    glance, ahead_ms = store.glance, 3_600_000
+
+    async def drifted() -> int:
+        return await glance() + ahead_ms
+
+    monkeypatch.setattr(store, "glance", drifted)
+    engine = Engine(store, {}, GUEST, hosts=True)
+    await engine.start()
+    try:
+        await until(lambda: engine._clocks.now_ms(0) > time.time() * 1000 + ahead_ms / 2)
+    finally:
+        await engine.stop(0.0)

@@ -111,7 +111,8 @@ class Engine:
             self._others.append(Loop("history", self._recorder.step))
         self._others.append(Loop("permits of queues", self._dealer.step))
         who = Identity(id=options.node_id, node=options.node, kind=options.kind, roles=options.roles)
-        self._membership = Membership(store, who, self._activity, self)
+        # Whoever waits to be called claims nothing for hours, and would be late by how far the clocks drift meanwhile.
+        self._membership = Membership(store, who, self._activity, self, lambda *seen: self._clocks.of(0).observe(*seen))
         if options.clock:
             self._ownership.follow(self._tracker.keep)
             self._ownership.follow(lambda _: self._listen())

@@ -60,7 +60,8 @@ class Follower(Protocol):
 
 class Membership:
     """Beats twice a second until stopped. ``activity``: what the process carries out; None: there is no heartbeat for
-    now. ``follower`` gets the list: at first when this process is on it, then at every change.
+    now. ``follower`` gets the list: at first when this process is on it, then at every change. ``observe`` gets Redis's
+    time now and then, with the local moments around it (`clock_estimate.RedisClock`).
 
     Who cannot beat keeps its last view and goes on, because every script is safe from everybody.
     """
@@ -71,11 +72,13 @@ class Membership:
         who: Identity,
         activity: Callable[[], Activity | None],
         follower: Follower | None = None,
+        observe: Callable[[float, float, int], None] = lambda *_: None,
     ) -> None:
         self._store = store
         self._who = who
         self._activity = activity
         self._follower = follower
+        self._observe = observe
         self._loop = Loop("heartbeat", self._step)
         self._changed = asyncio.Event()
         self._listener = Listener(store, keys.members_channel(store.prefix), self._announced, self._changed.set)
@@ -157,8 +160,10 @@ class Membership:
             # Whether the store is still there, which no process asks for more often.
             # Where its server alone is away, the list of members goes on at another one.
             with contextlib.suppress(PartAway):
+                asked_ms = local_ms()
                 now_ms = await self._store.glance()
                 self._looked = local_ms()
+                self._observe(asked_ms, self._looked, now_ms)
                 self._clock_ms = now_ms - self._looked
                 self._clock_offset_ms = time.time_ns() // 1_000_000 - now_ms
         now_ms = round(local_ms() + self._clock_ms)
