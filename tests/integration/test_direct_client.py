@@ -19,6 +19,7 @@ import pytest
 
 from delaybox import AsyncClient, Client, NewTask
 from delaybox.client import OutcomeUnknown, StoreUnavailable, TaskState
+from delaybox.core import ids
 from delaybox.core.errors import ConfigError
 from delaybox.direct.address import direct_address
 from tests.servers import RealServer
@@ -90,6 +91,8 @@ def test_addresses_that_cannot_be_used_are_named() -> None:
         ("redis://:secret@a:port", "bad host or port"),
         ("redis://a?nothing=1", "unknown option 'nothing'"),
         ("unix://nowhere", "three slashes"),
+        ("valkey://a?partitions=12", "partitions is '12'; give a power of two from 1 to"),
+        ("file:data?partitions=0", "partitions is '0'"),
     ):
         with pytest.raises(ConfigError, match=words) as wrong:
             Client(servers)
@@ -107,6 +110,9 @@ def test_what_an_address_leads_to() -> None:
     assert (found.server.host, found.server.port, found.server.db, found.prefix) == ("a", 1, 2, "shop")
     assert direct_address("file:///var/x").folder == Path("/var/x") and direct_address("file:x").folder == Path("x")
     assert direct_address("file:").folder.name == "delaybox"
+    valkey = direct_address("valkeys://a,b:2/1?partitions=64&prefix=shop")
+    assert valkey.server is not None and valkey.server.describe() == "a:6379, b:2 (TLS), db 1"
+    assert (valkey.partitions, found.partitions) == (64, None)
     assert str(Client("unix:///run/x.sock")) == "<Client unix socket /run/x.sock>"
     assert str(Client("unix:/run/x.sock")) == "<Client unix:/run/x.sock>", "without slashes it is gRPC's, as before"
 
@@ -121,3 +127,15 @@ Client("redis://localhost")
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert "the package 'redis', which is not installed; pip install 'delaybox[redis]'" in done.stderr
+
+
+def test_a_store_is_made_with_as_many_partitions_as_its_address_says(
+    server: RealServer, prefix: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    for partitions in (2, 4, 2):
+        with Client(f"{at(server, prefix)}&partitions={partitions}") as client:
+            handles = [client.publish("x", delay="1h") for _ in range(20)]
+        assert {ids.partition(ids.parse(handle.id)) for handle in handles} == {0, 1}
+    assert [one.message for one in caplog.records if "partitions" in one.message] == [
+        "the store has 2 partitions, which is fixed at creation: ?partitions=4 counts for a new one only"
+    ]

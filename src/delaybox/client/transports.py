@@ -23,7 +23,7 @@ from delaybox.wire.gen import scheduler_pb2 as pb
 
 EXTRA: Final = "delaybox[redis]"
 _FACTORY: Final = "delaybox.direct.transport:direct_target"
-_SCHEME = re.compile(r"rediss?(\+sentinel)?://|unix://|file:")
+_SCHEME = re.compile(r"(redis|valkey)s?(\+sentinel)?://|unix://|file:")
 
 
 class BlockingStream(Protocol):

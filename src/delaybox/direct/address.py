@@ -10,23 +10,25 @@ from urllib.parse import unquote
 
 from delaybox.core.durability import FAST, MOST_REPLICAS, Durability, DurabilityMode
 from delaybox.core.errors import ConfigError
-from delaybox.core.limits import MAX_PREFIX, PREFIX
+from delaybox.core.limits import MAX_PARTITIONS, MAX_PREFIX, PREFIX
 from delaybox.embedded.folder import default_data_dir
 from delaybox.store.address import ServerSettings
 
 DEFAULT_PREFIX: Final = "delaybox"
-_OPTIONS: Final = ("prefix", "durability", "replicas")
+_OPTIONS: Final = ("prefix", "durability", "replicas", "partitions")
 """Options of a URL that are not the server's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DirectAddress:
-    """Where a store lies: on a ``server``, or, where that is None, on the embedded server of a ``folder``."""
+    """Where a store lies: on a ``server``, or, where that is None, on the embedded server of a ``folder``.
+    ``partitions``: of a store that is made there; None: the usual number."""
 
     server: ServerSettings | None = None
     folder: Path = Path()
     prefix: str = DEFAULT_PREFIX
     durability: Durability = FAST
+    partitions: int | None = None
 
     def describe(self) -> str:
         """For people, without credentials."""
@@ -43,7 +45,7 @@ def direct_address(
     key_file: str | Path | None = None,
 ) -> DirectAddress:
     """Reads a URL: one of the server's (``store.address``) or ``file:`` and a folder; both take ``?prefix=``,
-    ``?durability=`` (fast, durable, strict) and ``?replicas=``.
+    ``?durability=`` (fast, durable, strict), ``?replicas=`` and ``?partitions=``.
 
     ConfigError, which never shows a password.
     """
@@ -53,7 +55,9 @@ def direct_address(
             "the server's user and password into the URL"
         )
     url, options = _without_options(url)
-    prefix, durability = _prefix(options), _durability(options)
+    own: dict[str, Any] = {
+        "prefix": _prefix(options), "durability": _durability(options), "partitions": _partitions(options),
+    }  # fmt: skip
     files = {"tls_ca_file": ca_file, "tls_cert_file": cert_file, "tls_key_file": key_file}
     given: dict[str, Any] = {name: str(path) for name, path in files.items() if path is not None}
     scheme, _, rest = url.partition(":")
@@ -61,13 +65,13 @@ def direct_address(
         if given or tls:
             raise ConfigError("file: addresses lead to a socket on this machine, where there is no TLS; leave it out")
         path = unquote(rest.removeprefix("//"))
-        return DirectAddress(folder=Path(path) if path else default_data_dir(), prefix=prefix, durability=durability)
+        return DirectAddress(folder=Path(path) if path else default_data_dir(), **own)
     server = ServerSettings.from_url(url)
     if given or tls:
         if server.unix_path:
             raise ConfigError("unix:// addresses lead to a socket on this machine, where there is no TLS; leave it out")
         server = replace(server, tls=True, **given)
-    return DirectAddress(server=server, prefix=prefix, durability=durability)
+    return DirectAddress(server=server, **own)
 
 
 def _without_options(url: str) -> tuple[str, dict[str, str]]:
@@ -86,6 +90,16 @@ def _prefix(options: Mapping[str, str]) -> str:
             f"prefix {prefix[:80]!r} is not one; give 1 to {MAX_PREFIX} letters, digits, or . _ : - characters"
         )
     return prefix
+
+
+def _partitions(options: Mapping[str, str]) -> int | None:
+    given = options.get("partitions")
+    if given is None:
+        return None
+    count = int(given) if given.isdecimal() and len(given) < 10 else 0
+    if not 1 <= count <= MAX_PARTITIONS or count & (count - 1):
+        raise ConfigError(f"partitions is {given[:80]!r}; give a power of two from 1 to {MAX_PARTITIONS}")
+    return count
 
 
 def _durability(options: Mapping[str, str]) -> Durability:

@@ -10,6 +10,7 @@ from typing import Final
 from delaybox import metrics
 from delaybox.core.events import EventRules
 from delaybox.core.history import KEEP_MS, HistoryRules
+from delaybox.core.limits import BY_SERVER
 from delaybox.direct.address import DirectAddress
 from delaybox.embedded import EmbeddedServer
 from delaybox.store.address import ServerSettings
@@ -57,6 +58,7 @@ class OpenedStore:
                 store = await Store.open(
                     servers,
                     prefix=address.prefix,
+                    partitions=address.partitions or BY_SERVER,
                     observe=metrics.script_took,
                     on_lost=metrics.store_lost,
                     durability=address.durability,
@@ -75,6 +77,12 @@ class OpenedStore:
             log.warning(
                 "%s keeps no append-only file: tasks are lost when it stops. Set `appendonly yes` on it",
                 address.describe(),
+            )
+        if address.partitions not in (None, store.partitions):
+            log.warning(
+                "the store has %d partitions, which is fixed at creation: ?partitions=%d counts for a new one only",
+                store.partitions,
+                address.partitions,
             )
         opened = cls(store, server, embedded)
         if looks:

@@ -43,8 +43,12 @@ class ServerSettings:
 
     @classmethod
     def from_url(cls, url: str) -> ServerSettings:
-        """Parse one of `URL_FORMS`; ConfigError (which never repeats the password) for anything else."""
-        url, others = _first_host(url.strip())
+        """Parse one of `URL_FORMS`, where valkey may stand for redis; ConfigError (which never repeats the password)
+        for anything else."""
+        url = url.strip()
+        if url.startswith("valkey"):
+            url = "redis" + url.removeprefix("valkey")
+        url, others = _first_host(url)
         try:
             parts = urlsplit(url)
             port, host = parts.port, parts.hostname
