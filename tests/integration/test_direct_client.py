@@ -139,3 +139,34 @@ def test_a_store_is_made_with_as_many_partitions_as_its_address_says(
     assert [one.message for one in caplog.records if "partitions" in one.message] == [
         "the store has 2 partitions, which is fixed at creation: ?partitions=4 counts for a new one only"
     ]
+
+
+def test_a_process_that_is_forked_goes_on_with_its_clients(server: RealServer, prefix: str) -> None:
+    """As those of servers and task queues that load a program before they fork."""
+    code = f"""
+import os
+from delaybox import Client
+from delaybox.client import Unreachable
+
+client = Client({at(server, prefix)!r})
+before = client.publish("before", delay="1h")
+stream = client.watch(before.id)
+next(stream)
+child = os.fork()
+if not child:
+    good = [client.publish(str(n), delay="1h").get().payload for n in range(3)] == [b"0", b"1", b"2"]
+    good = good and client.get(before.id).payload == b"before"
+    try:
+        next(stream)
+    except Unreachable:
+        pass
+    else:
+        good = False
+    client.close()
+    os._exit(0 if good else 1)
+_, status = os.waitpid(child, 0)
+print(status, client.cancel_many(everything=True).changed)
+client.close()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout.split() == ["0", "4"], done.stderr

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import logging
+import os
 import threading
 import weakref
 from collections.abc import Callable, Iterator
@@ -32,6 +33,16 @@ T = TypeVar("T")
 log = logging.getLogger("delaybox.client")
 
 _open: weakref.WeakSet[ThreadCarrier] = weakref.WeakSet()
+
+
+def _forked() -> None:
+    """In a child: what iterations of its parent have scheduled is not its to cancel."""
+    for carrier in list(_open):
+        carrier.to_leave.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
 
 
 @atexit.register

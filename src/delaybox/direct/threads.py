@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
+import os
 import threading
+import weakref
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
@@ -18,11 +20,26 @@ from delaybox.client.transports import LoopStream, LoopTransport
 
 T = TypeVar("T")
 
+_open: weakref.WeakSet[DirectThreads] = weakref.WeakSet()
+_of_parents: list[object] = []
+"""What runs in the process that this one was forked from. It is kept, because its connections are that process's."""
+
+
+def _forked() -> None:
+    """In a child, where no thread but this one goes on: each client begins anew with its next call."""
+    for one in list(_open):
+        one.begin_anew()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
+
 
 class LoopThread:
     """A thread that runs an event loop until `stop`."""
 
     def __init__(self, name: str) -> None:
+        self._pid = os.getpid()
         try:
             import uvloop
 
@@ -45,13 +62,23 @@ class LoopThread:
             self.loop.close()
 
     def result(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Waits for what a coroutine returns. What is still waited for at `stop` raises CancelledError."""
+        """Waits for what a coroutine returns. What is still waited for at `stop` raises CancelledError, and what was
+        begun by the process that this one was forked from."""
+        if self._pid != os.getpid():
+            coroutine.close()
+            raise concurrent.futures.CancelledError
         future = asyncio.run_coroutine_threadsafe(coroutine, self.loop)
         try:
             return future.result()
         except BaseException:
             future.cancel()
             raise
+
+    def soon(self, callback: Callable[..., object], *arguments: object) -> None:
+        """Calls it on the loop, unless that has ended or is another process's."""
+        if self._pid == os.getpid():
+            with contextlib.suppress(RuntimeError):
+                self.loop.call_soon_threadsafe(callback, *arguments)
 
     def stop(self) -> None:
         """Ends the loop with all that still runs on it."""
@@ -60,13 +87,24 @@ class LoopThread:
 
 
 class DirectThreads:
-    """Carries calls out for several threads over one transport. See `transports.BlockingTransport`."""
+    """Carries calls out for several threads over one transport. See `transports.BlockingTransport`.
+
+    A process that forks leaves the thread behind: the child begins with one of its own.
+    """
 
     def __init__(self, make: Callable[[], LoopTransport]) -> None:
         self._make = make
         self._lock = threading.Lock()
         self._running: tuple[LoopThread, LoopTransport] | None = None
         self._closed = False
+        _open.add(self)
+
+    def begin_anew(self) -> None:
+        """The next call starts a thread and opens connections."""
+        self._lock = threading.Lock()
+        if self._running is not None:
+            _of_parents.append(self._running)
+            self._running = None
 
     def invoke(self, effect: Invoke) -> Message | Failure:
         begun = self._begun()
@@ -121,8 +159,7 @@ class _ThreadStream:
 
     def send(self, message: Message | TaskBatch) -> None:
         # After the loop's end the next receive reports it.
-        with contextlib.suppress(RuntimeError):
-            self._thread.loop.call_soon_threadsafe(self._send, message)
+        self._thread.soon(self._send, message)
 
     def receive(self) -> Message | StoredBatch | Failure | None:
         coroutine = self._receive()
@@ -137,8 +174,7 @@ class _ThreadStream:
             return closed(sent=True)
 
     def drop(self) -> None:
-        with contextlib.suppress(RuntimeError):
-            self._thread.loop.call_soon_threadsafe(self._drop)
+        self._thread.soon(self._drop)
 
     # On the loop
 
