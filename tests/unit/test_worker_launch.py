@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,6 +50,7 @@ def test_a_worker_is_found_in_the_current_folder(place: Path, spec: str, name: s
         ("launch_none", "module 'launch_none' has no 'worker'; it has no Worker at all"),
         ("launch_good:other", "'launch_good:other' is int, not a Worker"),
         ("app.py", "module 'app' is not found"),
+        ("launch_good.py:mailer", "names a file; write its module, such as launch_good:mailer"),
         ("path/app:worker", "names no worker; write module:worker"),
         ("", "names no worker"),
     ],
@@ -125,3 +127,29 @@ def test_several_processes_share_the_processors(monkeypatch: pytest.MonkeyPatch)
     assert launch.Launch(worker="w", processes=4).settings()["cpu_processes"] == 2
     assert launch.Launch(worker="w", processes=16).settings()["cpu_processes"] == 1
     assert launch.Launch(worker="w").settings()["cpu_processes"] is None
+
+
+def test_a_redis_without_a_scheme_is_not_taken_for_a_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    for given in ("localhost:6379", "user:secret@localhost"):
+        with pytest.raises(ConfigError, match="write redis://host:6379") as wrong:
+            launch.servers_of(given, None)
+        assert "secret" not in str(wrong.value)
+    monkeypatch.setenv(launch.VARIABLE, "localhost")
+    with pytest.raises(ConfigError, match=launch.VARIABLE):
+        launch.servers_of(None, None)
+    assert launch.servers_of(None, ["node:9088"]) == ("node:9088",)
+    assert launch.servers_of("valkey://localhost", None) == ("valkey://localhost",)
+    with pytest.raises(SystemExit):
+        launch.arguments_of(["app:worker", "--redis", "localhost:6379"])
+
+
+def test_the_command_works_without_the_packages_of_the_command_line(tmp_path: Path) -> None:
+    code = "import sys; sys.modules['typer'] = None; from delaybox.cli import main; main()"
+    for arguments, words in (
+        (["worker", "launch_absent:worker"], "module 'launch_absent' is not found"),
+        (["nodes"], "typer is not installed"),
+    ):
+        run = subprocess.run(
+            [sys.executable, "-c", code, *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=60
+        )
+        assert words in run.stderr and run.returncode, run.stderr

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from typing import NoReturn
 
 from delaybox import __version__
 
@@ -19,7 +20,17 @@ def main() -> None:
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("delaybox"):
             raise
+        if sys.argv[1:2] == ["worker"]:
+            _work(sys.argv[2:])
         sys.exit(f"error: {error.name} is not installed: the command line needs `pip install 'delaybox[all]'`")
     from delaybox.processes.init import as_init
 
     sys.exit(as_init(run))
+
+
+def _work(arguments: list[str]) -> NoReturn:
+    """`delaybox worker` where the packages of the command line are missing: a worker needs none of them."""
+    from delaybox.processes.init import as_init
+    from delaybox.worker import launch
+
+    sys.exit(as_init(lambda: launch.run(launch.arguments_of(arguments, "delaybox worker"))))

@@ -12,9 +12,10 @@ import sys
 import traceback
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any, Final
 
-from delaybox.client.transports import loaded
+from delaybox.client.transports import direct_url, loaded
 from delaybox.core.errors import ConfigError, DelayBoxError
 from delaybox.otel.environment import begin_logs, begin_program
 from delaybox.processes import collector, counters, telemetry
@@ -159,6 +160,9 @@ def load(spec: str) -> Worker:
     """The worker that ``module:attribute`` names (``:worker`` may be left out). ConfigError names what is wrong."""
     name, _, attribute = spec.partition(":")
     attribute = attribute or "worker"
+    if name.endswith(".py") and Path(name).is_file() and not Path(name).is_absolute():
+        plain = ".".join(Path(name).with_suffix("").parts)
+        raise ConfigError(f"{spec!r} names a file; write its module, such as {plain}:{attribute}")
     if not all(part.isidentifier() for part in (*name.split("."), *attribute.split("."))):
         raise ConfigError(f"{spec!r} names no worker; write module:worker, such as myapp.tasks:worker")
     if sys.path[:1] != [os.getcwd()]:  # noqa: PTH109 - the path is for the import system
@@ -194,11 +198,11 @@ def _where(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}{at}"
 
 
-def arguments_of(arguments: Sequence[str]) -> Launch:
-    """Reads ``python -m delaybox.worker`` command lines: the command without typer, for an install without extras."""
+def arguments_of(arguments: Sequence[str], command: str = "python -m delaybox.worker") -> Launch:
+    """Reads the command's line without typer, for an install without extras."""
     import argparse
 
-    parser = argparse.ArgumentParser(prog="python -m delaybox.worker", description="Run a worker.")
+    parser = argparse.ArgumentParser(prog=command, description="Run a worker.")
     parser.add_argument("worker", metavar="MODULE:WORKER")
     parser.add_argument("--dev", action="store_true", help="an embedded server, and a restart when a source changes")
     parser.add_argument("--processes", type=int, default=1, help="processes of this worker")
@@ -226,14 +230,23 @@ def arguments_of(arguments: Sequence[str]) -> Launch:
     given = vars(parser.parse_args(arguments))
     if token := given.pop("token"):
         os.environ["DELAYBOX_TOKEN"] = token
-    servers = servers_of(given.pop("redis"), given["servers"])
+    try:
+        servers = servers_of(given.pop("redis"), given["servers"])
+    except ConfigError as error:
+        parser.error(str(error))
     labels = labels_of(given["labels"])
     return Launch(**given | {"servers": servers, "queues": names_of(given["queues"]), "labels": labels})
 
 
 def servers_of(redis: str | None, nodes: Sequence[str] | None) -> tuple[str, ...] | None:
-    """The servers that a command line names: nodes, or the URL of the Redis server; None: none."""
+    """The servers that a command line names: nodes, or the URL of the Redis server; None: none. ConfigError."""
     redis = redis or ("" if nodes else os.environ.get(VARIABLE, ""))
+    if redis and direct_url(redis)[0] is None:
+        # Without a scheme it would be taken for a node's address. It may hold a password.
+        raise ConfigError(
+            f"--redis (or {VARIABLE}) takes a URL, and this one starts with no known scheme: write "
+            "redis://host:6379, rediss:// for TLS, unix:///path/to/socket, or file:FOLDER"
+        )
     return ((redis,) if redis else ()) + tuple(nodes or ()) or None
 
 
