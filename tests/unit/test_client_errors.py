@@ -34,3 +34,7 @@ def test_no_connection_says_what_to_mend(details: str, mend: str) -> None:
     failure = failure_of(Broken(details), "node-a:9088")
     assert not failure.sent
     assert str(failure.error).startswith("node-a:9088: ") and mend in str(failure.error)
+
+
+def test_who_calls_redis_itself_over_grpc_is_told_so() -> None:
+    assert "write redis://cache:6379" in str(failure_of(Broken("UNAVAILABLE: Socket closed"), "cache:6379").error)

@@ -136,11 +136,12 @@ def failure_of(error: grpc.RpcError, where: str) -> Failure:
         found = error_of(info.reason, details, field=field, metadata=info.metadata)
         return Failure(found, status, refused=status in REFUSALS or info.reason in REFUSED_CODES, retry_after_s=wait_s)
     sent = not (status == "UNAVAILABLE" and any(words in details for words in _NEVER_SENT))
+    redis = f"; that is Redis's own port: to go there straight write redis://{where}" if where.endswith(":6379") else ""
     if status == "UNAVAILABLE":
-        mend = "" if sent else _mend(details)
+        mend = redis or ("" if sent else _mend(details))
         return Failure(Unreachable(f"{where}: {details}{mend}"), status, sent=sent)
     if status == "DEADLINE_EXCEEDED":
-        return Failure(CallTimeout(f"{where} did not answer in time"), status)
+        return Failure(CallTimeout(f"{where} did not answer in time{redis}"), status)
     return Failure(Refused(status.lower(), f"{where}: {details or status}"), status, refused=status in REFUSALS)
 
 

@@ -24,6 +24,7 @@ from delaybox.store.slots import SLOTS
 _LOG_IN = (
     "set storage.redisPass (and storage.redisUser where the server has ACL users), or write both into the server's URL"
 )
+_OWN_FILES = "storage.redisCertFile and storage.redisKeyFile (cert_file and key_file of a client or worker)"
 # Runs only where scripts may carry flags (Redis 7.0) and have `struct`; both are what the store's scripts need.
 _CLOCK_LOOKS = 5
 _PROBE_SCRIPT = "#!lua flags=allow-oom\nreturn struct.pack('>I2', 1)"
@@ -231,7 +232,7 @@ def _tls_hint(client: Redis, error: BaseException) -> str:
     if "tls" not in options:
         return "; if it speaks TLS on this port, write rediss://, or set storage.redisTls" if closed else ""
     if closed:
-        return "; if it asks for a client certificate, give storage.redisCertFile and storage.redisKeyFile"
+        return f"; if it asks for a client certificate, give {_OWN_FILES}"
     if isinstance(error, RedisTimeoutError):
         # A server without TLS takes the greeting for the beginning of a command, and waits for the rest.
         return "; if it speaks no TLS on this port, give its TLS port, or redis:// instead of rediss://"
@@ -281,14 +282,14 @@ def _tls_refusal(error: BaseException) -> str | None:
         if isinstance(link, ssl.SSLCertVerificationError):
             return (
                 f"its certificate is not trusted ({link.verify_message}); give the authority that signed it "
-                "as storage.redisCaFile, and the server by a name that its certificate has"
+                "as storage.redisCaFile (ca_file of a client or worker), and the server by a name that its certificate has"
             )
         if isinstance(link, ssl.SSLError):
             reason = (link.reason or "").upper()
             if "CERTIFICATE_REQUIRED" in reason or "HANDSHAKE_FAILURE" in reason:
-                return "it asks for a client certificate; give storage.redisCertFile and storage.redisKeyFile"
+                return f"it asks for a client certificate; give {_OWN_FILES}"
             if "ALERT" in reason:
-                return f"it does not accept our client certificate ({link.reason}); see storage.redisCertFile"
+                return f"it does not accept our client certificate ({link.reason}); see {_OWN_FILES}"
             if reason in ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE"):
                 return "it does not speak TLS on this port; give its TLS port, or redis:// instead of rediss://"
         link = link.__cause__ or link.__context__
