@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
+from delaybox import Worker
 from delaybox.core.errors import ConfigError
+from delaybox.processes import collector
 from delaybox.worker import launch, logs
 from tests.command import Command
 
@@ -153,3 +157,24 @@ def test_the_command_works_without_the_packages_of_the_command_line(tmp_path: Pa
             [sys.executable, "-c", code, *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=60
         )
         assert words in run.stderr and run.returncode, run.stderr
+
+
+def test_what_a_run_imports_is_not_looked_through_for_garbage(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker straight on Redis imports its engine when it begins: the first full collection would make tasks late."""
+    did: list[str] = []
+
+    class Runner:
+        async def until_asked_to_stop(self, grace_s: float, watched: int | None) -> int:
+            did.append("runs")
+            return 7
+
+    def made(worker: Worker, **_: object) -> Runner:
+        did.append("imports")
+        return Runner()
+
+    monkeypatch.setattr(Worker, "runner", made)
+    monkeypatch.setattr(collector, "set_apart", lambda: did.append("sets apart"))
+    # It would end this process.
+    monkeypatch.setattr(threading, "Timer", lambda *_: Mock())
+    assert Worker("w").run(last_exit=True) == 7
+    assert did == ["imports", "sets apart", "runs"]

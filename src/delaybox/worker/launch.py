@@ -18,7 +18,7 @@ from typing import Any, Final
 from delaybox.client.transports import direct_url, loaded
 from delaybox.core.errors import ConfigError, DelayBoxError
 from delaybox.otel.environment import begin_logs, begin_program
-from delaybox.processes import collector, counters, telemetry
+from delaybox.processes import counters, telemetry
 from delaybox.processes.logs import FORMATS, LEVELS
 from delaybox.worker import logs, pushing
 from delaybox.worker.line import WorkerRefused
@@ -140,7 +140,6 @@ def _run(launch: Launch, end_push: telemetry.End, *, until: int | None) -> int:
         worker.change(**launch.settings())
         traced = begin_program(os.environ, sys.modules["delaybox"].__version__, "worker")
         end = telemetry.together(end_push, _log_sent(), traced)
-        collector.set_apart()
         try:
             return worker.run(until=until, last_exit=True, metrics_sent=True)
         finally:

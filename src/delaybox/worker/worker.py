@@ -20,6 +20,7 @@ from delaybox.core.durations import span_ms
 from delaybox.core.errors import ConfigError, InvalidTask
 from delaybox.core.limits import LABEL, LABEL_FORM, QUEUE, QUEUE_FORM
 from delaybox.core.task import DEFAULT_QUEUE
+from delaybox.processes import collector
 from delaybox.wire.call import Codecs
 from delaybox.worker.functions import FunctionKind, TaskFunction, kind_of, policy
 from delaybox.worker.runner import Runner
@@ -256,7 +257,8 @@ class Worker:
         """Runs until SIGTERM or SIGINT: then it takes no more, lets what runs end, hands back the rest. A second
         signal ends it at once. Returns the exit code.
 
-        last_exit: nothing comes after this in the process: it ends soon, whatever threads still do.
+        last_exit: nothing comes after this in the process: it ends soon, whatever threads still do. What is there when
+            it begins is never looked through for garbage.
         until: a file descriptor whose end means that whoever started this process is gone: the same as a signal.
         metrics_sent: whoever started this process sends its metrics, where OpenTelemetry's variables ask for that.
         """
@@ -267,6 +269,9 @@ class Worker:
             factory: Callable[[], asyncio.AbstractEventLoop] | None = None
         else:
             factory = uvloop.new_event_loop
+        if last_exit:
+            # Not before: straight on Redis the runner has imported most of what there is.
+            collector.set_apart()
         with asyncio.Runner(loop_factory=factory) as loop:
             code = loop.run(runner.until_asked_to_stop(self.grace_s, until))
             if last_exit:
