@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from delaybox import AsyncClient, Worker
 from delaybox.api.rest.settings import ApiSettings
 from delaybox.config import load
 from delaybox.core.errors import ConfigError, StoreRefused, StoreUnavailable
@@ -27,6 +28,7 @@ from tests.children import serving
 from tests.engines import running, until
 from tests.servers import RealServer
 from tests.tls import Certificates, tls_front, tls_server
+from tests.waiting import PATIENCE_S
 
 
 @pytest.fixture(scope="module")
@@ -235,6 +237,35 @@ async def test_a_user_of_the_acl(make_server: Callable[..., RealServer], certifi
             assert "hunter2" not in str(caught.value)
             assert "correct-horse" not in str(caught.value)
     await admin.aclose()
+
+
+async def test_clients_and_workers_straight_on_a_server(
+    make_server: Callable[..., RealServer], certificates: Certificates
+) -> None:
+    """With TLS and a user of the ACL; what is wrong with either is said in words for them."""
+    own = make_server("--requirepass", "right")
+    admin = make_client(replace(own.settings, password="right"))
+    await admin.execute_command("ACL SETUSER", "delaybox", "on", ">correct-horse", *ACL)
+    await admin.aclose()
+    async with tls_front(own.unix_path, certificates) as port:
+        url, ca = f"rediss://delaybox:correct-horse@localhost:{port}", certificates.ca
+        for wrong, ca_file, words in (
+            (url, None, r"certificate is not trusted .*\(ca_file of a client or worker\)"),
+            (url.replace("correct", "hunter2"), ca, "write both into the server's URL"),
+        ):
+            async with AsyncClient(wrong, ca_file=ca_file) as stranger:
+                with pytest.raises(StoreRefused, match=words) as caught:
+                    await stranger.publish("x")
+            assert "hunter2" not in str(caught.value)
+        worker = Worker("w", servers=url, ca_file=ca, clock=False)
+
+        @worker.task
+        async def double(number: int) -> int:
+            return 2 * number
+
+        async with AsyncClient(url, ca_file=ca) as client, worker.running():
+            task = await client.schedule("double", 21, keep_result="1m")
+            assert await task.result(PATIENCE_S) == 42
 
 
 KEYS_AND_CHANNELS = ("~{delaybox:*", "~delaybox:*", "&{delaybox:*", "&delaybox:*", "&TaskExecution")
