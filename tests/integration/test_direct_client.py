@@ -75,6 +75,15 @@ def test_what_a_client_ended_last_is_remembered_when_it_is_closed(server: RealSe
         assert all(task.cancel() for task in gone)
     with Client(at(server, prefix)) as another:
         assert {one.id for one in another.history()} == {task.id for task in gone}
+    # A script that ends without closing its client.
+    code = f"""
+from delaybox import Client
+client = Client({at(server, prefix)!r})
+assert client.publish("x", delay="1h").cancel()
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    with Client(at(server, prefix)) as another:
+        assert len(list(another.history())) == 4
 
 
 async def test_a_client_that_is_closed_leaves_nothing_running(server: RealServer, prefix: str) -> None:

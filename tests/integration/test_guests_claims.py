@@ -94,7 +94,7 @@ async def test_what_a_claim_promised_is_kept_by_a_taker_that_waits_to_be_called_
             tracker.wait_to_be_called()
             due_ms = await store.ping() + 2 * POLL_MS
             added.append(await add(store, "send", due_ms=due_ms))
-            promised = await client.hget(keys.clock(store.tags[0]), "wake:w")  # type: ignore[misc]
+            promised: Any = await client.hget(keys.clock(store.tags[0]), "wake:w")
             assert int(promised) < due_ms
         return replies
 

@@ -46,7 +46,7 @@ if hasattr(os, "register_at_fork"):
 
 
 @atexit.register
-def _leave_all() -> None:
+def leave_all() -> None:
     """The runs to end at exit: a program that ends, by Ctrl-C for example, may hold an iteration that nobody closed."""
     for carrier in list(_open):
         carrier.leave()

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import concurrent.futures
 import contextlib
 import os
 import threading
 import weakref
 from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from google.protobuf.message import Message
 
 from delaybox.client.batches import StoredBatch, TaskBatch
 from delaybox.client.errors import Failure, Unreachable, closed
 from delaybox.client.steps import Invoke, OpenStream
+from delaybox.client.threads import leave_all
 from delaybox.client.transports import LoopStream, LoopTransport
 
 T = TypeVar("T")
@@ -23,6 +25,8 @@ T = TypeVar("T")
 _open: weakref.WeakSet[DirectThreads] = weakref.WeakSet()
 _of_parents: list[object] = []
 """What runs in the process that this one was forked from. It is kept, because its connections are that process's."""
+_AT_EXIT_S: Final = 5.0
+"""A program that ends waits no longer than this for a server."""
 
 
 def _forked() -> None:
@@ -33,6 +37,15 @@ def _forked() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forked)
+
+
+@atexit.register
+def _close_all() -> None:
+    """What a program that ends has left open: what it did last, and is not written down yet, would be forgotten."""
+    leave_all()
+    for one in list(_open):
+        with contextlib.suppress(Exception):
+            one.close(within_s=_AT_EXIT_S)
 
 
 class LoopThread:
@@ -61,15 +74,15 @@ class LoopThread:
             self.loop.run_until_complete(self.loop.shutdown_asyncgens())
             self.loop.close()
 
-    def result(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Waits for what a coroutine returns. What is still waited for at `stop` raises CancelledError, and what was
-        begun by the process that this one was forked from."""
+    def result(self, coroutine: Coroutine[Any, Any, T], within_s: float | None = None) -> T:
+        """Waits for what a coroutine returns. TimeoutError after ``within_s``. What is still waited for at `stop`
+        raises CancelledError, and what was begun by the process that this one was forked from."""
         if self._pid != os.getpid():
             coroutine.close()
             raise concurrent.futures.CancelledError
         future = asyncio.run_coroutine_threadsafe(coroutine, self.loop)
         try:
-            return future.result()
+            return future.result(within_s)
         except BaseException:
             future.cancel()
             raise
@@ -132,8 +145,8 @@ class DirectThreads:
                 self._running = LoopThread("delaybox-direct"), self._make()
             return self._running
 
-    def close(self) -> None:
-        """Calls under way end as those of a closed client. Twice is harmless."""
+    def close(self, *, within_s: float | None = None) -> None:
+        """Calls under way end as those of a closed client. Twice is harmless. TimeoutError after ``within_s``."""
         with self._lock:
             if self._closed:
                 return
@@ -141,7 +154,7 @@ class DirectThreads:
             running = self._running
         if running is not None:
             thread, transport = running
-            thread.result(transport.close())
+            thread.result(transport.close(), within_s)
             thread.stop()
 
 

@@ -282,7 +282,8 @@ def _tls_refusal(error: BaseException) -> str | None:
         if isinstance(link, ssl.SSLCertVerificationError):
             return (
                 f"its certificate is not trusted ({link.verify_message}); give the authority that signed it "
-                "as storage.redisCaFile (ca_file of a client or worker), and the server by a name that its certificate has"
+                "as storage.redisCaFile (ca_file of a client or worker), and the server by a name that its certificate "
+                "has"
             )
         if isinstance(link, ssl.SSLError):
             reason = (link.reason or "").upper()
