@@ -75,6 +75,16 @@ class Narrow(Clumsy):
         return [0.0] * (len(leased) // 2)
 
 
+class Wide(Narrow):
+    """Has always room for just as many as one claim brings."""
+
+    free = 250
+
+    def accept(self, partition: int, lease_id: bytes, leased: Sequence[bytes]) -> list[float]:
+        self.got += leased[::2]
+        return [0.0] * (len(leased) // 2)
+
+
 async def add(store: Store, partition: int, task: NewTask) -> bytes:
     (answers,) = await store.schedule([Batch(partition, [draft(task)])])
     assert not isinstance(answers, BaseException), answers
@@ -190,6 +200,46 @@ def test_a_tracker_beside_others_may_ask_for_its_share_of_what_came_free_meanwhi
     assert [asked.room_beside(free, 1) for free in (0, 3, 10)] == [1, 1, 8]
     asked.trackers = 2
     assert [asked.room_beside(free, 1) for free in (3, 10)] == [1, 5]
+
+
+def test_rounds_of_several_trackers_leave_slots_for_whole_claims() -> None:
+    asked = Asked()
+    assert [asked.enough(own) for own in (1, 2)] == [False, True]
+    assert asked.in_full(800, 250) == 5
+    asked.trackers = 3
+    assert asked.in_full(800, 250) == 3, "each claim can bring 250"
+    asked.rounds = 2
+    assert not asked.enough(1), "the third server has nothing to do"
+    asked.rounds = 3
+    assert asked.enough(1)
+
+
+async def test_a_claim_that_brought_all_that_one_may_is_no_lack_of_slots(
+    client: Redis, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With as many slots as that it passed for one, and the whole backlog was then claimed by looks and plans."""
+    store = await Store.open(Servers(client), prefix=prefix, partitions=1)
+    taker = Wide()
+    tracker = Tracker(store, taker, EngineOptions(node_id="test", channel="", poll_ms=50), RedisClock())
+    loop = Loop("tracker", tracker.step)
+    scripts: list[str] = []
+    run_many = store.runner.run_many
+
+    async def noted(calls: Sequence[ScriptCall]) -> Sequence[Any]:
+        scripts.extend(call.script for call in calls)
+        return await run_many(calls)
+
+    for _ in range(300):
+        await add(store, 0, NewTask())
+    monkeypatch.setattr(store.runner, "run_many", noted)
+    loop.start()
+    try:
+        await until(lambda: len(taker.got) == 300)
+        assert set(scripts) == {"claim"}
+    finally:
+        await loop.stop()
+        await tracker.finish(1.0)
+        tracker.close()
 
 
 @pytest.mark.parametrize("reaped", [True, False])

@@ -38,15 +38,12 @@ _ITEMS_IN_PLACE = 150
 memory: 250 took 4.4 ms."""
 _ITEMS = 250
 """Tasks of any other claim: half of what a script may take, for the same reason."""
-_FULL_CLAIM = 150
 _ROUND = 1_000
 """Tasks of one round when many are due: about 10 ms of the server's time, during which all others wait."""
 _DEEP_ROUND = 4
 """Partitions with much work that one round claims from: together about `_ROUND` tasks."""
 _FEW = 64
 """Least number of tasks that a claim asks for, because each claim has a cost of its own."""
-_ROUNDS = 2
-"""Most rounds under way at once."""
 _SATURATED_MS = 5.0
 _UNTIL_CALLED = 1e300
 """When a partition is looked at in which nothing is known to be due."""
@@ -196,7 +193,7 @@ class Tracker:
         due = [p for p, at in enumerate(self._look) if (at <= now or now + most < at < math.inf) and p not in on]
         deep = not self._deep.isdisjoint(due)
         slots = self._asked.room(self._taker.free)
-        if self._rounds and (len(self._rounds) >= _ROUNDS or not deep or slots <= 0):
+        if self._rounds and (self._asked.enough(len(self._rounds)) or not deep or slots <= 0):
             # The end of a round wakes this loop.
             await self._timer.wait(local_ms() + self._options.poll_ms)
             return 0.0
@@ -220,7 +217,7 @@ class Tracker:
                 due = self._turns(due, slots, deep)
             elif self._options.clock:
                 # Whoever keeps time also looks where it wants nothing, as it has promised.
-                due = list(dict.fromkeys([*parts, *self._turns(due, len(due) * _FULL_CLAIM, deep)]))
+                due = list(dict.fromkeys([*parts, *self._turns(due, len(due) * _ITEMS, deep)]))
             else:
                 due = list(parts)
             if deep and not self._catch_up.limited:
@@ -254,6 +251,7 @@ class Tracker:
                 self._taker.met(lanes)
 
     async def _round(self, due: Sequence[int], slots: int, parts: Mapping[int, Part] | None) -> None:
+        self._asked.rounds += 1
         try:
             await self._claim(due, slots, parts)
         except Exception as error:  # noqa: BLE001 - the next step raises it, for `Loop` to say and to back off
@@ -261,11 +259,12 @@ class Tracker:
         finally:
             # Before the timer, because the loop that it wakes would otherwise still count this round as under way.
             self._rounds.discard(asyncio.current_task())
+            self._asked.rounds -= 1
             self._timer.wake()
 
     def _turns(self, due: list[int], slots: int, deep: bool) -> list[int]:
         """Which partitions to claim from. With few slots free only some do, in turn, so that each claim is full."""
-        most = max(1, slots // _FULL_CLAIM) if slots else len(due)
+        most = self._asked.in_full(slots, _ITEMS) if slots else len(due)
         if deep:
             most = min(most, _DEEP_ROUND)
         if most >= len(due):
@@ -431,7 +430,8 @@ class Tracker:
             look = 0.0
         elif limits.slots and len(c.leased) // 2 < limits.slots and not c.more:
             self._chooser.relieve(p)
-        if len(c.leased) // 2 >= limits.slots and look <= c.now_ms and not c.pressed and self._claims_from(p):
+        filled = len(c.leased) // 2 >= limits.slots < limits.items  # it would have taken more with more slots
+        if filled and look <= c.now_ms and not c.pressed and self._claims_from(p):
             self._hungry.add(p)
             self._chooser.filled(p)
             if self._taker.free < _FEW_SLOTS and self._taker.in_flight:

@@ -46,12 +46,18 @@ class Taker(Protocol):
         """Takes what one claim leased (flat: id, record, ...). Returns how late each task is (ms)."""
 
 
+_ROUNDS = 2
+"""Most rounds under way at once, but for one at each server."""
+_FULL_CLAIM = 150
+
+
 class Asked:
-    """The tasks that claims under way may bring, of all trackers of one taker. ``count``: how many. ``fewer`` is called
-    when it falls: another tracker may wait for just that room."""
+    """What claims under way may bring, of all trackers of one taker. ``count``: how many tasks; ``rounds``: those that
+    overlap. ``fewer`` is called when the count falls: another tracker may wait for just that room."""
 
     def __init__(self) -> None:
         self.count = 0
+        self.rounds = 0
         self.trackers = 1
         self.fewer: Callable[[], None] | None = None
 
@@ -65,6 +71,22 @@ class Asked:
         """The same for a tracker that has asked for ``own`` of them already, which it keeps."""
         left = free - self.count + own
         return max(own, left if self.trackers == 1 else min(left, -(-free // self.trackers)))
+
+    def enough(self, own: int) -> bool:
+        """Whether a tracker with so many rounds under way begins no other.
+
+        One at each of several servers keeps them busy. With two at each, this process had thousands of tasks in hand,
+        and then too few slots for whole claims.
+        """
+        return own >= _ROUNDS or self.rounds >= max(_ROUNDS, self.trackers)
+
+    def in_full(self, slots: int, most: int) -> int:
+        """From how many partitions full claims can be made with so many slots. ``most``: tasks of one claim.
+
+        A claim that brings as many as there were slots for passes for a lack of slots. So a share of the slots that are
+        free is not divided into claims that are smaller than they might be.
+        """
+        return max(1, slots // (_FULL_CLAIM if self.trackers == 1 else most))
 
     def answered(self, count: int) -> None:
         """A claim that asked for so many is over."""
