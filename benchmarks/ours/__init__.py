@@ -6,7 +6,7 @@ from benchmarks.ours.commands import Commands, run_commands
 from benchmarks.ours.firing import Drained, drain_herd, lateness
 from benchmarks.ours.labels import index_labels, look_up
 from benchmarks.ours.node import Node, members, serve, subscriber, work
-from benchmarks.ours.storing import at_once, fill, opened, pending, run, schedule, script_names
+from benchmarks.ours.storing import at_once, fill, make, opened, pending, run, schedule, script_names
 from benchmarks.ours.webhooks import SECRET as WEBHOOK_SECRET
 from benchmarks.ours.webhooks import peak_mib, receiver, sender
 from benchmarks.ours.workers import (
@@ -41,6 +41,7 @@ __all__ = [
     "index_labels",
     "lateness",
     "look_up",
+    "make",
     "members",
     "opened",
     "peak_mib",

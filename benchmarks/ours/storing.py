@@ -12,6 +12,7 @@ import uvloop
 
 from benchmarks import workload
 from benchmarks.harness.server import BenchServer
+from delaybox.core.limits import CLUSTER_PARTITIONS
 from delaybox.core.task import NewTask, Submitted, TaskType
 from delaybox.core.webhook import Webhook
 from delaybox.service import Service
@@ -38,6 +39,13 @@ async def opened(server: BenchServer) -> AsyncIterator[Store]:
         yield store
     finally:
         await store.close()
+
+
+async def make(server: BenchServer) -> None:
+    """Makes the store, with as many partitions as on a cluster."""
+    servers = Servers.connect(ServerSettings.from_url(server.address))
+    store = await Store.open(servers, partitions=CLUSTER_PARTITIONS)
+    await store.close()
 
 
 async def _count(store: Store) -> int:
