@@ -17,7 +17,7 @@ from tests.faults.harness.oracle import now_us
 from tests.faults.harness.server import Server
 
 _UNDER_WAY_US = 200_000
-"""By how much a replica may be behind its primary on a busy machine."""
+"""By how much a replica may be behind its primary on a busy machine, and a handler behind a claim's reply."""
 KINDS = ("kill", "failover", "force", "takeover", "key by key", "at once")
 
 
@@ -91,7 +91,8 @@ class Cluster(Server):
 
     @staticmethod
     def _forgot(nemesis: Nemesis, from_us: int) -> None:
-        nemesis.note("rollback", from_us=from_us - _UNDER_WAY_US, to_us=now_us())
+        # What it claimed at the last moment begins a little later.
+        nemesis.note("rollback", from_us=from_us - _UNDER_WAY_US, to_us=now_us() + _UNDER_WAY_US)
 
     def _move(self, slot: int, source: ClusterServer, *, at_once: bool) -> None:
         """To another primary, and not back. Key by key as `valkey-cli --cluster reshard` does; at once as Valkey 9
