@@ -64,6 +64,9 @@ def test_persistence() -> None:
 
 def test_memory() -> None:
     assert doctor_server.memory({"used_memory": 5 << 20}).word == "ok"
+    unbounded = {"maxmemory": 0, "total_system_memory": int(1e9)}
+    assert doctor_server.memory({**unbounded, "used_memory": int(7e8)}).word == "ok"
+    assert doctor_server.memory({**unbounded, "used_memory": int(9e8)}).word == "problem"
     shares = {0.5: "ok", 0.9: "warning", 0.99: "problem"}
     for share, word in shares.items():
         assert doctor_server.memory({"used_memory": int(share * 1e9), "maxmemory": int(1e9)}).word == word

@@ -174,7 +174,16 @@ def memory(info: Mapping[str, Any]) -> Finding:
     used, most = int(info.get("used_memory", 0)), int(info.get("maxmemory", 0))
     shown = f"{used / 2**20:,.0f} MiB used"
     if not most:
-        return Finding("memory", "ok", f"{shown}, no maxmemory set")
+        text = f"{shown}, no maxmemory set"
+        there = int(info.get("total_system_memory", 0))
+        if not there or used < 0.8 * there:
+            return Finding("memory", "ok", text)
+        return Finding(
+            "memory",
+            "problem",
+            f"{text}, and its machine has {there / 2**20:,.0f} MiB: the system ends it when that is used up",
+            "give it more, and set maxmemory to two thirds: a full server refuses new tasks, and lives",
+        )
     share = used / most
     text = f"{shown} of {most / 2**20:,.0f} ({share:.0%})"
     if share < 0.8:
