@@ -10,9 +10,13 @@ import pytest
 from delaybox.core.queue import QueueRules
 from delaybox.core.task import NewTask, OnConflict, Priority, TaskType
 from delaybox.service.rules import Rules
+from delaybox.store import fairness
+from delaybox.store import keys as store_keys
 from delaybox.store.record import draft
 from delaybox.store.replies import Batch, Claimed
 from tests.lab import Lab, leased
+
+WORKER = TaskType.WORKER
 
 
 def call(key: str = "", weight: float = 1.0, **parts: Any) -> NewTask:
@@ -95,6 +99,55 @@ async def test_what_is_cancelled_or_moved_leaves_nothing(lab: Lab) -> None:
     assert len(await taken(lab, 30)) == 10
     # That the lane may have keys is known until its ready work is over again.
     assert await lab.names("fair*") == [f"{lab.tag}:fair".encode()]
+
+
+async def remembered(lab: Lab) -> set[str]:
+    """The lanes of which it is known that they may have tasks with a key."""
+    names = {name.decode() for name in await lab.client.hkeys(f"{lab.tag}:fair")}
+    assert bool(names) is bool(await lab.client.hexists(store_keys.clock(lab.tag), "fair"))
+    return {name[1:] for name in names if name.startswith(".")}
+
+
+async def test_lanes_that_were_never_crowded_are_forgotten_after_a_while(lab: Lab) -> None:
+    """Else claims of their partition would do more for ever, though there are no such tasks any more."""
+    for first in (0, 300):
+        await lab.add(*(call("a", queue=f"q{n}") for n in range(first, first + 300)))
+        claimed = await lab.claim(b"L" * 16, types="w")
+        assert claimed.promoted == 0, "nothing was ready"
+        await lab.store.ack(0, b"L" * 16, list(leased(claimed)))
+    assert len(await remembered(lab)) == 600
+    await lab.move(50_000)
+    await lab.add(call("b", delay_ms=3_000), call("b", queue="ready"))
+    await lab.claim(slots=0)
+    await lab.move(20_000)
+
+    async def forget() -> int:
+        after, gone = await fairness.forget_lanes(lab.store, 0)
+        while after != b"0":
+            after, more = await fairness.forget_lanes(lab.store, 0, after)
+            gone += more
+        return gone
+
+    assert await forget() == 600
+    assert await remembered(lab) == {"w:f", "wready:f"}, "of a task that waits, and of one that was due a moment ago"
+    await lab.move(100_000)
+    assert await forget() == 0, "both wait still: one is due and not made ready, the other is ready"
+    assert len(leased(await lab.claim(types="w"))) == 2
+    await lab.move(100_000)
+    assert await forget() <= 2 and await remembered(lab) == set()
+    assert await lab.problems() == []
+
+
+async def test_a_lane_that_is_forgotten_takes_no_other_along(lab: Lab) -> None:
+    """Of two lanes one had ready work, though none with a key was among it."""
+    await lab.add(*(NewTask(type=WORKER, queue="x", name="f") for _ in range(2)))
+    await lab.claim(slots=0)
+    await lab.add(call("k", queue="x", delay_ms=1_000), call("k", queue="y", delay_ms=2_000))
+    await lab.move(1_000)
+    (kept,) = [name for name in await lab.near(2, "w") if b"wx" in name]
+    await lab.store.cancel([kept[:16]])
+    assert len(leased(await lab.claim(types="w"))) == 2
+    assert await remembered(lab) == {"wy:f"}
 
 
 async def test_what_left_before_its_turn_is_no_turn_of_its_key(lab: Lab) -> None:

@@ -1,15 +1,18 @@
-"""Deletes what is kept only for a time: results, history, dead letters, quarantined records, dead nodes' heartbeats."""
+"""Deletes what is kept only for a time: results, history, dead letters, quarantined records, dead nodes' heartbeats,
+and what is remembered of lanes that had tasks with a fairness key."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable
 
+from delaybox.core.errors import PartAway
 from delaybox.engine.options import EngineOptions
 from delaybox.engine.ownership import Ownership
-from delaybox.store import history, nodes, quarantine
+from delaybox.store import fairness, history, nodes, quarantine
 from delaybox.store.expiry import Ages, ages
 from delaybox.store.store import MAX_ITEMS, Store
 
@@ -21,6 +24,8 @@ _STEP_S = 0.2
 _SHARE = 0.5
 """Share of time that deleting may take: a call of 500 holds the server for about half a millisecond."""
 _SWEEP_S = 2.0
+_FORGET_S = 20.0
+"""How often lanes are forgotten."""
 _GONE_MS = 10_000
 _GONE_LEASES = 5
 """Heartbeats of dead nodes are kept this many leases: by them the reaper sees whether most nodes went away at once."""
@@ -33,7 +38,7 @@ class Retention:
         self._store = store
         self._ownership = ownership or Ownership(store.partitions)
         self._options = options
-        self._swept = -1e9
+        self._swept = self._forgot = -1e9
         self._turn = 0
 
     async def step(self) -> float:
@@ -47,10 +52,18 @@ class Retention:
         more = False
         for i in range(len(kept)):
             p = kept[(self._turn + i) % len(kept)]
-            more = await self._partition(p, oldest[p], now, give_up) or more
-        if 0 in oldest and time.monotonic() - self._swept >= _SWEEP_S:
+            # One that is on its way to another server, which may take minutes, holds up no other.
+            if p in oldest:
+                with contextlib.suppress(PartAway):
+                    more = await self._partition(p, oldest[p], now, give_up) or more
+        if 0 in kept and time.monotonic() - self._swept >= _SWEEP_S:
             self._swept = time.monotonic()
             await self._sweep(now)
+        if time.monotonic() - self._forgot >= _FORGET_S:
+            self._forgot = time.monotonic()
+            for p in await fairness.with_lanes(self._store, kept):
+                with contextlib.suppress(PartAway):
+                    await self._forget_lanes(p)
         return 0.0 if more else _PAUSE_S
 
     async def _partition(self, p: int, oldest: Ages, now: int, give_up: float) -> bool:
@@ -71,6 +84,11 @@ class Retention:
             if 0 <= oldest.ended < old or 0 <= oldest.failed < failed:
                 await history.fade(self._store, p, o.history)
         return more
+
+    async def _forget_lanes(self, p: int) -> None:
+        cursor = b""
+        while cursor != b"0":
+            cursor, _ = await fairness.forget_lanes(self._store, p, cursor or b"0")
 
     async def _sweep(self, now: int) -> None:
         """Deletes old heartbeats: such nodes are dead. One that was only suspended is listed again with its next

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from delaybox.core.errors import PartAway
 from delaybox.store import keys
-from delaybox.store.looks import first, look, reachable, score
+from delaybox.store.looks import first, reachable, score
 from delaybox.store.servers import Command
 from delaybox.store.store import Store
 
@@ -63,5 +63,6 @@ async def ages(store: Store, partitions: Sequence[int]) -> tuple[int, dict[int, 
         own = [first(key(tag)) for key in (keys.results_at, keys.dead_at, keys.quarantine_at)]
         return [*own, *(first(keys.history_at(tag, family)) for family in "sf")]
 
-    now, rows = await look(store, partitions, asked)
-    return now, {p: Ages(*map(score, row)) for p, row in zip(partitions, rows, strict=True)}
+    now, rows = await reachable(store, partitions, asked)
+    found = zip(partitions, rows, strict=True)
+    return now, {p: Ages(*map(score, row)) for p, row in found if not isinstance(row, PartAway)}

@@ -46,7 +46,9 @@ local function forget_keys(lane, critical)
   local last = tonumber(redis.call('HGET', K_FAIR, '.' .. lane) or '')
   if not last or last <= now_ms() and redis.call('EXISTS', k_ready(lane, not critical)) == 0 then
     redis.call('HDEL', K_FAIR, '.' .. lane)
-    if redis.call('HLEN', K_FAIR) <= 1 then
+    -- The field without a name says how many keys are known.
+    local left = redis.call('HLEN', K_FAIR)
+    if left == 0 or left == 1 and redis.call('HEXISTS', K_FAIR, '') == 1 then
       redis.call('DEL', K_FAIR)
       redis.call('HDEL', K_CLOCK, 'fair')
     end
