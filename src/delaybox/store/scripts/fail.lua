@@ -5,7 +5,7 @@
 --       6 channel for those who wait for ends, then (id, delay ms or -1 for dead, reason, result or '', how long to keep it ms) ...
 -- REPLY {dead letters dropped by the cap, stale ids ...}
 -- ERRORS TRYAGAIN (nothing written)
--- BOUND 500 items
+-- BOUND 500 items; the cap of dead letters drops one for each that comes in, and 500
 --@include lib/time.lua
 --@include lib/keys.lua
 --@include lib/record.lua

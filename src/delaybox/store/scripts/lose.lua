@@ -6,7 +6,7 @@
 --       dead-lettering for losses is held, then ids
 -- REPLY {dead-lettered, dead letters dropped by the cap, ids that were not in the lease (stale) ...}
 -- ERRORS TRYAGAIN (nothing written)
--- BOUND 500 ids
+-- BOUND 500 ids; the cap of dead letters drops one for each that comes in, and 500
 --@include lib/time.lua
 --@include lib/keys.lua
 --@include lib/record.lua

@@ -9,7 +9,7 @@
 -- REPLY {now ms, leases reaped, tasks put back, tasks dead-lettered, next expiry ms (-1 none), dead letters dropped by the cap,
 --        until when nothing is reaped (ms) if this look decided so, else 0}
 -- ERRORS TRYAGAIN (nothing written)
--- BOUND looks at 500 leases; reaps whole ones until 500 tasks, at most 100
+-- BOUND looks at 500 leases; reaps whole ones until 500 tasks, at most 100; the cap of dead letters drops one for each that comes in, and 500
 --@include lib/time.lua
 --@include lib/keys.lua
 --@include lib/record.lua

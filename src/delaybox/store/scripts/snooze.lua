@@ -7,7 +7,7 @@
 --       then (id, delay ms, longest whole time ms, reason if it is over, result or '', how long to keep it ms) ...
 -- REPLY {dead letters dropped by the cap, number d of tasks dead-lettered, d x id, stale ids ...}
 -- ERRORS TRYAGAIN (nothing written)
--- BOUND 500 items
+-- BOUND 500 items; the cap of dead letters drops one for each that comes in, and 500
 --@include lib/time.lua
 --@include lib/keys.lua
 --@include lib/record.lua

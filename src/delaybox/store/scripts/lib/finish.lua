@@ -70,8 +70,10 @@ local function forget(id, rec, flags, at, idem_ttl, entries)
   end
 end
 
--- Dead letters: value = died:u64 reasonLen:u16 reason record; the reason may hold a NUL byte and a traceback behind it. Past the cap the oldest go, at most 20 a call.
+-- Dead letters: value = died:u64 reasonLen:u16 reason record; the reason may hold a NUL byte and a traceback behind it. Past the cap the oldest
+-- go: one for each that comes in; where the cap was lowered up to 19 more, in one script 500.
 -- Returns how many were dropped by the cap.
+ending.lowered = 500
 local function bury(id, rec, now, reason, cap, idem_ttl)
   if byte(rec, 1) >= FRESH_EXT then
     local kind, flags, _, at = rec_head(id, rec)
@@ -84,9 +86,11 @@ local function bury(id, rec, now, reason, cap, idem_ttl)
   local hi = math.floor(now / 4294967296)
   redis.call('HSET', K_DEAD, id, struct.pack('>I4I4I2', hi, now - hi * 4294967296, #reason) .. reason .. rec)
   redis.call('ZADD', K_DEAD_AT, now, id)
-  local over = math.min(redis.call('ZCARD', K_DEAD_AT) - cap, 20)
+  local over = redis.call('ZCARD', K_DEAD_AT) - cap
   if over <= 0 then return 0 end
-  local old = redis.call('ZRANGE', K_DEAD_AT, 0, over - 1)
+  local more = math.min(over - 1, 19, ending.lowered)
+  ending.lowered = ending.lowered - more
+  local old = redis.call('ZRANGE', K_DEAD_AT, 0, more)
   for _, oid in ipairs(old) do
     local v = redis.call('HGET', K_DEAD, oid)
     if v then
