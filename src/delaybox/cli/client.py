@@ -300,4 +300,4 @@ def _object(body: bytes) -> dict[str, Any]:
 
 
 def _seconds(text: str) -> float:
-    return min(float(text), 30.0) if text.isdigit() else 1.0
+    return min(float(text), 30.0) if text.isascii() and text.isdigit() else 1.0

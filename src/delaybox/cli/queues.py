@@ -142,7 +142,7 @@ def set_(
         # With '*' paused, one queue is resumed by a rule of its own.
         body["paused"] = pause
     given = {"timeout": timeout, "keep_result": keep_result, "key_keep": key_keep}
-    body |= {name: int(value) if value.isdigit() else value for name, value in given.items() if value is not None}
+    body |= {name: _number_or_text(value) for name, value in given.items() if value is not None}
     limits = {"concurrency": concurrency, "rate": rate, "burst": burst, "resume_rate": resume_rate}
     body |= {name: limit for name, limit in limits.items() if limit is not None}
     wait = {name: value for name, value in (("initial", backoff), ("max", max_backoff)) if value is not None}
@@ -180,7 +180,12 @@ def _level(text: str) -> tuple[str, str | int]:
     name, equals, value = text.partition("=")
     if not equals or not name or not value:
         raise ConfigError(f"--slack {text!r} is not PRIORITY=DURATION; write for example low=10m")
-    return name, int(value) if value.isdigit() else value
+    return name, _number_or_text(value)
+
+
+def _number_or_text(value: str) -> str | int:
+    """Digits of other scripts are for the node to refuse in its words."""
+    return int(value) if value.isascii() and value.isdigit() else value
 
 
 def _key_limit(text: str) -> dict[str, str | int]:
@@ -192,7 +197,7 @@ def _key_limit(text: str) -> dict[str, str | int]:
             raise ConfigError(
                 f"--per {text!r}: {limit!r} is no limit; write for example label:customer,concurrency=5,rate=10/s"
             )
-        found[name] = int(value) if value.isascii() and value.isdigit() else value
+        found[name] = _number_or_text(value)
     return found
 
 
