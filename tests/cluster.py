@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -13,27 +12,17 @@ import redis
 from delaybox.store import keys
 from delaybox.store.address import ServerSettings
 from delaybox.store.slots import SLOTS, slot_of
+from tests.ports import free_ports
 from tests.servers import RealServer
 from tests.waiting import until
 
 NODE_TIMEOUT_MS = 1_000
-_PATIENCE_S = 20.0
+_PATIENCE_S = 60.0
 _BASE = (
     "--cluster-enabled", "yes", "--cluster-node-timeout", str(NODE_TIMEOUT_MS), "--cluster-require-full-coverage", "no",
     "--repl-diskless-sync-delay", "0", "--cluster-replica-validity-factor", "0", "--cluster-allow-replica-migration",
     "no", "--appendonly", "no", "--enable-debug-command", "local",
 )  # fmt: skip
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody uses now; all are below those that the system hands out by itself."""
-    with contextlib.ExitStack() as stack:
-        found = []
-        for _ in range(count):
-            probe = stack.enter_context(socket.socket())
-            probe.bind(("127.0.0.1", 0))
-            found.append(int(probe.getsockname()[1]))
-        return found
 
 
 def spread(prefix: str, partitions: int = 16) -> str:

@@ -20,6 +20,7 @@ from delaybox.targets.worker_profile import Profile
 from delaybox.targets.worker_session import WorkerSession
 from delaybox.wire import body as wire_body
 from delaybox.wire.gen import worker_pb2
+from tests.waiting import PATIENCE_S
 
 LANE = lane_of(TaskType.WORKER, "mail", "send")
 LANES = frozenset([LANE])
@@ -41,7 +42,7 @@ class Engine:
 
     async def reported(self, count: int) -> None:
         """Returns when outcomes of so many tasks were reported."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             while len(self.outcomes) < count:
                 self._more.clear()
                 await self._more.wait()

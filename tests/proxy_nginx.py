@@ -12,18 +12,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.ports import free_port
 from tests.waiting import until
 
 NGINX = shutil.which("nginx", path="/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin")
 SETTINGS = Path(__file__).parent.parent / "deploy/nginx"
 
 needs_nginx = pytest.mark.skipif(NGINX is None, reason="no nginx on this machine (Debian: nginx-light)")
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 @contextlib.contextmanager

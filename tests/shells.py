@@ -78,8 +78,8 @@ def alive(word: str) -> list[int]:
     return found
 
 
-async def until_dead(word: str, *, within_s: float) -> list[int]:
-    """Those still alive when the time is over."""
+async def until_dead(word: str) -> list[int]:
+    """Those still alive when the time is over; they would live for a minute."""
     left: list[int] = []
 
     def none() -> bool:
@@ -87,7 +87,7 @@ async def until_dead(word: str, *, within_s: float) -> list[int]:
         return not left
 
     with contextlib.suppress(AssertionError):
-        await until_async(none, within_s=within_s)
+        await until_async(none, within_s=20.0)
     return left
 
 

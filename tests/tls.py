@@ -16,6 +16,7 @@ import pytest
 import trustme
 
 from delaybox.store.address import ServerSettings
+from tests.ports import free_port
 from tests.waiting import until_async
 
 
@@ -99,9 +100,7 @@ async def tls_server(
 ) -> AsyncIterator[int | None]:
     """The port of a redis-server that speaks TLS itself; None where this machine's was built without."""
     binary = _redis_server(folder)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     cert, key = certificates.server
     arguments = ["--port", "0", "--tls-port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)]
     arguments += ["--tls-cert-file", cert, "--tls-key-file", key, "--tls-ca-cert-file", certificates.ca]

@@ -2,16 +2,8 @@
 
 from __future__ import annotations
 
-import socket
 import urllib.error
 import urllib.request
-
-
-def free_port() -> int:
-    """One that nobody has at this moment."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 def called(address: str, path: str, method: str = "GET") -> tuple[int, str]:

@@ -22,6 +22,7 @@ import pytest
 from delaybox import Client, NewTask
 from tests.faults.harness.scale import scaled
 from tests.nodes import Node
+from tests.ports import free_port
 from tests.proxy_nginx import needs_nginx, nginx
 from tests.servers import RealServer
 from tests.tls import Certificates
@@ -94,8 +95,8 @@ def started(server: RealServer, folder: Path, auth: str, rest: int = 0, grpc: in
     settings = folder / "delaybox.yaml"
     settings.write_text(auth)
     return Node(
-        *("--config", str(settings), "--redis", server.url, "--http-port", str(rest), "--grpc-port", str(grpc)),
-        *("--set", "processes.rest=2"),
+        *("--config", str(settings), "--redis", server.url, "--set", "processes.rest=2"),
+        *("--http-port", str(rest or free_port()), "--grpc-port", str(grpc or free_port())),
         folder=folder,
     )
 

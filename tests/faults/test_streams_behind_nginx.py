@@ -25,6 +25,7 @@ from delaybox.node import STOP_S
 from tests.browser import Browser, driver
 from tests.faults.harness.scale import scaled
 from tests.nodes import Node
+from tests.ports import free_port
 from tests.proxy_nginx import needs_nginx, nginx
 from tests.servers import RealServer
 from tests.waiting import PATIENCE_S, Log, until
@@ -42,7 +43,7 @@ class OneOfSeveral(Node):
 
     def __init__(self, server: RealServer, folder: Path, rest: int = 0, grpc: int = 0) -> None:
         folder.mkdir(exist_ok=True)
-        ports = ("--http-port", str(rest), "--grpc-port", str(grpc))
+        ports = ("--http-port", str(rest or free_port()), "--grpc-port", str(grpc or free_port()))
         super().__init__("--redis", server.url, *ports, "--set", "processes.rest=2", folder=folder)
         self._server = server
 

@@ -87,5 +87,5 @@ async def test_killed_nodes_that_fire_in_place_lose_and_double_nothing(tmp_path:
         await killing
         await rig.reached(count, timeout_s=scaled(60, 600))
         await rig.settled()
-        verdict = await rig.passes(Limits(recovery_ms=5_000))
+        verdict = await rig.passes(Limits(recovery_ms=scaled(10_000, 5_000)))
         assert verdict.figures["dups"] == 0, "firing in place is one script: a kill can double nothing"

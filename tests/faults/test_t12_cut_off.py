@@ -21,7 +21,8 @@ from tests.faults.harness.checker import Limits, check
 from tests.faults.harness.oracle import OK, now_us
 from tests.faults.harness.rig import Rig, soon
 from tests.faults.harness.scale import FULL
-from tests.faults.harness.server import Server, free_port
+from tests.faults.harness.server import Server
+from tests.ports import free_port
 from tests.waiting import until_async
 
 pytestmark = [

@@ -16,6 +16,7 @@ import pytest
 from delaybox import Client
 from tests.faults.harness.scale import FULL
 from tests.nodes import Node, node
+from tests.ports import free_ports
 from tests.servers import RealServer
 from tests.waiting import until
 from tests.worker_app import Oracle
@@ -57,12 +58,12 @@ def test_a_rolling_restart_of_all_nodes_hands_nothing_out_twice(
     stops_s: list[float] = []
     with contextlib.ExitStack() as stack:
 
-        def start(*more: str) -> Node:
-            arguments = ("--http-port", "0", "--redis", store.url, *more)
+        def start(port: int) -> Node:
+            arguments = ("--http-port", "0", "--grpc-port", str(port), "--redis", store.url)
             return stack.enter_context(node(*arguments, folder=tmp_path))
 
-        nodes = [start() for _ in range(NODES)]
-        ports = [one.grpc_port for one in nodes]
+        ports = free_ports(NODES)
+        nodes = [start(port) for port in ports]
         addresses = [f"127.0.0.1:{port}" for port in ports]
         stack.enter_context(worker(addresses, oracle.file, tmp_path))
         client = stack.enter_context(Client(addresses, safe=True))
@@ -84,7 +85,7 @@ def test_a_rolling_restart_of_all_nodes_hands_nothing_out_twice(
             load(1.0)
             assert nodes[n].process.wait(KILLED_AFTER_S + 20) == 0, nodes[n].output()
             stops_s.append(time.monotonic() - began)
-            nodes[n] = start("--grpc-port", str(port))
+            nodes[n] = start(port)
             load(1.0)
         until(lambda: set(made) <= set(oracle.ended()), within_s=120)
         dead = list(client.dead())

@@ -118,7 +118,7 @@ async def test_a_fleet_in_turmoil_loses_nothing(tmp_path: Path) -> None:
         await suffering
         await fleet.calm()
         await rig.drained(COUNT, timeout_s=scaled(60, 300))
-        limits = Limits(recovery_ms=LEASE_MS + REAP_MS + 1_000)
+        limits = Limits(recovery_ms=LEASE_MS + REAP_MS + scaled(3_000, 1_000))
         verdict = await rig.passes(limits, extra={**fleet.suffered, **latest_ms(rig)})
         assert verdict.figures["lost"] == verdict.figures["early"] == 0
         in_place = [s for s in rig.reader.history.starts if s.token == 0]

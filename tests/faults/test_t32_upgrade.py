@@ -29,8 +29,8 @@ from tests.faults.harness.process import Process
 from tests.faults.harness.rest_load import produce_over_rest
 from tests.faults.harness.rig import CHANNEL, Rig, soon, spread
 from tests.faults.harness.scale import FULL, WHOLE, scaled
-from tests.faults.harness.server import free_port
 from tests.nodes import Node
+from tests.ports import free_port
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(scaled(300, 1_800))]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import time
 
@@ -109,18 +108,22 @@ async def test_a_backlog_drains_at_the_rate_critical_first_while_fresh_tasks_fir
     async with running(store, targets, channel=channel, catch_up_rate=rate):
         fresh = [NewTask(type=WORKER, payload=b"fresh", delay_ms=300 + 20 * n) for n in range(50)]
         await service.submit_many(fresh)
-        await asyncio.sleep(max(0.0, started + 1.0 - time.monotonic()))
-        left = (await service.counts()).pending
-        assert 600 < left < 1_600, "about half of it after half of the time"
+        waits: list[int] = []
 
         async def drained() -> bool:
-            return (await service.counts()).pending == 0
+            left, so_far_s = (await service.counts()).pending, time.monotonic() - started
+            # The most that may have gone out by now; looks take a while on a busy machine.
+            assert left >= count - rate * (so_far_s + 0.4), "faster than the rate"
+            if sum(b"fresh" in d.body for _, d in recorder.got) >= 40:
+                waits.append(left)
+            return left == 0
 
         await until(drained)
         took = time.monotonic() - started
     assert took > 0.8 * count / rate
-    late = sorted(at - d.due_ms for at, d in recorder.got if b"fresh" in d.body)
-    assert len(late) == 50 and late[40] < 500, "they did not wait for two seconds of backlog"
+    came = sum(b"fresh" in d.body for _, d in recorder.got)
+    # The last of these came due 1.1 s after the start, and the backlog takes two seconds at least.
+    assert came == 50 and waits[0] > 50, "they did not wait for the backlog"
     if not in_place:
         backlog = [d for _, d in recorder.got if b"fresh" not in d.body]
         assert len(backlog) == count

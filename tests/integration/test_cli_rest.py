@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import array
+import fcntl
 import json
 import re
 import signal
 import subprocess
 import sys
-import time
+import termios
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -186,18 +189,27 @@ def test_a_file_from_standard_input(node: ServedNode, cli: Cli) -> None:
     assert (done.code, done.out) == (0, "standard input: 3 tasks: 3 created, 0 there already, 0 refused\n")
 
 
+def _unread(pipe: IO[bytes]) -> int:
+    """How many bytes in it wait to be read."""
+    count = array.array("i", [0])
+    fcntl.ioctl(pipe, termios.FIONREAD, count)
+    return count[0]
+
+
 def test_an_interrupted_file_goes_on_where_it_was(node: ServedNode, cli: Cli) -> None:
     lines = b"".join(b'{"delay": "1h", "queue": "broken-off", "payload": "p%d"}\n' % n for n in range(1_500))
     first = subprocess.Popen(
         [sys.executable, "-m", "delaybox", "schedule", "--file", "-"],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(node),
     )  # fmt: skip
-    assert first.stdin is not None
-    first.stdin.write(lines)
-    first.stdin.flush()
+    pipe = first.stdin
+    assert pipe is not None
+    pipe.write(lines)
+    pipe.flush()
     # The rest of the second batch never comes.
     until(lambda: len(cli("list", "--queue", "broken-off", "--limit", "2000", "--json").json()["tasks"]) == 1_000)
-    time.sleep(0.2)  # the node has it; the command must read the answer
+    # It reads on only when it has the answer.
+    until(lambda: not _unread(pipe))
     first.send_signal(signal.SIGINT)
     out, err = first.communicate(timeout=20)
     assert first.returncode == 130

@@ -14,6 +14,7 @@ import pytest
 from delaybox import AsyncClient, Client, NewTask
 from delaybox.client import OutcomeUnknown, Unreachable
 from tests.nodes import Node, node
+from tests.ports import free_port
 from tests.servers import RealServer
 from tests.waiting import until
 
@@ -35,8 +36,10 @@ def nodes(tmp_path: Path, store: RealServer) -> Iterator[list[Node]]:
         yield [first, second]
 
 
-def _node(folder: Path, store: RealServer, *more: str) -> contextlib.AbstractContextManager[Node]:
-    return node("--http-port", "0", "--redis", store.url, *more, folder=folder)
+def _node(folder: Path, store: RealServer, *more: str, port: int = 0) -> contextlib.AbstractContextManager[Node]:
+    """``port``: of another one, in whose place it comes."""
+    ports = ("--http-port", "0", "--grpc-port", str(port or free_port()))
+    return node(*ports, "--redis", store.url, *more, folder=folder)
 
 
 def _endpoints(nodes: list[Node]) -> list[str]:
@@ -113,7 +116,7 @@ def test_a_node_that_comes_back_is_used_again(nodes: list[Node], tmp_path: Path,
         _kill(nodes[0])
         with pytest.raises(Unreachable), Client(_endpoints(nodes)[:1], retries=0) as other:
             other.queues()
-        with _node(tmp_path, store, "--grpc-port", str(nodes[0].grpc_port)):
+        with _node(tmp_path, store, port=nodes[0].grpc_port):
             assert client.publish("x", delay=LATER, key=uuid4().hex).created
 
 
@@ -132,7 +135,7 @@ def test_what_can_be_repeated_outlives_a_restart(tmp_path: Path, store: RealServ
             failures = client._session.endpoints._failures
             until(lambda: failures[0] >= 8 + len(calls), lambda: calls)
             assert not any(call.done() for call in calls), calls
-            with _node(tmp_path, store, "--enable-shell", "--grpc-port", str(first.grpc_port)):
+            with _node(tmp_path, store, "--enable-shell", port=first.grpc_port):
                 seen, output, stored, many = calls
                 assert stored.result(60).created and many.result(60).created == 1
                 handle.run_now()

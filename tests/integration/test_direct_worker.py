@@ -11,7 +11,6 @@ import contextlib
 import os
 import re
 import signal
-import socket
 import sys
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -31,16 +30,11 @@ from delaybox.wire.gen import task_pb2
 from delaybox.worker import Worker
 from tests.collector import Collector, collector
 from tests.engines import until
+from tests.ports import free_port
 from tests.servers import RealServer
 from tests.yard import Yard, yard
 
 __all__ = ["yard"]  # the fixture
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 @pytest.fixture

@@ -29,9 +29,10 @@ from delaybox.store.durability import check_durability
 from delaybox.store.record import draft
 from delaybox.store.servers import Servers
 from delaybox.store.store import Batch, Store
-from tests.cluster import RealCluster, free_ports, spread
+from tests.cluster import RealCluster, spread
 from tests.engines import until
 from tests.faults.harness.proxy import Proxy
+from tests.ports import free_ports
 from tests.servers import RealServer
 
 STRICT = Durability(mode=DurabilityMode.STRICT, within_ms=150)

@@ -39,7 +39,7 @@ class Target:
         self.more.set()
 
     async def wait_for(self, count: int) -> list[tuple[Delivery, str]]:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while len(self.got) < count:
                 self.more.clear()
                 await self.more.wait()

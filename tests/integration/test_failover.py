@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 
@@ -21,14 +20,8 @@ from delaybox.store.servers import Servers
 from delaybox.store.store import Batch, Store
 from tests.engines import Recorder, running, until
 from tests.faults.harness.proxy import Proxy
+from tests.ports import free_port
 from tests.servers import RealServer
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @pytest.fixture
@@ -92,7 +85,7 @@ async def test_after_a_failover_kept_connections_find_the_new_primary(
 
 
 async def test_the_first_connection_that_is_silent_speaks_for_all(proxy: Proxy, prefix: str) -> None:
-    client = await through(proxy, timeout_s=0.4)
+    client = await through(proxy, timeout_s=1.0)
     store = await Store.open(Servers(client), prefix=prefix, partitions=1)
     await asyncio.gather(*(store.ping() for _ in range(6)))
     await warm(client, 6)
@@ -100,7 +93,7 @@ async def test_the_first_connection_that_is_silent_speaks_for_all(proxy: Proxy, 
     began = time.monotonic()
     await store.ping()
     assert await client.ping()
-    assert time.monotonic() - began < 2.0, "each of them was waited for"
+    assert time.monotonic() - began < 5.0, "each of them was waited for"
     await client.aclose()
 
 

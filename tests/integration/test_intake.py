@@ -13,7 +13,7 @@ import pytest
 from redis.asyncio import Redis
 
 from delaybox import metrics
-from delaybox.api.channel.intake import HOLD_MS, ROLE, ChannelIntake, ChannelSettings
+from delaybox.api.channel.intake import ROLE, ChannelIntake, ChannelSettings
 from delaybox.core.delivery import Target
 from delaybox.core.membership import Activity, Member
 from delaybox.core.task import Priority, TaskType, TaskView
@@ -46,7 +46,9 @@ class Input:
         self.channel = channel
 
     @contextlib.asynccontextmanager
-    async def node(self, node_id: str, targets: Mapping[TaskType, Target] | None = None) -> AsyncIterator[None]:
+    async def node(
+        self, node_id: str, targets: Mapping[TaskType, Target] | None = None
+    ) -> AsyncIterator[ChannelIntake]:
         """An engine, and the channel's intake beside it."""
         async with running(self.store, targets or {}, node_id=node_id) as engine:
             intake = ChannelIntake(
@@ -54,7 +56,7 @@ class Input:
             )
             intake.start()
             try:
-                yield
+                yield intake
             finally:
                 await intake.stop()
 
@@ -142,12 +144,11 @@ async def test_bad_messages_are_counted_and_named_without_what_they_carry(
 
 
 async def test_a_command_is_accepted_where_any_live_node_runs_commands(given: Input) -> None:
-    async with given.node("a"):
+    async with given.node("a") as intake:
         await given.received()
         seen_ms = await given.store.ping()
         await nodes.beat(given.store, Member(id="shell-node", seen_ms=seen_ms, activity=Activity(types="s")))
-        # The next heartbeat of the role reads them.
-        await asyncio.sleep(HOLD_MS / 3000 + 0.2)
+        await until(lambda: TaskType.SHELL_CMD in intake._rules.types)
         await given.publish(message(b"cmd", executionTimestamp=DUE, taskType=b"SHELL_CMD"))
         assert [t.type for t in await given.tasks(1)] == [TaskType.SHELL_CMD]
 

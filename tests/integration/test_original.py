@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import socket
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +16,7 @@ from confluent_kafka import KafkaException
 from delaybox.wire.gen.task_pb2 import Task
 from tests.kafka import Kafka
 from tests.nodes import node
+from tests.ports import free_port
 from tests.servers import RealServer
 from tests.waiting import PATIENCE_S
 
@@ -65,9 +65,7 @@ PASSWORD = "secret"
 
 @pytest.fixture
 def redis_port(make_server: Callable[..., RealServer]) -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = int(found.getsockname()[1])
+    port = free_port()
     make_server("--port", str(port), "--requirepass", PASSWORD)
     return port
 

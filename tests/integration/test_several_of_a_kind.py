@@ -76,7 +76,7 @@ def test_two_of_each_kind_are_one_node(server: RealServer, tmp_path: Path) -> No
         mine = children(running.process.pid)
         assert Counter(mine.values()) == {**dict.fromkeys(KINDS, 2), "probe": 1}
         # Every process has a heartbeat of its own, and all of them are one node.
-        running.until(lambda: len(members(server)) == 9, within_s=20)
+        running.until(lambda: len(members(server)) == 9)
         assert Counter(facts["kind"] for facts in members(server).values()) == {
             "rest": 2, "grpc": 2, "clock": 2, "work": 2, "probe": 1,
         }  # fmt: skip
@@ -102,7 +102,7 @@ def test_two_of_each_kind_are_one_node(server: RealServer, tmp_path: Path) -> No
             running.wait_for(rf"the {kind} process \d was ended by SIGKILL after \d+ s; starting it again in")
         for command in commands:
             running.until(lambda: running.call("GET", f"/v1/tasks/{command}")[2].get("state") == "succeeded")  # noqa: B023
-        running.until(lambda: Counter(children(running.process.pid).values()) == Counter(mine.values()), within_s=30)
+        running.until(lambda: Counter(children(running.process.pid).values()) == Counter(mine.values()))
         # What all of them counted, the dead ones too, is one sum, wherever it is asked for. What the work process
         # that was killed had under way fired once more.
         running.until(lambda: fired(probe) == fired(running.port) >= len(commands))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from delaybox.core.delivery import Done, Failed, HandBack
+from delaybox.core.delivery import Delivery, Done, Failed, HandBack
 from delaybox.targets.shell import CommandLimits
 from tests.shells import Desk, alive, delivery, desk, mark, until_alive, until_dead
 from tests.waiting import until_async
@@ -152,22 +152,28 @@ async def test_no_limit_is_left_alone():
         assert result.output.split() == [b"unlimited", b"unlimited", b"unlimited", b"0"]
 
 
-async def test_commands_run_side_by_side_up_to_the_slots_and_report_as_they_end():
+async def test_commands_run_side_by_side_up_to_the_slots_and_report_as_they_end(tmp_path: Path):
+    def until_there(name: str) -> Delivery:
+        """Says that it runs, and runs until there is a file of this name."""
+        return delivery(f": > {tmp_path}/ran-$DELAYBOX_TASK_ID; until [ -e {tmp_path}/{name} ]; do sleep 0.02; done")
+
     async with desk(concurrency=4) as d:
-        slow, *quick = [delivery("sleep 1.5"), *(delivery("sleep 0.3") for _ in range(6))]
-        started = time.monotonic()
-        await d.run(slow, *quick)
-        assert d.order[-1] == slow.id and time.monotonic() - started < 3.5
+        slow, *quick = [until_there("slow"), *(until_there("quick") for _ in range(6))]
+        running = asyncio.create_task(d.run(slow, *quick))
+        await until_async(lambda: len([*tmp_path.glob("ran-*")]) == 4)
+        (tmp_path / "quick").touch()
+        await until_async(lambda: set(d.order) == {one.id for one in quick})
+        (tmp_path / "slow").touch()
+        await running
+        assert d.order[-1] == slow.id
         assert all(isinstance(o, Done) for o in d.outcomes.values())
 
         word = mark()
-        batch = [delivery(f"export MARK={word}; sleep 0.4") for _ in range(12)]
+        batch = [delivery(f"export MARK={word}; sleep 0.2") for _ in range(12)]
         running = asyncio.create_task(d.run(*batch))
-        most = 0
         while not running.done():
-            most = max(most, len({_job_of(pid) for pid in alive(word)} - {""}))
+            assert len({_job_of(pid) for pid in alive(word)} - {""}) <= 4
             await asyncio.sleep(0.01)
-        assert most == 4
 
 
 def _job_of(pid: int) -> str:
@@ -228,7 +234,7 @@ async def test_a_slot_that_is_killed_fails_its_command_and_is_replaced():
             word = mark()
             result = await d.result(f"export MARK={word}; setsid sleep 60 & kill -9 $PPID; sleep 60")
             assert result.reason == "the process that ran it died" and result.exit_code is None
-            assert await until_dead(word, within_s=2.0) == []
+            assert await until_dead(word) == []
         results = await d.run(*(delivery("echo again") for _ in range(20)))
         assert all(isinstance(o, Done) for o in results)
 
@@ -244,7 +250,7 @@ async def test_a_host_that_is_killed_is_replaced_and_its_commands_are_dead():
         os.kill(before, signal.SIGKILL)
         outcomes = await work
         assert isinstance(outcomes[0], Failed) and outcomes[0].reason == "the process that ran it died"
-        assert await until_dead(word, within_s=2.0) == []
+        assert await until_dead(word) == []
         assert isinstance(outcomes[2], Done), "what waited is run by the new host"
         assert d.target.host_pid != before and not folder.exists()
         assert (await d.result("echo again")).ok
@@ -257,7 +263,7 @@ async def test_stop_ends_everything_and_twice_is_harmless():
         await until_alive(word, 2)
         await d.target.stop()
         await d.target.stop()
-        assert await until_dead(word, within_s=2.0) == []
+        assert await until_dead(word) == []
         await work
 
 

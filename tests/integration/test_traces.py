@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import re
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from delaybox import Client
 from tests.collector import Collector, collector
 from tests.nodes import JSON, Node, node
+from tests.ports import free_port
 from tests.receivers import Receiver, receiver, reply
 from tests.servers import RealServer
 from tests.waiting import Log, until
@@ -71,9 +71,7 @@ def program(on: Node, seen: Collector, tmp_path_factory: pytest.TempPathFactory)
         "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
         "OTEL_LOGS_EXPORTER": "otlp",
     }
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     log = Log(folder / "log")
     start: dict[str, Any] = {"stdout": log.fd, "stderr": log.fd, "cwd": folder}
     serving = ["-c", SERVE, str(port)]

@@ -211,7 +211,7 @@ async def test_a_stopping_process_ends_the_watch_so_that_the_caller_goes_elsewhe
         with pytest.raises(grpc.aio.AioRpcError) as ended:
             await follow.call.read()
         assert ended.value.code() is grpc.StatusCode.UNAVAILABLE
-        await asyncio.wait_for(stopping, 2.5)
+        await stopping
         assert own.process.exit_code == 0
 
 

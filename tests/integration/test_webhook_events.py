@@ -33,6 +33,7 @@ from delaybox.targets.http_events import EventWebhook
 from delaybox.targets.stream_events import EventStream
 from tests.engines import until as until_true
 from tests.nodes import node
+from tests.ports import free_port
 from tests.receivers import Received, Receiver, receiver, reply
 from tests.servers import RealServer
 
@@ -150,7 +151,7 @@ async def test_while_the_url_does_not_answer_events_wait(
 ) -> None:
     caplog.set_level(logging.INFO)
     async with opened(client, prefix) as (store, service):
-        with receiver() as first:
+        with receiver(port=free_port()) as first:
             port = first.port
             async with sending(store, first.url("/away")):
                 ids = await submit(store, service, *later(30))

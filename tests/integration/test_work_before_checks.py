@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
 from http.client import HTTPConnection
 from typing import Any
@@ -16,11 +15,12 @@ from delaybox.wire.body import varint
 from delaybox.wire.gen import scheduler_pb2 as pb
 from delaybox.wire.gen import worker_pb2 as wk
 from tests.children import serving
+from tests.proc import processor_s
 from tests.rpc import Refused, Rpc, rpc_process
 from tests.servers import RealServer
 
 SOON_S = 6.0
-"""The attacks took 15 s and more on an idle machine."""
+"""Of processor time: the attacks took 15 s and more."""
 MIB = 1 << 20
 
 
@@ -56,19 +56,19 @@ async def test_messages_of_millions_of_items_over_grpc(rpc: Rpc):
         "Watch": b"\x0a\x00" * 8_000_000,
     }
     before = highest_mib(rpc.process.pid)
-    started = time.monotonic()
+    started = processor_s(rpc.process.pid)
     for method, raw in attacks.items():
         call: Any = rpc.channel.stream_stream(f"/delaybox.v1.Scheduler/{method}")
         call = call(iter([raw]))
         refusal = await answer(call)
         assert (refusal.status, refusal.code) == (grpc.StatusCode.INVALID_ARGUMENT, "too_large"), method
-    assert time.monotonic() - started < SOON_S
+    assert processor_s(rpc.process.pid) - started < SOON_S
     assert highest_mib(rpc.process.pid) - before < 200, "8 million empty tasks were 1.1 GiB"
 
 
 async def test_a_hello_of_millions_of_pairs_and_a_message_of_millions_of_numbers(rpc: Rpc):
     names = [f"n{n}" for n in range(2_500)]
-    started = time.monotonic()
+    started = processor_s(rpc.process.pid)
     call = rpc.worker.Work()
     functions = [wk.Function(name=name) for name in names]
     await call.write(wk.FromWorker(hello=wk.Hello(queues=names, functions=functions)))
@@ -80,7 +80,7 @@ async def test_a_hello_of_millions_of_pairs_and_a_message_of_millions_of_numbers
     await call.write(wk.FromWorker(number=1, done=[1] * 4_000_000))
     refusal = await answer(call)
     assert (refusal.status, refusal.code) == (grpc.StatusCode.INVALID_ARGUMENT, "too_large")
-    assert time.monotonic() - started < SOON_S
+    assert processor_s(rpc.process.pid) - started < SOON_S
 
 
 async def test_ten_thousand_conflicts_are_answered_soon(rpc: Rpc):
@@ -89,11 +89,11 @@ async def test_ten_thousand_conflicts_are_answered_soon(rpc: Rpc):
         for text in (b"first", b"other")
     ]
     await rpc.scheduler.ScheduleBatch(batches[0])
-    started = time.monotonic()
+    started = processor_s(rpc.process.pid)
     results = (await rpc.scheduler.ScheduleBatch(batches[1])).results
     assert [r.error.code for r in results] == ["idempotency_conflict"] * 10_000
     assert "'k9999' already belongs to task " in results[-1].error.message
-    assert time.monotonic() - started < 10, "it took 5 ms for each"
+    assert processor_s(rpc.process.pid) - started < 10, "it took 5 ms for each"
 
 
 def post(port: int, path: str, body: bytes) -> tuple[int, bytes]:
@@ -113,7 +113,7 @@ async def test_millions_of_items_and_endless_delays_over_rest(server: RealServer
         numbers = b'{"tasks":[],"x":[' + b",".join([b"1"] * 7_000_000) + b"]}"
         delay = b'{"tasks":[{"delay":"' + b"1h" * 7_500_000 + b'"}]}'
         before = highest_mib(api.pid)
-        started = time.monotonic()
+        started = processor_s(api.pid)
         status, text = await asyncio.to_thread(post, api.port, "/v1/tasks/batch", empty)
         assert (status, b"more than 10000 tasks" in text) == (413, True)
         status, text = await asyncio.to_thread(post, api.port, "/v1/tasks/batch", numbers)
@@ -122,7 +122,7 @@ async def test_millions_of_items_and_endless_delays_over_rest(server: RealServer
         assert (status, b'"status":413' in text) == (200, True)
         status, text = await asyncio.to_thread(post, api.port, "/v1/tasks", b'{"delay":"' + b"1h" * 700_000 + b'"}')
         assert (status, b"which is not a duration" in text) == (400, True)
-        assert time.monotonic() - started < SOON_S
+        assert processor_s(api.pid) - started < SOON_S
         assert highest_mib(api.pid) - before < 200, "5 million empty tasks were 453 MiB"
     finally:
         await api.stop()

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 import pytest
 
 from delaybox.core import ids
-from delaybox.processes.sockets import bind
 from tests.engines import until
+from tests.ports import free_port
 from tests.rpc import Rpc
 from tests.yard import PATIENT, Yard, yard
 
@@ -78,7 +78,7 @@ async def test_a_worker_of_several_nodes_brings_its_tasks_to_one_that_is_left(ya
 
 async def test_nodes_that_are_restarted_in_turn_hand_nothing_out_twice(yard: Yard) -> None:
     """Their grace is far shorter than the tasks are long."""
-    nodes = await asyncio.gather(*(yard.node(grace_s=1.0) for _ in range(2)))
+    nodes = await asyncio.gather(*(yard.node(port=free_port(), grace_s=1.0) for _ in range(2)))
     addresses = [node.address for node in nodes]
     runner = await yard.worker(*addresses, concurrency=20)
     made: list[str] = []
@@ -110,9 +110,7 @@ async def test_a_worker_that_comes_back_too_late_is_told_and_stops(yard: Yard) -
     made = await yard.call("naps", 6.0, count=2)
     await yard.begun(*made)
     other = await yard.worker(concurrency=PLACES)
-    with bind("127.0.0.1", 0, 1, option="--port") as nobody:
-        dead = nobody.getsockname()
-    proxy.lead_to(dead)
+    proxy.lead_to(("127.0.0.1", free_port()))
     proxy.reset_all()
     await until(lambda: all(yard.oracle.begun()[task] == [1, 2] for task in made))
     assert runner.stats.lost == 0, "it goes on until it is told"

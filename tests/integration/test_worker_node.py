@@ -10,6 +10,7 @@ import pytest
 from delaybox.wire.gen import scheduler_pb2 as pb
 from delaybox.worker import Runner
 from tests.engines import until
+from tests.ports import free_port
 from tests.waiting import until_async
 from tests.yard import Yard, both_ways, yard
 
@@ -176,7 +177,7 @@ async def test_a_node_that_is_away_for_longer_has_given_the_tasks_to_others(yard
 
 
 async def test_a_node_that_ends_in_order_gets_its_answers_first(yard: Yard) -> None:
-    second = await yard.node()
+    second = await yard.node(port=free_port())
     runner = await yard.worker(second.address)
     made = await yard.call("naps", 1.0, count=4)
     await yard.begun(*made)

@@ -17,9 +17,10 @@ from delaybox.core.access import Token
 from delaybox.store.servers import Servers
 from delaybox.store.store import Store
 from tests.engines import until
+from tests.ports import free_port
 from tests.rpc import rpc_process
 from tests.servers import RealServer
-from tests.web import called, free_port
+from tests.web import called
 from tests.yard import Yard, both_ways, worker, yard
 
 __all__ = ["yard"]  # the fixture

@@ -242,7 +242,7 @@ async def test_a_worker_that_does_not_come_back_loses_its_tasks_to_another(rpc: 
 
 
 async def test_a_silent_worker_is_given_up(server: RealServer, prefix: str, store: Store) -> None:
-    async with rpc_process(server=server.settings, prefix=prefix, heartbeat_ms=200, lease_ms=2_000) as rpc:
+    async with rpc_process(server=server.settings, prefix=prefix, heartbeat_ms=500, lease_ms=2_000) as rpc:
         silent, other = Worker(rpc), Worker(rpc)
         await silent.connect()
         await silent.send(credit=1)

@@ -209,7 +209,7 @@ async def test_an_answer_is_bounded_in_every_part(server: Receiver):
         "/nul": b"HTTP/1.1 200 OK\r\nx: a\0b\r\ncontent-length: 0\r\n\r\n",
         "/status": b"HTTP/1.1 2000 OK\r\ncontent-length: 0\r\n\r\n",
     }
-    to = target(timeout_ms=5_000, max_answer=64 * 1024)
+    to = target(timeout_ms=20_000, max_answer=64 * 1024)
     try:
         began = time.monotonic()
         for path, words in (
@@ -223,7 +223,7 @@ async def test_an_answer_is_bounded_in_every_part(server: Receiver):
         for path in ("/hints", "/continues"):
             (end,) = await send(to, server.url(path))
             assert isinstance(end, Done | Failed), (path, end)
-        assert time.monotonic() - began < 5, "none of them was waited for until its time-out"
+        assert time.monotonic() - began < 20, "none of them was waited for until its time-out"
         assert all(size < 20_000_000 for size in sent.values()), sent
         (end,) = await send(to, server.url("/bomb"), keep_result_ms=1)
         assert isinstance(end, Done) and end.result is not None

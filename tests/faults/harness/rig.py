@@ -26,8 +26,9 @@ from tests.faults.harness.oracle import FAIL, OK, UNKNOWN, Call, History, Reader
 from tests.faults.harness.process import ROOT, Process, serve, worker
 from tests.faults.harness.proxy import Proxy
 from tests.faults.harness.scale import SEED
-from tests.faults.harness.server import Server, free_port
+from tests.faults.harness.server import Server
 from tests.faults.harness.starved import Starved
+from tests.ports import free_port
 from tests.waiting import until_async
 
 CHANNEL = "TaskExecution"
