@@ -176,6 +176,24 @@ async def test_commands_run_side_by_side_up_to_the_slots_and_report_as_they_end(
             await asyncio.sleep(0.01)
 
 
+async def test_commands_whose_tasks_are_cancelled_end_whether_they_run_or_wait():
+    word = mark()
+    async with desk(concurrency=1) as d:
+        runs, waits = [delivery(f"export MARK={word}; echo begun; sleep 60") for _ in range(2)]
+        running = asyncio.create_task(d.run(runs, waits))
+        await until_alive(word)
+        d.target.end(os.urandom(16))
+        for one in (waits, runs):
+            d.target.end(one.task_id)
+        d.target.end(waits.task_id)
+        outcomes = await running
+        assert d.order == [waits.id, runs.id]
+        assert [isinstance(o, Done) and o.result is not None and o.result.cancelled for o in outcomes] == [True] * 2
+        assert isinstance(outcomes[0], Done) and outcomes[0].result is not None
+        assert alive(word) == [] and not d.target._jobs
+        assert (await d.result("echo the slot is free again")).ok
+
+
 def _job_of(pid: int) -> str:
     try:
         raw = Path(f"/proc/{pid}/environ").read_bytes()

@@ -131,6 +131,19 @@ def test_a_node_killed_leaves_no_command_and_another_runs_it_again(tmp_path: Pat
     assert ran.read_text().split() == ["1", "2"], "not retried when it fails, but run again when its node died"
 
 
+def test_a_command_that_runs_is_stopped_for_whoever_cancels_it(on: Node, tmp_path: Path):
+    ran, word = tmp_path / "ran", mark()
+    script = f"export MARK={word}; echo begun; echo $DELAYBOX_FENCING >> {ran}; setsid sleep 99 & sleep 99"
+    _, answer = v1(on, payload=script, retry={"max_attempts": 5}, keep_result="1m")
+    until(lambda: len(alive(word)) >= 3)
+    path = f"/v1/tasks/{answer['id']}"
+    assert on.call("DELETE", path)[0] == 409
+    assert on.call("DELETE", f"{path}?running=true")[0] == 202
+    status, _, task = on.call("GET", f"{path}?wait=30s")
+    assert (status, task["state"], task["result"]["output"]) == (200, "cancelled", "begun\n")
+    assert alive(word) == [] and ran.read_text() == "1\n", "it is not tried again"
+
+
 def test_a_node_that_stops_leaves_no_command(tmp_path: Path, redis: tuple[str, ...]):
     word = mark()
     with node(*redis, "--enable-shell", folder=tmp_path) as on:

@@ -186,6 +186,8 @@ def test_outcomes():
         assert (failed.reason, failed.result.exit_code, failed.result.ok) == (reason, code, False)
         assert failed.result.reason == reason and failed.retryable
     assert outcome_of(ending(code=-15, why="cancelled"), 1, cancelled=True) == HandBack()
+    stopped = outcome_of(ending(code=-15, why="cancelled"), 1, cancelled=True, stopped=True)
+    assert isinstance(stopped, Done) and stopped.result is not None and stopped.result.cancelled
     assert isinstance(outcome_of(ending(code=0), 1, cancelled=True), Done), "it ended before it heard of it"
 
 

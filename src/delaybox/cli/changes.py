@@ -53,7 +53,11 @@ def cancel(
     task_ids: SomeIds = None,
     key: Key = None,
     running: Annotated[
-        bool, typer.Option("--running", help="Also when it runs: its worker is asked to stop it. With ids.")
+        bool,
+        typer.Option(
+            "--running",
+            help="Also when it runs: its worker, or the node that runs its command, is asked to stop it. With ids.",
+        ),
     ] = False,
     free_key: Annotated[
         bool,
@@ -89,7 +93,7 @@ def cancel(
         return messages.out_json({"key": key, "ok": True}) if as_json else messages.out(f"{texts.line(key)}  cancelled")
     flags = [f"{name}=true" for name, given in (("free_key", free_key), ("running", running)) if given]
     query = f"?{'&'.join(flags)}" if flags else ""
-    done = "cancelled, or its worker was asked to stop it" if running else "cancelled"
+    done = "cancelled, or whoever runs it was asked to stop it" if running else "cancelled"
     return each(
         task_ids or (),
         lambda one: client.call("DELETE", f"/v1/tasks/{segment(one)}{query}"),

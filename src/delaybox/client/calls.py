@@ -68,7 +68,7 @@ def history(request: pb.HistoryRequest) -> RpcCall[pb.HistoryResponse]:
 
 
 def cancel(task_id: str | None, *, running: bool, free_key: bool, key: str | None = None) -> RpcCall[bool]:
-    """True or an error. True: the task was cancelled, or its worker was asked to stop it."""
+    """True or an error. True: the task was cancelled, or whoever runs it was asked to stop it."""
     request = pb.CancelRequest(**_named(task_id, key), running=running, free_key=free_key)
     return RpcCall("Cancel", request, Repeating.ONCE, lambda _: True)
 

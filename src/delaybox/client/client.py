@@ -300,7 +300,8 @@ class Client(Base):
         """Cancels a task that waits; True when that is done. TaskNotFound, TaskFinished.
 
         ``key``: its idempotency key, in place of the id.
-        TaskRunning for one that runs, unless ``running``: then True means that its worker was asked to stop it.
+        TaskRunning for one that runs, unless ``running``: then True means that its worker, or the node that runs its
+        command, was asked to stop it.
         ``free_key``: its key may be used again at once, and does not answer KeyCancelled. May be given later, for a
         task that is cancelled already.
         """

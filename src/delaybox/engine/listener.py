@@ -7,6 +7,8 @@ import logging
 from collections.abc import Callable, Collection, Coroutine, Sequence
 from typing import Any, Protocol
 
+from delaybox.core import ids
+from delaybox.core.errors import DelayBoxError
 from delaybox.engine.loops import end
 from delaybox.store import keys
 from delaybox.store.listening import Listening, Received, listen
@@ -53,6 +55,22 @@ class Listener:
         self.listening = True
         if self._subscribed is not None:
             self._subscribed()
+
+
+def cancels(store: Store, cancelled: Callable[[bytes], object]) -> Listener:
+    """Calls ``cancelled`` with the id of each task that runs somewhere while a caller cancels it."""
+
+    def received(message: bytes) -> None:
+        word, _, text = message.partition(b" ")
+        if word == b"cancel":
+            try:
+                task_id = ids.parse(text.decode("ascii", "replace"))
+            except DelayBoxError:
+                log.warning("a message on the control channel asks to cancel what is no task: %r", text[:80])
+                return
+            cancelled(task_id)
+
+    return Listener(store, store.control_channel, received)
 
 
 class WakeupReceiver(Protocol):

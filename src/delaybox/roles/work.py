@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from delaybox.core.delivery import Target
 from delaybox.core.errors import ConfigError
@@ -14,12 +15,16 @@ from delaybox.core.lane import ANY_QUEUE, lane_of
 from delaybox.core.queue import LiveRules
 from delaybox.core.task import TaskType
 from delaybox.engine.engine import Engine
+from delaybox.engine.listener import cancels
 from delaybox.processes import child, collector
 from delaybox.processes.child import Stopping
 from delaybox.processes.spec import ProcessKind
 from delaybox.roles import opening
 from delaybox.roles.engines import claiming
 from delaybox.roles.settings import ShellSettings, TopicCommands, WorkSettings
+
+if TYPE_CHECKING:
+    from delaybox.targets.shell import ShellTarget
 
 log = logging.getLogger("delaybox.work")
 
@@ -49,6 +54,10 @@ async def serve(settings: WorkSettings) -> int:
         collector.set_apart()
         await engine.start()
         stack.push_async_callback(engine.stop, settings.grace_s)
+        if shell is not None:
+            listener = cancels(store, shell.end)
+            await listener.start()
+            stack.push_async_callback(listener.stop)
         if not settings.again:
             child.ready(store_id=settings.store_id)
         await stopping.wait()
@@ -61,7 +70,7 @@ def shell_lanes(shell: ShellSettings) -> tuple[bytes, ...]:
     return tuple(lane_of(TaskType.SHELL_CMD, ANY_QUEUE, name) for name in names)
 
 
-async def _shell(s: ShellSettings, rules: LiveRules, stack: contextlib.AsyncExitStack) -> Target:
+async def _shell(s: ShellSettings, rules: LiveRules, stack: contextlib.AsyncExitStack) -> ShellTarget:
     """The target of SHELL_CMD tasks, running."""
     from delaybox.targets.shell import CommandLimits, ShellOptions, ShellTarget, why_not
 

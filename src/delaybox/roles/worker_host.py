@@ -6,18 +6,16 @@ It is no time keeper (ADR 0010). It runs in the process that the workers are con
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections.abc import Callable, Mapping
 
 from delaybox import metrics
-from delaybox.core import ids
 from delaybox.core.errors import DelayBoxError
 from delaybox.core.membership import Activity
 from delaybox.core.queue import LiveRules, RuleBook
 from delaybox.engine.engine import Engine
-from delaybox.engine.listener import Listener
+from delaybox.engine.listener import cancels
 from delaybox.engine.loops import Loop
 from delaybox.engine.options import EngineOptions
 from delaybox.store import functions, progress
@@ -72,7 +70,7 @@ class WorkerHost:
             same_process=options.runs_tasks,
         )
         self.engine.meets = self.gateway.met
-        self._listener = Listener(store, store.control_channel, self._asked)
+        self._listener = cancels(store, lambda task_id: self.gateway.cancel(task_id))
         self._noting = Loop("progress of tasks", self._note)
         self._spreading = Loop("spread of workers", self._even_out)
         self._reported: dict[bytes, bytes] = {}
@@ -122,14 +120,6 @@ class WorkerHost:
             for session in self._spread.choose(self.gateway.sessions, time.monotonic()):
                 session.ask_to_move()
         return EVERY_S
-
-    def _asked(self, message: bytes) -> None:
-        word, _, text = message.partition(b" ")
-        if word == b"cancel":
-            with contextlib.suppress(DelayBoxError):
-                self.gateway.cancel(ids.parse(text.decode("ascii", "replace")))
-                return
-            log.warning("a message on the control channel asks to cancel what is no task: %r", text[:80])
 
     async def _keep_announced(self) -> None:
         """Stores the announcements that could not be stored before."""

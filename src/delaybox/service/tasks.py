@@ -52,6 +52,8 @@ from delaybox.wire.topics import TopicRules
 
 MAX_STEPS = 10_000
 _UPDATE_TRIES = 5
+_STOPPABLE = (TaskType.WORKER, TaskType.SHELL_CMD)
+"""Types of running tasks that can be stopped."""
 
 
 class _Parts:
@@ -357,7 +359,8 @@ class Service:
     async def cancel(self, task_id: str, *, running: bool = False, free_key: bool = False) -> bool:
         """Cancels a pending task; TaskRunning while it is leased, TaskNotFound where nothing is pending.
 
-        ``running``: if a worker runs the task, that worker is asked to stop it, and the answer is True.
+        ``running``: if a worker runs the task, or a node its command, that one is asked to stop it, and the answer is
+        True.
         ``free_key``: its idempotency key may be used again at once; also works for a task that is cancelled already.
         """
         raw = ids.parse(task_id)
@@ -366,10 +369,10 @@ class Service:
         await self._opened.history.cancelled(before, [raw], [word])
         if word == "running" and running:
             found = await self._opened.store.get(raw)
-            if found.place == "lease" and read(raw, found.value).type is TaskType.WORKER:
+            if found.place == "lease" and read(raw, found.value).type in _STOPPABLE:
                 if await ask_to_stop(self._opened.store, ids.render(raw)):
                     return True
-                raise TaskRunning(f"task {task_id} is running and no node with workers hears; wait for it to end")
+                raise TaskRunning(f"task {task_id} is running and nobody who runs tasks hears; wait for it to end")
         if word != "cancelled":
             raise refusal(task_id, word)
         return False

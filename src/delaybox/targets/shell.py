@@ -21,7 +21,7 @@ from delaybox.core.delivery import Delivery, Done, Failed, HandBack, Outcome, Re
 from delaybox.core.keeping import wished_ms
 from delaybox.core.lane import cost_of, split
 from delaybox.core.queue import LiveRules
-from delaybox.core.task import TaskResult
+from delaybox.core.task import CANCELLED, TaskResult
 from delaybox.targets.shell_pool import Ended, Job, ShellPool
 from delaybox.wire import body as wire_body
 from delaybox.wire.trace import handed_out, trace_in
@@ -109,6 +109,7 @@ class ShellTarget:
             },
             _ids(options.user),
         )
+        self._jobs: dict[bytes, Job] = {}
         self._pace_s = _FIRST_GUESS_S
         self._foreign: set[str] = set()
 
@@ -138,6 +139,7 @@ class ShellTarget:
                 continue
             room -= job.cost
             run.jobs.add(job)
+            self._jobs[d.task_id] = job
             self._pool.submit(job)
         try:
             await run.wait()
@@ -147,7 +149,16 @@ class ShellTarget:
             run.drop_waiting()
             grace_s = self._options.grace_ms / 1000 + 2.0
             await asyncio.wait({asyncio.ensure_future(run.wait())}, timeout=grace_s)
+            for d in batch:
+                self._jobs.pop(d.task_id, None)
             raise
+
+    def end(self, task_id: bytes) -> None:
+        """Ends a command whose task was cancelled, if it runs here, or waits for a slot. It is reported when nothing of
+        it is left."""
+        job = self._jobs.get(task_id)
+        if job is not None:
+            self._pool.end(job)
 
     def _room(self) -> int:
         slots = self._options.concurrency
@@ -186,9 +197,11 @@ class ShellTarget:
 
         def done(job: Job, ended: Ended) -> None:
             self._pace_s += (ended.details.get("ms", 0) / 1000 - self._pace_s) / 16
-            outcome = outcome_of(ended, keep_ms, cancelled=job.cancelled)
-            if (message.no_result or not keep_ms) and isinstance(outcome, Done):
+            outcome = outcome_of(ended, keep_ms, cancelled=job.cancelled, stopped=job.stopped)
+            if (message.no_result or not keep_ms) and isinstance(outcome, Done) and not _is_cancelled(outcome):
                 outcome = Done()
+            if self._jobs.get(d.task_id) is job:
+                del self._jobs[d.task_id]
             run.ended(job, d, outcome)
 
         return Job(head, message.payload, done, cost)
@@ -233,14 +246,24 @@ def _ids(user: str) -> tuple[int, int] | None:
     return found.pw_uid, found.pw_gid
 
 
-def outcome_of(ended: Ended, keep_ms: int, *, cancelled: bool = False, now_ms: int | None = None) -> Outcome:
-    """The outcome for the engine. A command that the node itself cut off does not count as an attempt."""
+def _is_cancelled(outcome: Done) -> bool:
+    return outcome.result is not None and outcome.result.cancelled
+
+
+def outcome_of(
+    ended: Ended, keep_ms: int, *, cancelled: bool = False, stopped: bool = False, now_ms: int | None = None
+) -> Outcome:
+    """The outcome for the engine. A command that the node itself cut off (``cancelled``) does not count as an attempt,
+    unless its task was cancelled (``stopped``)."""
     details = ended.details
-    if cancelled and details.get("why", "cancelled") == "cancelled":
+    cut_off = cancelled and details.get("why", "cancelled") == "cancelled"
+    if cut_off and not stopped:
         return HandBack()
     code = details.get("code")
     reason, exit_code = "", None
-    if "error" in details:
+    if cut_off:
+        reason = CANCELLED
+    elif "error" in details:
         reason = f"it could not be started: {details['error']}"[:500]
     elif code is None:
         reason = "the process that ran it died"
@@ -251,7 +274,7 @@ def outcome_of(ended: Ended, keep_ms: int, *, cancelled: bool = False, now_ms: i
         reason, exit_code = f"killed by {_signal_name(-code)}", 128 - code
     else:
         reason, exit_code = f"exit code {code}" if code else "", code
-    if details.get("survivors"):
+    if details.get("survivors") and not cut_off:
         reason += "; something that it started could not be killed"
     result = TaskResult(
         ok=not reason,
@@ -262,7 +285,7 @@ def outcome_of(ended: Ended, keep_ms: int, *, cancelled: bool = False, now_ms: i
         truncated=bool(details.get("truncated")),
         reason=reason,
     )
-    return Failed(reason, result=result, keep_ms=keep_ms) if reason else Done(result, keep_ms)
+    return Failed(reason, result=result, keep_ms=keep_ms) if reason and not cut_off else Done(result, keep_ms)
 
 
 def _signal_name(number: int) -> str:

@@ -39,7 +39,7 @@ class Job:
     """One command to run; ``done`` is called once, when it has ended and nothing of it is left. ``cost``: so many slots
     are its own while it runs, in one of them."""
 
-    __slots__ = ("cancelled", "cost", "done", "head", "payload", "slot")
+    __slots__ = ("cancelled", "cost", "done", "head", "payload", "slot", "stopped")
 
     def __init__(
         self, head: Mapping[str, Any], payload: bytes, done: Callable[[Job, Ended], None], cost: int = 1
@@ -50,6 +50,8 @@ class Job:
         self.done = done
         self.slot: _Slot | None = None
         self.cancelled = False
+        self.stopped = False
+        """Its task was cancelled, so it is not to run again."""
 
 
 class _Slot:
@@ -132,6 +134,14 @@ class ShellPool:
             if job.slot is not None:
                 with contextlib.suppress(OSError):
                     job.slot.sock.send(frames.CANCEL)
+
+    def end(self, job: Job) -> None:
+        """As `cancel`, for one whose task was cancelled; ``done`` is called where no slot had taken it as well."""
+        job.stopped = True
+        waits = job.slot is None
+        self.cancel([job])
+        if waits:
+            job.done(job, Ended({"why": "cancelled", "ms": 0}, b""))
 
     async def _launch(self) -> None:
         pairs = [socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(self._size)]

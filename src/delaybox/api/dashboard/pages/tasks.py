@@ -117,13 +117,13 @@ class TaskPages:
         return self._done(visit, "It is cancelled and will not run.")
 
     async def stop(self, visit: Visit) -> Answer:
-        """Asks its worker to stop it."""
+        """Asks its worker, or the node that runs its command, to stop it."""
         try:
             asked = await self._service.cancel(visit.params["id"], running=True)
         except DelayBoxError as error:
             return await self._refused(visit, error)
         return self._done(
-            visit, "Its worker was asked to stop it." if asked else "It was still waiting, and is cancelled."
+            visit, "Whoever runs it was asked to stop it." if asked else "It was still waiting, and is cancelled."
         )
 
     async def replay(self, visit: Visit) -> Answer:

@@ -66,7 +66,7 @@ _QUERY: Final[Mapping[str, tuple[str, dict[str, Any]]]] = {
         {"type": "boolean", "default": False},
     ),
     "running": (
-        "true: also when it runs; then the worker that runs it is asked to stop it",
+        "true: also when it runs; then the worker that runs it, or the node that runs its command, is asked to stop it",
         {"type": "boolean", "default": False},
     ),
     "key": ("the idempotency key", {"type": "string", "minLength": 1, "maxLength": MAX_KEY_BYTES}),

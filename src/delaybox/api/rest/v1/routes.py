@@ -201,7 +201,7 @@ CALLS: Final[tuple[ApiCall, ...]] = (
         query=("free_key", "running"),
         answers={
             204: ("cancelled; it will not run", None),
-            202: ("`running`: the worker that runs it was asked to stop it; its state shows what came of it", None),
+            202: ("`running`: the worker or node that runs it was asked to stop it; its state shows the end", None),
         },
         refusals=_PENDING,
     ),
