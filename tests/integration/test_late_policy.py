@@ -71,8 +71,14 @@ async def test_a_leased_type_expires_too_and_a_replayed_one_is_on_time_again(cli
         assert recorder.got == []
         shown = await Service(store).get(gone)
         assert (shown.state, shown.reason, shown.expire_after_ms) == (TaskState.FAILED, "expired", 400)
-        await Service(store).replay(gone)
-        await until(lambda: len(recorder.got) == 1)
+
+        async def replayed() -> bool:
+            """A busy machine may let it grow late again."""
+            if await _dead(store, 1):
+                await Service(store).replay(gone)
+            return len(recorder.got) == 1
+
+        await until(replayed)
     assert recorder.got[0][1].task_id == ids.parse(gone)
 
 
@@ -90,7 +96,7 @@ class Away:
 async def test_what_is_put_off_again_and_again_expires_all_the_same(client: Redis, prefix: str) -> None:
     store, target = await Store.open(Servers(client), prefix=prefix), Away()
     async with running(store, {TaskType.HTTP: target}, channel=""):
-        await Service(store).submit_many([NewTask(type=TaskType.HTTP, expire_after_ms=300)])
+        await Service(store).submit_many([NewTask(type=TaskType.HTTP, expire_after_ms=2_000)])
         await until(lambda: _dead(store, 1))
     assert target.came >= 2
     assert (await fsck(store)).problems == []
@@ -100,7 +106,7 @@ async def test_on_time_is_not_expired(client: Redis, prefix: str) -> None:
     store = await Store.open(Servers(client), prefix=prefix)
     recorder = Recorder()
     async with running(store, {TaskType.WORKER: recorder}, channel=""):
-        tasks = [NewTask(type=TaskType.WORKER, delay_ms=5 * n, expire_after_ms=1_000) for n in range(40)]
+        tasks = [NewTask(type=TaskType.WORKER, delay_ms=5 * n, expire_after_ms=60_000) for n in range(40)]
         await Service(store).submit_many(tasks)
         await until(lambda: len(recorder.got) == 40)
     assert (await Service(store).counts()).dead == 0
