@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ from delaybox.engine.options import EngineOptions
 from delaybox.engine.ownership import Ownership
 from delaybox.engine.permit_dealer import PermitDealer
 from delaybox.engine.reaper import Reaper
+from delaybox.engine.retention import Retention
 from delaybox.engine.scrubber import Scrubber
 from delaybox.service.rules import Rules
 from delaybox.store import keys, rules
@@ -200,3 +202,20 @@ async def test_the_dealer_does_not_pause_for_a_partition_that_is_away(broken: Br
     dealer.waits(0, {b"few": True})
     with pytest.raises(ResponseError):
         await dealer.step()
+
+
+async def test_what_is_kept_for_a_time_is_deleted_elsewhere(broken: Broken) -> None:
+    store = broken.store
+    for p in (0, 1):
+        (task_id,) = await broken.add(p, NewTask(type=TaskType.SHELL_CMD))
+        lease_id = new_lease(15_000)
+        assert (await store.claim(p, lease_id, ClaimLimits(slots=1, types="s"))).leased
+        await store.fail(p, lease_id, [(task_id, None, "no")])
+    broken.scripts = {"discard"}
+    retention = Retention(store, replace(OPTIONS, dead_age_ms=1))
+
+    async def gone() -> bool:
+        return not (await store.counts())[1].dead
+
+    await steps(retention.step, gone)
+    assert (await store.counts())[0].dead == 1
