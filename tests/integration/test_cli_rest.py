@@ -274,7 +274,7 @@ def test_a_key_that_replaces_and_a_key_that_is_a_lock(cli: Cli) -> None:
     last = cli("schedule", "two", "--delay", "2h", *replaced, "--json").json()
     assert (last["id"], last["created"], last["payload"]) == (first, False, "two")
     shown = cli("schedule", "three", "--delay", "2h", *replaced).out
-    assert re.search(r", in 4 m .* \(replaced: same key\)", shown), shown
+    assert re.search(r", in (4 m .*|5 m +)\(replaced: same key\)", shown), shown  # by how quick the machine is
     locked = scheduled(cli, "one", "--delay", "1h", "--key", "lock", "--unique-while", "running")
     assert cli("schedule", "two", "--delay", "1h", "--key", "lock", "--unique-while", "running").code == 6
     assert cli("cancel", locked).code == 0
