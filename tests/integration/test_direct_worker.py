@@ -24,6 +24,7 @@ from delaybox.processes.spawn import ChildProcess
 from delaybox.processes.spec import ProcessKind
 from delaybox.roles.settings import ClockSettings
 from delaybox.store import firing
+from delaybox.store.nodes import MemberList
 from delaybox.store.servers import Servers
 from delaybox.store.store import Store
 from delaybox.wire.gen import task_pb2
@@ -108,6 +109,21 @@ async def test_workers_of_both_kinds_share_the_tasks_of_one_store(yard: Yard) ->
     await straight.stop(1)
     (after,) = await yard.call("quick")
     await yard.begun(after)
+
+
+async def test_a_worker_that_finishes_its_tasks_ranks_no_more(yard: Yard) -> None:
+    straight = await yard.worker(yard.url)
+    (task,) = await yard.call("reports")
+    await yard.begun(task)
+    ending = asyncio.create_task(straight.stop(60))
+
+    async def ranks_no_more() -> bool:
+        return any(member.kind == "worker" for member in (await MemberList(yard.store).read()).ending)
+
+    await until(ranks_no_more)
+    assert not ending.done()
+    await yard.store.servers.publish(yard.store.control_channel, f"cancel {task}")
+    await ending
 
 
 async def test_a_worker_waits_for_its_server(make_server: Callable[..., RealServer], prefix: str) -> None:

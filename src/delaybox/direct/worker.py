@@ -21,6 +21,7 @@ from delaybox.direct.address import DirectAddress
 from delaybox.direct.children import Children
 from delaybox.direct.opening import EVENTS, HISTORY, OpenedStore
 from delaybox.direct.session import OwnSession, Seat
+from delaybox.engine.loops import end
 from delaybox.engine.options import EngineOptions
 from delaybox.roles.worker_host import WorkerHost
 from delaybox.targets.worker_gateway import Gateway
@@ -58,6 +59,7 @@ class DirectSource:
         self._opened: OpenedStore | None = None
         self._host: WorkerHost | None = None
         self._children: Children | None = None
+        self._ceding: asyncio.Task[None] | None = None
         self._stopping = False
 
     @property
@@ -111,11 +113,19 @@ class DirectSource:
         await asyncio.gather(host.start(), self._children.start())
         return host
 
+    def cede(self) -> None:
+        """The crews take no more tasks: others claim them from now on, however long those take that run here. Twice is
+        harmless."""
+        if self._host is not None and self._ceding is None:
+            self._ceding = asyncio.create_task(self._host.engine.cede(), name="delaybox-cedes")
+
     async def stop(self) -> None:
         """Twice is harmless."""
         if self._stopping:
             return
         self._stopping = True
+        if self._ceding is not None:
+            await end(self._ceding)
         if self._opening is not None:
             if not self._opening.done():
                 self._opening.cancel()
@@ -189,6 +199,7 @@ class DirectLine:
         self._closing = True
         if self._own is not None:
             self._own.leave()
+        self._source.cede()
         self._emptied()
 
     def cut(self) -> None:

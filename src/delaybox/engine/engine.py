@@ -264,6 +264,12 @@ class Engine:
         found = [waiting(reply) for reply in replies if not isinstance(reply, BaseException)]
         return any(one.critical or one.others for one in found)
 
+    async def cede(self) -> None:
+        """The guests' workers take nothing more, though they may have work for long: at once others claim what this
+        member would have claimed for them."""
+        self._placement.withdraw()
+        await self._membership.retire()
+
     def _met(self, lanes: Sequence[bytes]) -> bool:
         """A claim met lanes with needs: the workers here may have what is needed, or those of other members. They are
         claimed by guests of their own."""
@@ -444,7 +450,8 @@ class Engine:
                 self._mine = frozenset(p for p, share in enumerate(shares) if share.owner == me)
                 self._tracker.keep(self._mine)
                 self._listen()
-        if self._hosts:
+        # One that ends goes on as before until its guests are dismissed.
+        if self._hosts and not self._stopped:
             self._placement.assign(
                 [
                     Server(member.id, places(member.activity), frozenset(member.activity.lanes))

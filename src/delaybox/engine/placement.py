@@ -19,6 +19,7 @@ class Placement:
         self._id = member_id
         self._partitions = partitions
         self._placed: list[frozenset[bytes]] | None = None
+        self._withdrawn = False
         self._listed: frozenset[bytes] = frozenset()
         self._servers: list[Server] = []
         self._followers: list[Callable[[], None]] = []
@@ -47,8 +48,16 @@ class Placement:
         for follower in self._followers:
             follower()
 
+    def withdraw(self) -> None:
+        """This member claims nowhere any more: its workers finish what they have, and others claim in its place."""
+        self._withdrawn = True
+        for follower in self._followers:
+            follower()
+
     def among(self, partition: int, lanes: Sequence[bytes]) -> tuple[bytes, ...]:
         """Those of ``lanes`` that this member claims there. One that no list has yet is claimed everywhere."""
+        if self._withdrawn:
+            return ()
         if self._placed is None:
             return tuple(lanes)
         mine = self._placed[partition]

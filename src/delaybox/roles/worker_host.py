@@ -16,7 +16,7 @@ from delaybox.core.membership import Activity
 from delaybox.core.queue import LiveRules, RuleBook
 from delaybox.engine.engine import Engine
 from delaybox.engine.listener import cancels
-from delaybox.engine.loops import Loop
+from delaybox.engine.loops import Loop, end
 from delaybox.engine.options import EngineOptions
 from delaybox.store import functions, progress
 from delaybox.store.store import Store
@@ -90,8 +90,11 @@ class WorkerHost:
         self.gateway.leave()
         loop = asyncio.get_running_loop()
         give_up = loop.time() + within_s
+        # Beside what follows, because the store may be away.
+        ceding = asyncio.create_task(self.engine.cede(), name="delaybox-cedes")
         while self.gateway.held and loop.time() < give_up:
             await self.gateway.wait_for_answer(give_up - loop.time())
+        await end(ceding)
         return not self.gateway.held
 
     async def stop(self) -> None:
