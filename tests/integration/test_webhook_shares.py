@@ -5,19 +5,25 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Sequence
+from typing import Any
 
+import pytest
 from redis.asyncio import Redis
 
 from delaybox.core.delivery import DONE, Delivery, Report
 from delaybox.core.task import NewTask, TaskType
 from delaybox.core.webhook import Webhook
+from delaybox.engine import due_share
 from delaybox.engine.engine import Engine
 from delaybox.service import Service
 from delaybox.store import keys, nodes
 from delaybox.store.fsck import fsck
+from delaybox.store.loader import ScriptCall
+from delaybox.store.record import draft
 from delaybox.store.servers import Servers
-from delaybox.store.store import ClaimLimits, Store
+from delaybox.store.store import Batch, ClaimLimits, Store
 from tests.engines import Recorder, running, until
+from tests.waiting import Gate
 
 TO = Webhook("https://example.com/hook")
 SENDS = {"kind": "webhook", "clock": False, "channel": ""}
@@ -50,7 +56,7 @@ async def shares(store: Store, *engines: Engine) -> None:
         return members <= {m.id for m in found.members if m.activity.claims_due == "h"}
 
     await until(known)
-    await until(lambda: sum(len(engine._mine) for engine in engines) == store.partitions)
+    await until(lambda: sum(len(engine._due_share._mine) for engine in engines) == store.partitions)
 
 
 async def test_two_share_the_partitions_and_each_task_is_sent_once(client: Redis, prefix: str) -> None:
@@ -73,6 +79,42 @@ async def test_two_share_the_partitions_and_each_task_is_sent_once(client: Redis
         assert sorted(d.id for _, d in [*one.got, *other.got]) == sorted(made)
         assert all(at >= d.due_ms for at, d in [*one.got, *other.got]), "nothing early"
         await until(lambda: first.in_flight + second.in_flight == 0)
+    assert (await fsck(store)).problems == []
+
+
+async def test_who_ends_sends_for_a_moment_what_others_have_by_now(
+    client: Redis, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They may read the list of members later."""
+    # Only this test ends the moment, however slow the machine is.
+    monkeypatch.setattr(due_share, "OVERLAP_S", 600.0)
+    store, heirs = [await Store.open(Servers(client), prefix=prefix, partitions=8) for _ in range(2)]
+    gate, run_many = Gate(), heirs.runner.run_many
+
+    async def held_up(calls: Sequence[ScriptCall]) -> list[Any]:
+        if calls[0].script == "claim":
+            await gate.passed()
+        return await run_many(calls)
+
+    monkeypatch.setattr(heirs.runner, "run_many", held_up)
+    sent, sent_later = Recorder(), Recorder()
+    async with (
+        running(heirs, {TaskType.HTTP: sent_later}, node_id="m0", **SENDS) as heir,
+        running(store, {TaskType.HTTP: sent}, node_id="m1", **SENDS) as former,
+    ):
+        await shares(store, heir, former)
+        lost = former._due_share._mine
+        ending = asyncio.create_task(former.stop(1.0))
+        await until(lambda: len(heir._due_share._mine) == store.partitions)
+        for answer in await store.schedule([Batch(p, [draft(*hooks(1))]) for p in sorted(lost)]):
+            assert not isinstance(answer, BaseException), answer
+        await until(lambda: len(sent.got) == len(lost) or ending.done())
+        assert {d.partition for _, d in sent.got} == lost and not ending.done()
+        gate.open()
+        former._due_share.settle()
+        await ending
+        assert former._due_share.kept == frozenset()
+    assert not sent_later.got
     assert (await fsck(store)).problems == []
 
 

@@ -19,6 +19,7 @@ from delaybox.core.task import TaskType
 from delaybox.engine.calls import ASK_AGAIN_MS, WorkerCalls
 from delaybox.engine.clock_estimate import Clocks, local_ms
 from delaybox.engine.dispatcher import Dispatcher
+from delaybox.engine.due_share import DueShare
 from delaybox.engine.guest import Guest
 from delaybox.engine.handover import HandOver
 from delaybox.engine.listener import Wakeups
@@ -133,7 +134,8 @@ class Engine:
         # HTTP tasks have near indexes of their own, so whoever serves nothing else claims them when they are due: of
         # the partitions that are its share.
         self._claims_due = _HOOKS if self._dispatcher.serves == _HOOKS and not options.clock else ""
-        self._mine = frozenset(range(store.partitions)) if self._claims_due else frozenset()
+        mine = frozenset(range(store.partitions)) if self._claims_due else frozenset[int]()
+        self._due_share = DueShare(mine, self._claim_from)
         self._others_claim = False
         if self._claims_due:
             self._dispatcher.calls = self._call_others
@@ -188,6 +190,7 @@ class Engine:
         # First of all, so that others look after its partitions before it no longer does.
         await self._membership.retire()
         await self._successors.seen()
+        await self._due_share.settled()
         self._store.shards.unfollow(self._spread)
         # A claim that is cut off would leave its lease to expire, which charges a loss and takes a lease's time.
         await self._tracker.stop(_CLAIM_PATIENCE_S)
@@ -195,6 +198,7 @@ class Engine:
             await self.dismiss(guest)
         await self._wakeups.stop()
         self._calls.stop()
+        self._due_share.close()
         for station in self._stations.values():
             station.close()
         if self._hand_over is not None:
@@ -341,10 +345,14 @@ class Engine:
         self._wakeups.want(
             due=o.kept | o.stands_in if keeps else every if looks else (),
             for_workers=for_workers | o.kept if keeps else for_workers,
-            hooks=o.kept if keeps and _HOOKS in self._dispatcher.serves else self._mine,
+            hooks=o.kept if keeps and _HOOKS in self._dispatcher.serves else self._due_share.kept,
             ready=every if self._claims and not keeps else (),
             left=every if self._guests else (),
         )
+
+    def _claim_from(self, partitions: frozenset[int]) -> None:
+        self._tracker.keep(partitions)
+        self._listen()
 
     def _place(self) -> None:
         for guest in self._guests:
@@ -447,9 +455,7 @@ class Engine:
             self._others_claim = len(takers) > 1
             # If there is nobody at all, this member is ending or off the list: it keeps what it has.
             if shares := await shared(takers, partitions):
-                self._mine = frozenset(p for p, share in enumerate(shares) if share.owner == me)
-                self._tracker.keep(self._mine)
-                self._listen()
+                self._due_share.assign(frozenset(p for p, share in enumerate(shares) if share.owner == me))
         # One that ends goes on as before until its guests are dismissed.
         if self._hosts and not self._stopped:
             self._placement.assign(
