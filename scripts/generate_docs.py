@@ -45,8 +45,8 @@ MEANING = {
     "processes.clock": "how many processes keep time. They share the partitions with those of other nodes, and each "
     "stands in for others ([how](scaling.md#who-does-what))",
     "processes.work": "how many processes run shell commands, each `workers.shell.concurrency` at once",
-    "processes.auto": "follow the need: add clock, gRPC and REST processes before the forecast needs them, and retire "
-    "them after `coolDown`; the numbers above are the least ([how](howto/autoscale.md#processes-of-a-node))",
+    "processes.auto": "follow the need: add clock, gRPC, REST and webhook processes before the forecast needs them, "
+    "and retire them after `coolDown`; the numbers above are the least ([how](howto/autoscale.md#processes-of-a-node))",
     "processes.most": "with `auto`: the most processes of each of these kinds",
     "processes.lead": "with `auto`: how far ahead tasks that become due are looked for",
     "processes.coolDown": "with `auto`: for how long fewer must have been enough before one is retired",

@@ -15,6 +15,7 @@ from delaybox.core.errors import DelayBoxError
 from delaybox.core.scaling import KINDS, CoolDown, MemberNeed, ScalingQuery, share
 from delaybox.processes.spec import ProcessKind
 from delaybox.processes.supervise import Supervisor
+from delaybox.service.rules import Rules
 from delaybox.service.scaling import Scaler
 from delaybox.store.address import ServerSettings
 from delaybox.store.servers import Servers
@@ -54,7 +55,8 @@ class Autoscaler:
             while True:
                 try:
                     if scaler is None:
-                        scaler = Scaler(await Store.open(servers, prefix=self._prefix, expected=self._store_id))
+                        store = await Store.open(servers, prefix=self._prefix, expected=self._store_id)
+                        scaler = Scaler(store, Rules(store))
                     await self._follow((await scaler.ask(self._asked)).needs)
                     last = ""
                     await asyncio.sleep(self._look_s)

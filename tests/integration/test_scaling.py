@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 from redis.asyncio import Redis
 
 from delaybox.core.membership import Activity, ConnectedWorker, Member
 from delaybox.core.needs import WorkerNeeds
+from delaybox.core.queue import QueueRules
 from delaybox.core.scaling import ScalingQuery
 from delaybox.core.task import NewTask, TaskType
+from delaybox.core.webhook import Webhook
 from delaybox.service import Service
 from delaybox.store import nodes
 from delaybox.store.servers import Servers
-from delaybox.store.store import Store
+from delaybox.store.store import ClaimLimits, Store
 from delaybox.store.upcoming import upcoming
+
+TO = Webhook("https://example.com/hook")
 
 
 async def _open(client: Redis, prefix: str) -> tuple[Store, Service, int]:
@@ -32,10 +38,15 @@ async def test_the_coming_steps_are_counted_exactly(client: Redis, prefix: str) 
     tasks = [NewTask(due_ms=now + 15_000) for _ in range(30)]
     tasks += [_worker("send", "mail", now + 25_000) for _ in range(20)]
     tasks += [NewTask(due_ms=now + 45_000 + i) for i in range(7)]
+    # Without a process that sends webhooks their tasks would lie among those of time keepers.
+    await store.claim(0, os.urandom(16), ClaimLimits(types="h", guest=True, slots=1))
+    await store.claim(1, os.urandom(16), ClaimLimits(types="h", guest=True, slots=1))
+    tasks += [NewTask(type=TaskType.HTTP, webhook=TO, due_ms=now + 35_000) for _ in range(9)]
     await service.submit_many(tasks)
     found = await upcoming(store, 10_000, 6)
-    assert found.steps == (0, 30, 20, 0, 7, 0)
+    assert found.steps == (0, 30, 20, 9, 7, 0)
     assert found.workers == (0, 0, 20, 0, 0, 0)
+    assert found.hooks == (0, 0, 0, 9, 0, 0)
 
 
 async def test_what_lies_behind_the_horizon_is_counted_by_buckets(client: Redis, prefix: str) -> None:
@@ -133,3 +144,57 @@ async def test_processes_are_needed_by_what_a_task_costs_them(client: Redis, pre
     load = found.needs[0].loads[0]
     assert (load.service_ms, load.measured, load.unforeseen_per_s) == (0.5, True, 1_000.0)
     assert (found.needs[0].running, found.needs[0].places, found.needs[0].members) == (1, 0.714, 1)
+
+
+async def test_what_limits_hold_up_counts_as_far_as_they_let_it_run(client: Redis, prefix: str) -> None:
+    store, service, _ = await _open(client, prefix)
+    await service.rules.set("mail", QueueRules(concurrency=1))
+    await service.rules.set("later", QueueRules(paused=True))
+    await service.submit_many([_worker("send", queue, 0) for queue in ("mail", "later") for _ in range(100)])
+    for partition in range(2):
+        # Nobody deals permits, so all is held up.
+        claimed = await store.claim(partition, os.urandom(16), ClaimLimits(types="w", guest=True, slots=50))
+        assert not claimed.leased
+    (mail,) = (await service.scaling(ScalingQuery(queue="mail", places=1, clear_ms=5_000))).needs
+    assert [(load.name, load.backlog, load.most) for load in mail.loads] == [("mail:send", 100, 1.0)]
+    # Without the limit 100 in 5 s, of 0.1 s each as assumed, would need 2.857.
+    assert (mail.places, mail.members) == (1.0, 1)
+    (later,) = (await service.scaling(ScalingQuery(queue="later", places=1))).needs
+    assert [(load.name, load.backlog, load.most) for load in later.loads] == [("later:send", 100, 0.0)]
+    assert (later.places, later.members) == (0.0, 0)
+
+
+async def test_what_workers_run_needs_its_places(client: Redis, prefix: str) -> None:
+    store, service, now = await _open(client, prefix)
+    worker = ConnectedWorker(identity="a", concurrency=8, running=5)
+    activity = Activity(
+        types="w", lanes=(b"wfilm:render",), workers=(worker,), running={"wfilm:render": 3, "wfilm:cut!2": 2}
+    )
+    await nodes.beat(store, Member(id="g", node="n", kind="grpc", seen_ms=now, started_ms=now, activity=activity))
+    (need,) = (await service.scaling(ScalingQuery(queue="film", places=2))).needs
+    assert {load.name: load.occupied for load in need.loads} == {"film:render": 3.0, "film:cut!2": 4.0}
+    assert (need.places, need.members) == (7.0, 4)
+
+
+async def test_what_waits_for_others_or_for_a_limit_needs_no_time_keeper(client: Redis, prefix: str) -> None:
+    store, service, now = await _open(client, prefix)
+    await service.rules.set("slow", QueueRules(paused=True))
+    clock = Member(id="c", node="n", kind="clock", seen_ms=now, started_ms=now, activity=Activity(types="p"))
+    hooks = Activity(types="h", claims_due="h", fired_per_s={"h": 500.0})
+    sends = Member(id="h", node="n", kind="webhook", seen_ms=now, started_ms=now, cores=0.29, activity=hooks)
+    for member in (clock, sends):
+        await nodes.beat(store, member)
+    await store.claim(0, os.urandom(16), ClaimLimits(types="h", guest=True, slots=1))
+    await store.claim(1, os.urandom(16), ClaimLimits(types="h", guest=True, slots=1))
+    due = [NewTask(type=TaskType.HTTP, webhook=TO)] * 40 + [NewTask(type=TaskType.SHELL_CMD, payload=b"true")] * 30
+    due += [NewTask(queue="slow")] * 20 + [NewTask()] * 7
+    soon = [NewTask(type=TaskType.HTTP, webhook=TO, due_ms=now + 20_000)] * 60
+    await service.submit_many([*due, *soon])
+    for partition in range(2):
+        # Makes ready what others carry out, and parks what is paused; without a channel it fires nothing.
+        await store.claim(partition, os.urandom(16), ClaimLimits(types="", slots=0, items=100))
+    by_kind = {need.kind: need.loads[0] for need in (await service.scaling(ScalingQuery())).needs}
+    assert (by_kind["clock"].backlog, by_kind["clock"].due) == (7, 0)
+    webhook = by_kind["webhook"]
+    assert (webhook.name, webhook.backlog, webhook.due) == ("webhooks", 40, 60)
+    assert (webhook.service_ms, webhook.measured) == (0.5, True)

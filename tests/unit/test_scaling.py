@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from delaybox.core.errors import InvalidTask
+from delaybox.core.queue import QueueRules
+from delaybox.core.queue_limits import Rate
 from delaybox.core.rates import FadingRates, Means
 from delaybox.core.scaling import (
     LEAD_MS,
@@ -16,6 +20,7 @@ from delaybox.core.scaling import (
     needed,
     notice_left_out,
     share,
+    within_limits,
 )
 from delaybox.wire import scaling
 
@@ -28,6 +33,36 @@ def test_the_figure_adds_up_its_terms() -> None:
     assert needed([mail], Goal(clear_ms=60_000, target_use=1.0)) == (6, 6.0)
     reports = Load(name="reports", busiest_per_s=0.7, service_ms=5_000)
     assert needed([mail, reports], Goal()) == (15, 15.0)
+
+
+def test_a_queue_needs_no_more_than_its_limits_let_run() -> None:
+    send = Load(name="mail:send", backlog=30_000, service_ms=200)
+    large = Load(name="mail:large!4", backlog=10_000, service_ms=800)
+    goal, costs = Goal(), (1, 4)
+
+    def limited(**rules: Any) -> list[float | None]:
+        return [load.most for load in within_limits([send, large], costs, QueueRules(**rules), goal)]
+
+    # 1,000 and 333.33 a second of 0.2 s each: three of four that run are small, and a large one takes four places.
+    assert limited() == [None, None]
+    assert limited(concurrency=20) == [15.0, 20.0]
+    # 30 and 10 may begin each second; at 0.7 use.
+    assert limited(rate=Rate(40, 1_000)) == [pytest.approx(6 / 0.7, abs=0.001), pytest.approx(8 / 0.7, abs=0.001)]
+    assert limited(rate=Rate(40, 1_000), concurrency=20) == limited(rate=Rate(40, 1_000))
+    assert limited(paused=True, concurrency=20) == [0.0, 0.0]
+    both = within_limits([send, large], costs, QueueRules(concurrency=20), goal)
+    assert needed(both, Goal(places_each=10)) == (4, 35.0)
+    idle = within_limits([Load(name="idle")], (1,), QueueRules(concurrency=5), goal)
+    assert needed(idle, Goal(least=0)) == (0, 0.0)
+
+
+def test_what_runs_needs_its_places_whatever_comes() -> None:
+    long = Load(name="film:render", service_ms=600_000, occupied=12.0)
+    assert needed([long], Goal(places_each=4, least=0)) == (3, 12.0)
+    (paused,) = within_limits([long], (1,), QueueRules(paused=True), Goal())
+    assert needed([paused], Goal(places_each=4, least=0)) == (3, 12.0)
+    more = Load(name="film:cut", busiest_per_s=70, service_ms=100, occupied=2.0)
+    assert needed([more], Goal())[1] == 10.0
 
 
 def test_the_figure_stays_between_the_least_and_the_most() -> None:

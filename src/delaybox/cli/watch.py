@@ -287,24 +287,33 @@ def scaling(
     return messages.out(_scaling_text(answer, messages.width()))
 
 
+def _sort_of(term: dict[str, Any]) -> str:
+    """What a term is about, with what its queue's limits allow."""
+    name, most = str(term.get("name", "-")), term.get("most")
+    return name if most is None else f"{name} (paused)" if not most else f"{name} (at most {most:,.4g} places)"
+
+
 def _scaling_text(answer: dict[str, Any], width: int) -> str:
     rows: list[list[str]] = []
     for need in answer["needs"]:
         figures = [f"{need['needed']:,}", f"{need['running']:,}", f"{need['places']:,.2f}"]
         for at, term in enumerate(need["terms"] or [{}]):
             terms = [
-                str(term.get("name", "-")),
+                _sort_of(term),
                 f"{term.get('due', 0):,}",
                 f"{term.get('busiest_per_s', 0):,.1f}",
                 f"{term.get('unforeseen_per_s', 0):,.1f}",
                 f"{term.get('backlog', 0):,}",
+                f"{term.get('occupied', 0):,.0f}",
                 f"{term.get('service_ms', 0):,.2f}" + ("" if term.get("measured", True) else " (assumed)"),
             ]
             rows.append([*([need["kind"], *figures] if at == 0 else [""] * 4), *terms])
+    header = ["kind", "needed", "running", "places"]
+    header += ["for", "due", "busiest/s", "unforeseen/s", "backlog", "in use", "ms each"]
     table = render.table(
-        ["kind", "needed", "running", "places", "for", "due", "busiest/s", "unforeseen/s", "backlog", "ms each"],
+        header,
         rows,
-        right=[1, 2, 3, 5, 6, 7, 8, 9],
+        right=[1, 2, 3, 5, 6, 7, 8, 9, 10],
         width=width,
     )
     return (

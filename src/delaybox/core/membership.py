@@ -66,6 +66,7 @@ class Activity:
     fired_per_s: Mapping[str, float] = field(default_factory=dict)
     unforeseen_per_s: Mapping[str, float] = field(default_factory=dict)
     service_ms: Mapping[str, float] = field(default_factory=dict)
+    running: Mapping[str, int] = field(default_factory=dict)
     troubles: tuple[str, ...] = ()
     partitions: tuple[int, ...] = ()
     partition_count: int = 0
@@ -184,6 +185,7 @@ def together(activities: Sequence[Activity]) -> Activity:
     fired: dict[str, float] = {}
     unforeseen: dict[str, float] = {}
     service_ms: dict[str, float] = {}
+    running: dict[str, int] = {}
     places: dict[str, int] = {}
     for activity in activities:
         for key, rate in activity.fired_per_s.items():
@@ -195,6 +197,8 @@ def together(activities: Sequence[Activity]) -> Activity:
         for key, took in activity.service_ms.items():
             # Where several measured the same lane, the longest counts: too many places are better than too few.
             service_ms[key] = max(service_ms.get(key, 0.0), took)
+        for key, count in activity.running.items():
+            running[key] = running.get(key, 0) + count
     return Activity(
         types="".join(dict.fromkeys(letter for a in activities for letter in a.types)),
         in_flight=sum(a.in_flight for a in activities),
@@ -207,6 +211,7 @@ def together(activities: Sequence[Activity]) -> Activity:
         fired_per_s=fired,
         unforeseen_per_s=unforeseen,
         service_ms=service_ms,
+        running=running,
         troubles=tuple(dict.fromkeys(trouble for a in activities for trouble in a.troubles)),
         partitions=tuple(dict.fromkeys(p for a in activities for p in a.partitions)),
         partition_count=sum(a.partition_count for a in activities),

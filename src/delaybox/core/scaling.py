@@ -1,6 +1,7 @@
 """How many members a store needs: one figure with its terms, for `--processes auto`, REST, gRPC, gauges and KEDA. Pure.
 
-    places  = sum over loads of (arrivals a second + backlog / clear) * service time / target use
+    places  = sum over loads of (arrivals a second + backlog / clear) * service time / target use,
+              each no more than its queue's limits let run, and no less than its running tasks occupy
     members = places / places of a member, rounded up, between the least and the most
 
 Arrivals are what the forecast shows for the busiest step of the time ahead (*lead*), plus what it cannot show, because
@@ -14,7 +15,9 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from delaybox.core.queue import QueueRules
 
 TARGET_USE = 0.7
 """The share of all places that is meant to be in use. At 1.0 every chance peak would have to wait."""
@@ -41,7 +44,8 @@ class Load:
     busiest step of it. ``unforeseen_per_s``: measured rate of tasks stored with less notice than the lead; one that had
     a part of the lead as notice counts in part. ``backlog``: due, and not taken yet. ``service_ms``: how long one
     occupies a place, for each place that it costs. ``measured``: whether that was measured, or is assumed while too
-    little was seen.
+    little was seen. ``occupied``: places of those that run now. ``most``: places that can be used at once, because its
+    queue has limits (0: it is paused); None: any number.
     """
 
     name: str
@@ -51,11 +55,17 @@ class Load:
     backlog: int = 0
     service_ms: float = 0.0
     measured: bool = True
+    occupied: float = 0.0
+    most: float | None = None
 
-    def places(self, clear_ms: int) -> float:
-        """Places that it occupies, where the backlog is to be gone after ``clear_ms``."""
-        per_s = self.busiest_per_s + self.unforeseen_per_s + self.backlog * 1_000 / clear_ms
-        return per_s * self.service_ms / 1_000
+    def per_s(self, clear_ms: int) -> float:
+        """Tasks a second that are to begin, where the backlog is to be gone after ``clear_ms``."""
+        return self.busiest_per_s + self.unforeseen_per_s + self.backlog * 1_000 / clear_ms
+
+    def places(self, goal: Goal) -> float:
+        """Places that it needs."""
+        wanted = self.per_s(goal.clear_ms) * self.service_ms / 1_000 / goal.target_use
+        return max(wanted if self.most is None else min(wanted, self.most), self.occupied)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,10 +100,33 @@ class MemberNeed:
 
 def needed(loads: Sequence[Load], goal: Goal) -> tuple[int, float]:
     """(members, places) that such loads need."""
-    places = sum(load.places(goal.clear_ms) for load in loads) / goal.target_use
+    places = sum(load.places(goal) for load in loads)
     # The rounding of sums must not cost a whole member.
     wanted = math.ceil(round(places / goal.places_each, 6))
     return max(goal.least, min(wanted, goal.most)), round(places, 3)
+
+
+def within_limits(loads: Sequence[Load], costs: Sequence[int], rules: QueueRules, goal: Goal) -> list[Load]:
+    """The loads of one queue with what its rules let run at once, divided as they need it. ``costs``: places of a task
+    of each. Limits by key are left out, because nobody knows how many keys there will be.
+    """
+    if rules.paused:
+        return [replace(load, most=0.0) for load in loads]
+    pace, most = rules.pace, [math.inf] * len(loads)
+    begin = [load.per_s(goal.clear_ms) for load in loads]
+    run = [per_s * load.service_ms / 1_000 / cost for per_s, load, cost in zip(begin, loads, costs, strict=True)]
+    for at, load in enumerate(loads):
+        if rules.concurrency is not None:
+            most[at] = rules.concurrency * _part(run, at) * costs[at]
+        if pace is not None:
+            may_begin = pace.count * 1_000 / pace.interval_ms * _part(begin, at)
+            most[at] = min(most[at], may_begin * load.service_ms / 1_000 / goal.target_use)
+    return [replace(load, most=None if m == math.inf else round(m, 3)) for load, m in zip(loads, most, strict=True)]
+
+
+def _part(of: Sequence[float], at: int) -> float:
+    whole = sum(of)
+    return of[at] / whole if whole else 1.0 / len(of)
 
 
 def notice_left_out(notice_ms: int) -> float:

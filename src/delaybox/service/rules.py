@@ -73,6 +73,11 @@ class Rules:
                     self._until = time.monotonic() + _FRESH_S
         return self._live.stored
 
+    async def in_effect(self) -> LiveRules:
+        """What holds for each queue, at most a second old. StoreUnavailable."""
+        await self.fresh()
+        return self._live
+
     async def of(self, queue: str) -> ShownRules:
         """The rules of a queue now. StoreUnavailable."""
         await self.fresh(now=True)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 from delaybox.core.lane import split
 from delaybox.core.membership import Member
+from delaybox.core.queue import LiveRules
 from delaybox.core.scaling import (
     KINDS,
     MAX_LEAD_MS,
@@ -22,10 +23,12 @@ from delaybox.core.scaling import (
     ScalingAnswer,
     ScalingQuery,
     needed,
+    within_limits,
 )
 from delaybox.core.task import TaskType
+from delaybox.service.rules import Rules
 from delaybox.service.why_waiting import living
-from delaybox.store.lanes import waiting
+from delaybox.store.lanes import DueByLane, all_waiting
 from delaybox.store.store import Store
 from delaybox.store.upcoming import Upcoming, lanes_due, upcoming
 
@@ -33,7 +36,7 @@ WINDOWS_MS = {"10s": 10_000, "1m": 60_000, "10m": 600_000}
 """The times ahead of the gauges, by their label."""
 _WINDOW_STEP_MS = 10_000
 
-ASSUMED_MS = {"clock": 0.1, "grpc": 0.2, WORKER: 100.0}
+ASSUMED_MS = {"clock": 0.1, "grpc": 0.2, "webhook": 0.2, WORKER: 100.0}
 """How long a task occupies a place, while too little was seen to measure it."""
 _IDLE_CORES = 0.04
 """What a process uses that does nothing."""
@@ -41,25 +44,37 @@ _LEAST_CORES = 0.05
 _LEAST_PER_S = 50.0
 """Below these the cost of a task cannot be told from that of being there."""
 _FRESH_S = 1.0
-_WORKER_LETTER = TaskType.WORKER.value.encode()
+_WORKER_LETTER, _HOOK_LETTER = TaskType.WORKER.value, TaskType.HTTP.value
 
 
 @dataclass(frozen=True, slots=True)
 class _Now:
-    """What was read of the store at one moment. ``waiting``: due WORKER tasks by lane; ``backlog``: all due tasks."""
+    """What was read of the store at one moment. ``waiting``: due tasks that nobody has taken; ``due``: how many in all.
+    ``unforeseen``, ``running``: by lane, as members report them."""
 
     members: tuple[Member, ...]
-    waiting: Counter[bytes]
-    backlog: int
+    waiting: DueByLane
+    due: int
     unforeseen: Mapping[bytes, float]
+    running: Mapping[bytes, int]
+    rules: LiveRules
     at: float
+
+    def free(self, letter: str) -> int:
+        """How many due tasks of a type nothing holds up."""
+        return sum(count for lane, count in self.waiting.free.items() if chr(lane[0]) == letter)
+
+    def per_s(self, letter: str) -> float:
+        """The rate of unforeseen tasks of a type."""
+        return sum(rate for lane, rate in self.unforeseen.items() if chr(lane[0]) == letter)
 
 
 class Scaler:
     """Answers what is needed, by reading alone. What members report is read again after a second."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, rules: Rules) -> None:
         self._store = store
+        self._rules = rules
         self._known: _Now | None = None
         self._turn = 0
         self._reading = asyncio.Lock()
@@ -97,54 +112,44 @@ class Scaler:
         members = await living(self._store)
         counts = await self._store.counts()
         self._turn += 1
-        found = await waiting(self._store, counts[0].now_ms, self._turn)
+        found = await all_waiting(self._store, counts[0].now_ms, self._turn)
         unforeseen: dict[bytes, float] = {}
+        running: Counter[bytes] = Counter()
         for member in members:
             for lane, rate in member.activity.unforeseen_per_s.items():
                 unforeseen[lane.encode()] = unforeseen.get(lane.encode(), 0.0) + rate
+            running.update({lane.encode(): count for lane, count in member.activity.running.items()})
         return _Now(
-            tuple(members),
-            Counter({lane: count for lane, count in found.items() if lane.startswith(_WORKER_LETTER)}),
-            sum(c.due for c in counts),
-            unforeseen,
-            time.monotonic(),
+            members=tuple(members),
+            waiting=found,
+            due=sum(c.due for c in counts),
+            unforeseen=unforeseen,
+            running=running,
+            rules=await self._rules.in_effect(),
+            at=time.monotonic(),
         )
 
     def _processes(self, kind: str, asked: ScalingQuery, now: _Now, coming: Upcoming, step_ms: int) -> MemberNeed:
         mine = [member for member in now.members if member.kind == kind]
-        of_workers = sum(rate for lane, rate in now.unforeseen.items() if lane.startswith(_WORKER_LETTER))
         cores = sum(member.cores for member in mine)
-        if kind == "clock":
-            steps = [all_ - workers for all_, workers in zip(coming.steps, coming.workers, strict=True)]
-            service_ms = _cost_ms(mine, cores)
-            tasks = Load(
-                name="tasks",
-                due=sum(steps),
-                busiest_per_s=_busiest(steps, step_ms),
-                unforeseen_per_s=round(sum(now.unforeseen.values()) - of_workers, 3),
-                backlog=max(0, now.backlog - now.waiting.total()),
-                service_ms=service_ms or ASSUMED_MS[kind],
-                measured=bool(service_ms),
-            )
-            loads = [tasks]
-        else:
-            loads = []
-            service_ms = _cost_ms(mine, cores) if kind == "grpc" else 0.0
-            if kind == "grpc":
-                # Those that wait already wait for workers, whom another process would not help.
-                loads.append(
-                    Load(
-                        name="worker tasks",
-                        due=sum(coming.workers),
-                        busiest_per_s=_busiest(coming.workers, step_ms),
-                        unforeseen_per_s=round(of_workers, 3),
-                        service_ms=service_ms or ASSUMED_MS[kind],
-                        measured=bool(service_ms),
-                    )
+        service_ms = 0.0 if kind == "rest" else _cost_ms(mine, cores)
+        loads: list[Load] = []
+        if kind != "rest":
+            name, steps, unforeseen, backlog = _work_of(kind, mine, now, coming)
+            loads.append(
+                Load(
+                    name=name,
+                    due=sum(steps),
+                    busiest_per_s=_busiest(steps, step_ms),
+                    unforeseen_per_s=round(unforeseen, 3),
+                    backlog=backlog,
+                    service_ms=service_ms or ASSUMED_MS[kind],
+                    measured=bool(service_ms),
                 )
-            if not service_ms:
-                # Of calls no forecast knows: as many CPU seconds a second as now.
-                loads.append(Load(name="calls", unforeseen_per_s=round(cores, 3), service_ms=1_000.0))
+            )
+        if kind != "clock" and not service_ms:
+            # Of calls no forecast knows: as many CPU seconds a second as now.
+            loads.append(Load(name="calls", unforeseen_per_s=round(cores, 3), service_ms=1_000.0))
         found = _need(kind, asked, loads, running=len(mine), places_each=1.0)
         return replace(found, nodes=len({member.parent for member in mine}))
 
@@ -154,30 +159,52 @@ class Scaler:
         serving = [member for member in now.members if any(_meant(asked, lane) for lane in member.activity.lanes)]
         looked_at = sample.total()
         took = {lane.encode(): ms for member in serving for lane, ms in sorted(member.activity.service_ms.items())}
-        lanes = {lane for lane in (*sample, *now.waiting, *now.unforeseen) if _meant(asked, lane)}
+        here = {lane for counter in now.waiting for lane in counter}
+        lanes = {lane for lane in (*sample, *now.unforeseen, *now.running, *here) if _meant(asked, lane)}
         known = [ms for lane, ms in took.items() if _meant(asked, lane)]
         # A lane of which nothing was measured yet costs what its like cost.
         like = sum(known) / len(known) if known else 0.0
-        loads: list[Load] = []
+        by_queue: dict[str, list[tuple[Load, int]]] = {}
         for lane in sorted(lanes):
             share = sample[lane] / looked_at if looked_at else 0.0
             parts = split(lane)
             # A task that costs several places has each of them for as long as it runs.
             took_ms = took.get(lane) or like or ASSUMED_MS[WORKER]
-            loads.append(
-                Load(
-                    name=f"{parts.queue}:{parts.name}{parts.needs.text()}",
-                    due=sample[lane],
-                    busiest_per_s=round(_busiest(coming.workers, step_ms) * share, 3),
-                    unforeseen_per_s=round(now.unforeseen.get(lane, 0.0), 3),
-                    backlog=now.waiting[lane],
-                    service_ms=round(took_ms * parts.needs.cost, 3),
-                    measured=lane in took,
-                )
+            load = Load(
+                name=f"{parts.queue}:{parts.name}{parts.needs.text()}",
+                due=sample[lane],
+                busiest_per_s=round(_busiest(coming.workers, step_ms) * share, 3),
+                unforeseen_per_s=round(now.unforeseen.get(lane, 0.0), 3),
+                backlog=sum(counter[lane] for counter in now.waiting),
+                service_ms=round(took_ms * parts.needs.cost, 3),
+                measured=lane in took,
+                occupied=float(now.running.get(lane, 0) * parts.needs.cost),
             )
+            by_queue.setdefault(parts.queue, []).append((load, parts.needs.cost))
+        loads: list[Load] = []
+        for queue, found in by_queue.items():
+            ours, costs = zip(*found, strict=True)
+            loads += within_limits(ours, costs, now.rules.of(queue), Goal(clear_ms=asked.clear_ms))
         running, places = _pool(serving)
         each = float(asked.places or (places / running if running else 1))
         return _need(WORKER, asked, loads, running=running, places_each=each)
+
+
+def _work_of(kind: str, mine: Sequence[Member], now: _Now, coming: Upcoming) -> tuple[str, Sequence[int], float, int]:
+    """What such processes have to do: its name, the tasks of the coming steps, the unforeseen ones a second, and the
+    backlog."""
+    if kind == "grpc":
+        # Those that wait already wait for workers, whom another process would not help.
+        return "worker tasks", coming.workers, now.per_s(_WORKER_LETTER), 0
+    if kind == "webhook":
+        return "webhooks", coming.hooks, now.per_s(_HOOK_LETTER), now.free(_HOOK_LETTER)
+    steps = [all_ - w - h for all_, w, h in zip(coming.steps, coming.workers, coming.hooks, strict=True)]
+    unforeseen = sum(now.unforeseen.values()) - now.per_s(_WORKER_LETTER) - now.per_s(_HOOK_LETTER)
+    # What others carry out, or its queue holds up, is no work for those who keep time.
+    own = set("".join(member.activity.types for member in mine)) | {TaskType.PUB_SUB.value}
+    others = sum(now.free(task_type.value) for task_type in TaskType if task_type.value not in own)
+    standing = now.waiting.held.total() + now.waiting.parked.total()
+    return "tasks", steps, unforeseen, max(0, now.due - others - standing)
 
 
 def _need(kind: str, asked: ScalingQuery, loads: Sequence[Load], *, running: int, places_each: float) -> MemberNeed:
@@ -208,7 +235,7 @@ def _cost_ms(members: Sequence[Member], cores: float) -> float:
 
 
 def _meant(asked: ScalingQuery, lane: bytes) -> bool:
-    if not lane.startswith(_WORKER_LETTER):
+    if chr(lane[0]) != _WORKER_LETTER:
         return False
     parts = split(lane)
     return asked.queue in ("", parts.queue) and asked.function in ("", parts.name)

@@ -95,7 +95,7 @@ class _Parts:
         self.dead = DeadByReason(store, self.history)
         self.serving = Serving(store)
         self.health = ServerWatch(store)
-        self.scaler = Scaler(store)
+        self.scaler = Scaler(store, self.rules)
 
 
 class Service:

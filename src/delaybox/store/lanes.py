@@ -35,31 +35,65 @@ _PARTITIONS = 64
 """Partitions that `waiting` looks at in one call; where there are more, the next call looks at others."""
 
 
+class DueByLane(NamedTuple):
+    """Due tasks that nobody has taken yet, by lane. ``held``: those of a queue or limit key that has no permits left.
+    ``parked``: those of a paused queue."""
+
+    free: Counter[bytes]
+    held: Counter[bytes]
+    parked: Counter[bytes]
+
+
 async def waiting(store: Store, now_ms: int, turn: int = 0) -> dict[bytes, int]:
-    """Lanes with due tasks that nobody has taken yet, and how many of them were seen; StoreUnavailable.
+    """Lanes with due tasks that nobody has taken yet and a claim finds, and how many of them were seen. See
+    `all_waiting`."""
+    return (await _waiting(store, now_ms, turn, all_=False)).free
+
+
+async def all_waiting(store: Store, now_ms: int, turn: int = 0) -> DueByLane:
+    """Due tasks that nobody has taken yet; StoreUnavailable.
 
     Bounded, so a lane behind hundreds of others may be missing. ``turn``: which partitions to look at, where there are
-    very many; a caller counts it up.
+    very many, and these stand for all; a caller counts it up.
     """
+    found, times = await _waiting(store, now_ms, turn, all_=True), max(1, store.partitions // _PARTITIONS)
+    return found if times == 1 else DueByLane(*(Counter({k: n * times for k, n in c.items()}) for c in found))
+
+
+async def _waiting(store: Store, now_ms: int, turn: int, *, all_: bool) -> DueByLane:
     first = turn * _PARTITIONS % store.partitions
     tags = store.tags[first : first + _PARTITIONS]
     commands: list[Command] = []
     for tag in tags:
         commands += [_due(near, now_ms, _HEADS) for near in keys.nears(tag)]
         commands += [("ZRANGE", active, 0, _HEADS - 1) for active, _ in keys.actives(tag)]
+        if all_:
+            apart = (keys.parked(tag), keys.limited(tag), keys.apart(tag))
+            commands += [("ZRANGE", lanes, 0, _HEADS - 1) for lanes in apart]
     replies = iter(await store.servers.ask_many(commands))
-    found: Counter[bytes] = Counter()
-    ready: list[tuple[bytes, Command]] = []
+    found = DueByLane(Counter(), Counter(), Counter())
+    counted: list[tuple[Counter[bytes], bytes, Command]] = []
     for tag in tags:
         for _ in keys.nears(tag):
-            found.update(of_hint(member)[1] for member in next(replies))
-        ready += _ready(tag, replies)
-    for at in range(0, len(ready), 1_000):
-        some = ready[at : at + 1_000]
-        counts = await store.servers.ask_many([count for _, count in some])
-        for (lane, _), count in zip(some, counts, strict=True):
-            found[lane] += count
-    return {lane: count for lane, count in found.items() if count}
+            found.free.update(of_hint(member)[1] for member in next(replies))
+        known = set(active := _ready(tag, replies))
+        counted += [(found.free, *one) for one in active]
+        for counter in (found.parked, found.held) if all_ else ():
+            for lane, critical in map(keys.parked_lane, next(replies)):
+                count: Command = ("ZCARD", keys.ready(tag, lane, critical=critical))
+                # A limited lane that has room now is active as well.
+                if (lane, count) not in known:
+                    known.add((lane, count))
+                    counted.append((counter, lane, count))
+        for member in next(replies) if all_ else ():
+            counted.append((found.held, keys.parked_lane(member)[0], ("ZCARD", keys.waits(tag, member))))
+    for at in range(0, len(counted), 1_000):
+        some = counted[at : at + 1_000]
+        numbers = await store.servers.ask_many([command for _, _, command in some])
+        for (counter, lane, _), number in zip(some, numbers, strict=True):
+            if number:
+                counter[lane] += number
+    return found
 
 
 def _due(near: str, now_ms: int, most: int) -> Command:

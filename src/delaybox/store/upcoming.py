@@ -19,18 +19,20 @@ _SAMPLE = 500
 
 @dataclass(frozen=True, slots=True)
 class Upcoming:
-    """Tasks that become due in each step, all types together, and of these the WORKER tasks before the horizon."""
+    """Tasks that become due in each step, all types together, and of these before the horizon the WORKER tasks and the
+    HTTP tasks (``hooks``)."""
 
     now_ms: int
     steps: tuple[int, ...]
     workers: tuple[int, ...]
+    hooks: tuple[int, ...]
 
 
 async def upcoming(store: Store, step_ms: int, steps: int) -> Upcoming:
     """Counts ``steps`` steps from now on, MAX_STEPS at most. StoreUnavailable."""
     calls = [ScriptCall("upcoming", tag, (step_ms, steps, store.bucket_ms)) for tag in store.tags]
     replies = await store.runner.run_many(calls)
-    sums = [0] * (2 * steps)
+    sums = [0] * (3 * steps)
     now_ms = 0
     for reply in replies:
         if isinstance(reply, BaseException):
@@ -38,7 +40,7 @@ async def upcoming(store: Store, step_ms: int, steps: int) -> Upcoming:
         now_ms = max(now_ms, int(reply[0]))
         for at, count in enumerate(reply[1:]):
             sums[at] += count
-    return Upcoming(now_ms, tuple(sums[::2]), tuple(sums[1::2]))
+    return Upcoming(now_ms, tuple(sums[::3]), tuple(sums[1::3]), tuple(sums[2::3]))
 
 
 async def lanes_due(store: Store, from_ms: int, to_ms: int) -> Counter[bytes]:

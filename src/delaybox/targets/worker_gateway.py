@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from itertools import islice
 from typing import Any, Protocol
@@ -29,6 +30,9 @@ RESUME_S = 2.0
 """How long a session whose stream broke is kept, so that its worker can come back to it."""
 _LANES_SHOWN = 2_000
 _WORKERS_SHOWN = 200
+_RUNNING_SHOWN = 200
+_TASKS_LOOKED_AT = 5_000
+"""Tasks whose lanes a heartbeat counts: half a millisecond."""
 _MOST_KNOWN = 1_000
 
 
@@ -249,6 +253,17 @@ class Gateway:
             types=TaskType.WORKER.value if lanes else "",
             workers=workers,
             worker_count=len(self._sessions),
+            running=self._running(),
             lanes=tuple(lanes[:_LANES_SHOWN]),
             lane_count=len(lanes),
         )
+
+    def _running(self) -> dict[str, int]:
+        """Tasks that workers have now, by lane. Of a session with very many some stand for all."""
+        found: Counter[bytes] = Counter()
+        busy = [session for session in self._sessions.values() if session.held]
+        for session in busy:
+            lanes = session.lanes_held(max(1, _TASKS_LOOKED_AT // len(busy)))
+            for lane, count in Counter(lanes).items():
+                found[lane] += round(count * session.held / len(lanes))
+        return {lane.decode(): count for lane, count in found.most_common(_RUNNING_SHOWN)}

@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from heapq import heapify, heappop, heappush
+from itertools import islice
 from typing import Any
 
 from delaybox import metrics
@@ -80,9 +81,7 @@ class WorkerSession:
         """What the worker brought along and `adoption` has not looked at yet."""
         self._cancel: list[int] = []
         self._stale: list[int] = []
-        self._leaving = False
-        self._announced_leaving = False
-        self._to_move = False
+        self._leaving = self._announced_leaving = self._to_move = False
         self._number = 0
         self._unseen: deque[tuple[int, bytes]] = deque()
         self._unseen_bytes = 0
@@ -110,6 +109,10 @@ class WorkerSession:
     def held(self) -> int:
         """How many tasks it has and has not reported yet."""
         return len(self._held)
+
+    def lanes_held(self, most: int) -> list[bytes]:
+        """The lanes of the first ``most`` of these tasks."""
+        return [o.delivery.lane for o in islice(self._held.values(), most)]
 
     def attach(self, changed: Callable[[], None], replaced: Callable[[], None]) -> None:
         """A stream carries this session from now on. ``changed`` is called when there is something to send,
@@ -479,8 +482,7 @@ class WorkerSession:
     def _give_up(self, outcome: Outcome) -> None:
         self.connected = False
         held, self._held = self._held, {}
-        self.suspects = set()
-        self.alone = False
+        self.suspects, self.alone = set(), False
         by: dict[ClaimedTasks, list[Delivery]] = {}
         for o in held.values():
             by.setdefault(o.run, []).append(o.delivery)

@@ -69,6 +69,7 @@ class _Beat(Struct):
     fired_per_s: dict[str, float] = {}
     unforeseen_per_s: dict[str, float] = {}
     service_ms: dict[str, float] = {}
+    running: dict[str, _Count] = {}
     troubles: list[str] = []
     partitions: list[_Count] = []
     partition_count: _Count = 0
@@ -138,6 +139,7 @@ def decode(member_id: str, raw: bytes) -> Member:
             fired_per_s=beat.fired_per_s,
             unforeseen_per_s=beat.unforeseen_per_s,
             service_ms=beat.service_ms,
+            running=beat.running,
             troubles=tuple(beat.troubles),
             partitions=tuple(beat.partitions),
             partition_count=beat.partition_count,
@@ -197,6 +199,7 @@ def _beat(member: Member) -> _Beat:
         fired_per_s=dict(activity.fired_per_s),
         unforeseen_per_s=dict(activity.unforeseen_per_s),
         service_ms=dict(activity.service_ms),
+        running=dict(activity.running),
         troubles=[_sendable(trouble) for trouble in activity.troubles],
         partitions=list(activity.partitions),
         partition_count=activity.partition_count,

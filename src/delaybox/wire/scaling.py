@@ -111,6 +111,8 @@ def _answer(
                         backlog=load.backlog,
                         service_ms=load.service_ms,
                         measured=load.measured,
+                        occupied=load.occupied,
+                        most=load.most,
                     )
                     for load in need.loads
                 ],

@@ -3,8 +3,8 @@
 -- lengths of buckets, of which a step that covers a part gets that part.
 -- KEYS  1 hash tag of the partition
 -- ARGV  1 length of a step (ms), 2 steps, 3 bucket width (ms)
--- REPLY {now ms, tasks of step 1, WORKER tasks of step 1, tasks of step 2, ...}. Behind the horizon no task counts as a WORKER task,
---       because buckets do not name types. A rescheduled task may count at its old and its new time there.
+-- REPLY {now ms, tasks of step 1, WORKER tasks of step 1, HTTP tasks of step 1, tasks of step 2, ...}. Behind the horizon no task counts as
+--       a WORKER or HTTP task, because buckets do not name types. A rescheduled task may count at its old and its new time there.
 -- BOUND 60 steps and 500 buckets a call
 --@include lib/time.lua
 --@include lib/keys.lua
@@ -21,13 +21,13 @@ end
 local reply, sum, given = { now }, 0, 0
 for i = 1, steps do
   local from, to = now + (i - 1) * step, now + i * step
-  local all, workers = 0, 0
+  local all, workers, hooks = 0, 0, 0
   if from < horizon then
     local past = '(' .. int(math.min(to, horizon))
     for n = 0, 11 do
       local found = redis.call('ZCOUNT', K_NEAR[n], int(from), past)
       all = all + found
-      if n > 3 and n < 8 then workers = workers + found end
+      if n > 7 then hooks = hooks + found elseif n > 3 then workers = workers + found end
     end
   end
   for _, b in ipairs(lengths) do
@@ -40,6 +40,6 @@ for i = 1, steps do
   sum = sum + all
   reply[#reply + 1] = math.floor(sum + 0.5) - given
   given = math.floor(sum + 0.5)
-  reply[#reply + 1] = workers
+  reply[#reply + 1], reply[#reply + 2] = workers, hooks
 end
 return reply

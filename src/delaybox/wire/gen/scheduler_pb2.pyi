@@ -755,7 +755,7 @@ class ScalingNeed(_message.Message):
     def __init__(self, kind: _Optional[str] = ..., queue: _Optional[str] = ..., function: _Optional[str] = ..., needed: _Optional[int] = ..., running: _Optional[int] = ..., places: _Optional[float] = ..., places_each: _Optional[float] = ..., terms: _Optional[_Iterable[_Union[ScalingTerm, _Mapping]]] = ...) -> None: ...
 
 class ScalingTerm(_message.Message):
-    __slots__ = ("name", "due", "busiest_per_s", "unforeseen_per_s", "backlog", "service_ms", "measured")
+    __slots__ = ("name", "due", "busiest_per_s", "unforeseen_per_s", "backlog", "service_ms", "measured", "occupied", "most")
     NAME_FIELD_NUMBER: _ClassVar[int]
     DUE_FIELD_NUMBER: _ClassVar[int]
     BUSIEST_PER_S_FIELD_NUMBER: _ClassVar[int]
@@ -763,6 +763,8 @@ class ScalingTerm(_message.Message):
     BACKLOG_FIELD_NUMBER: _ClassVar[int]
     SERVICE_MS_FIELD_NUMBER: _ClassVar[int]
     MEASURED_FIELD_NUMBER: _ClassVar[int]
+    OCCUPIED_FIELD_NUMBER: _ClassVar[int]
+    MOST_FIELD_NUMBER: _ClassVar[int]
     name: str
     due: int
     busiest_per_s: float
@@ -770,7 +772,9 @@ class ScalingTerm(_message.Message):
     backlog: int
     service_ms: float
     measured: bool
-    def __init__(self, name: _Optional[str] = ..., due: _Optional[int] = ..., busiest_per_s: _Optional[float] = ..., unforeseen_per_s: _Optional[float] = ..., backlog: _Optional[int] = ..., service_ms: _Optional[float] = ..., measured: bool = ...) -> None: ...
+    occupied: float
+    most: float
+    def __init__(self, name: _Optional[str] = ..., due: _Optional[int] = ..., busiest_per_s: _Optional[float] = ..., unforeseen_per_s: _Optional[float] = ..., backlog: _Optional[int] = ..., service_ms: _Optional[float] = ..., measured: bool = ..., occupied: _Optional[float] = ..., most: _Optional[float] = ...) -> None: ...
 
 class NodesRequest(_message.Message):
     __slots__ = ()

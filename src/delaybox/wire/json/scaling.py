@@ -12,9 +12,10 @@ _Rate = Annotated[float, Meta(ge=0)]
 
 
 class Term(Struct, gc=False):
-    """One sort of work that the figure adds up: (busiest_per_s + unforeseen_per_s + backlog / clear) * service time."""
+    """One sort of work that the figure adds up: (busiest_per_s + unforeseen_per_s + backlog / clear) * service time,
+    divided by the target use; not more than ``most``, and not less than ``occupied``."""
 
-    name: Annotated[str, Meta(description="tasks, worker tasks or calls; of workers queue:function")]
+    name: Annotated[str, Meta(description="tasks, worker tasks, webhooks or calls; of workers queue:function")]
     due: Annotated[int, Meta(ge=0, description="stored tasks that become due within the lead")]
     busiest_per_s: Annotated[float, Meta(ge=0, description="their rate in the busiest sixth of the lead")]
     unforeseen_per_s: Annotated[
@@ -24,6 +25,11 @@ class Term(Struct, gc=False):
     backlog: Annotated[int, Meta(ge=0, description="due tasks that nobody has taken yet")]
     service_ms: Annotated[float, Meta(ge=0, description="how long one task occupies its places, added up")]
     measured: Annotated[bool, Meta(description="false: too little was seen, so service_ms is assumed")]
+    occupied: Annotated[float, Meta(ge=0, description="places of workers in which tasks of it run now")]
+    most: Annotated[
+        float | None,
+        Meta(description="places that the limits of its queue allow, 0 while it is paused; null: any number"),
+    ]
 
 
 class Need(Struct, gc=False):
