@@ -238,7 +238,19 @@ def test_the_whole(client: Client, queue: str):
     client.unset_queue(f"{queue}-waits")
     steps = client.forecast(step="1m")
     assert sum(step.count for step in steps if abs(step.start - handle.due) < timedelta(minutes=2)) >= 1
-    assert any("api" in facts["roles"] for facts in client.nodes())
+    (facts,) = client.nodes()
+    assert facts["roles"] == ["api", "clock", "work"]
+    kept = {member["kind"]: (member["types"], member["partition_count"]) for member in facts["members"]}
+    assert kept["clock"] == (["pub_sub"], 16) and kept["rest"] == ([], 0)
+    needs = {need.kind: need for need in client.scaling()}
+    assert needs["clock"].running == 1 and needs["clock"].needed >= 1
+    assert [term.name for term in needs["clock"].terms] == ["tasks"]
+    client.set_queue(f"{queue}-slow", concurrency=3)
+    client.schedule("unknown", queue=f"{queue}-slow", delay="10s")
+    (slow,) = client.scaling(queue=f"{queue}-slow", places=2, lead="1m")
+    assert [(term.name, term.due, term.most) for term in slow.terms] == [(f"{queue}-slow:unknown", 1, 3.0)]
+    client.cancel_many(queue=f"{queue}-slow")
+    client.unset_queue(f"{queue}-slow")
     assert list(client.dead(queue=queue)) == []
 
 

@@ -20,6 +20,7 @@ from delaybox.client.errors import (
 )
 from delaybox.client.failed_attempts import FailedAttempt
 from delaybox.client.feed import EventFilter, FeedEvent
+from delaybox.client.fleet import ScalingNeed, ScalingTerm
 from delaybox.client.models import (
     BulkDone,
     EndedTask,
@@ -93,6 +94,8 @@ __all__ = [
     "ResultGone",
     "Retry",
     "RulesToSet",
+    "ScalingNeed",
+    "ScalingTerm",
     "Scheduled",
     "StoreUnavailable",
     "Task",

@@ -9,9 +9,10 @@ from datetime import datetime
 from types import TracebackType
 from typing import Any, Unpack
 
-from delaybox.client import calls, chunks, streams
+from delaybox.client import calls, chunks, fleet, streams
 from delaybox.client.base import Base
 from delaybox.client.feed import EventFilter, FeedEvent, followed
+from delaybox.client.fleet import ScalingNeed
 from delaybox.client.loop import LoopCarrier
 from delaybox.client.mapping import WINDOW
 from delaybox.client.models import (
@@ -363,6 +364,19 @@ class AsyncClient(Base):
         """See `Client.forecast`."""
         return await self._carrier.run(self._session.unary(calls.forecast(start, end, step)))
 
+    async def scaling(
+        self,
+        *,
+        queue: str = "",
+        function: str = "",
+        kind: str = "",
+        places: int = 0,
+        lead: Duration | None = None,
+        clear: Duration | None = None,
+    ) -> tuple[ScalingNeed, ...]:
+        """See `Client.scaling`."""
+        return await self._carrier.run(self._session.unary(fleet.scaling(queue, function, kind, places, lead, clear)))
+
     async def nodes(self) -> tuple[dict[str, Any], ...]:
         """See `Client.nodes`."""
-        return await self._carrier.run(self._session.unary(calls.nodes()))
+        return await self._carrier.run(self._session.unary(fleet.nodes()))

@@ -14,7 +14,6 @@ from delaybox.client.models import (
     QueueRules,
     ScheduleAnswer,
     Task,
-    nodes_of,
 )
 from delaybox.client.moments import moment
 from delaybox.client.new_tasks import RulesToSet, Slack, selection_of
@@ -227,10 +226,6 @@ def forecast(start: Moment | None, end: Moment | None, step: Duration | None) ->
     if step is not None:
         request.step_ms = span_ms("step", step)
     return RpcCall("Forecast", request, Repeating.READ, lambda answer: tuple(map(ForecastStep.of, answer.steps)))
-
-
-def nodes() -> RpcCall[tuple[dict[str, Any], ...]]:
-    return RpcCall("Nodes", pb.NodesRequest(), Repeating.READ, nodes_of)
 
 
 def _nothing(_: object) -> None:

@@ -9,9 +9,10 @@ from datetime import datetime
 from types import TracebackType
 from typing import Any, Unpack
 
-from delaybox.client import calls, chunks, streams
+from delaybox.client import calls, chunks, fleet, streams
 from delaybox.client.base import Base
 from delaybox.client.feed import EventFilter, FeedEvent, followed
+from delaybox.client.fleet import ScalingNeed
 from delaybox.client.mapping import WINDOW
 from delaybox.client.models import (
     BulkDone,
@@ -451,6 +452,26 @@ class Client(Base):
         """How many tasks are due when: from now for 24 h in steps of an hour, unless given. Steps are whole minutes."""
         return self._carrier.run(self._session.unary(calls.forecast(start, end, step)))
 
+    def scaling(
+        self,
+        *,
+        queue: str = "",
+        function: str = "",
+        kind: str = "",
+        places: int = 0,
+        lead: Duration | None = None,
+        clear: Duration | None = None,
+    ) -> tuple[ScalingNeed, ...]:
+        """How many processes of nodes are needed now, kind by kind; with ``queue`` or ``function`` how many of the
+        workers that serve them. What the terms are: docs/howto/autoscale.md.
+
+        ``kind``: clock, grpc, rest or webhook alone, or worker: all workers. ``places``: tasks that one worker runs at
+        once; 0: as many as the connected ones. ``lead``: how far ahead to look, 30 s unless given; ``clear``: in which
+        time a backlog should be gone, 30 s.
+        """
+        return self._carrier.run(self._session.unary(fleet.scaling(queue, function, kind, places, lead, clear)))
+
     def nodes(self) -> tuple[dict[str, Any], ...]:
-        """The living nodes and workers, each with its facts."""
-        return self._carrier.run(self._session.unary(calls.nodes()))
+        """The living nodes, each with its facts, its workers, and its processes as ``members``: what each is for, the
+        partitions that it keeps time for, its rate, its lag and its clock."""
+        return self._carrier.run(self._session.unary(fleet.nodes()))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -483,8 +482,3 @@ class Scheduled:
         if len(self.errors) < self.MAX_ERRORS:
             self.errors.append((self.total, outcome))
         self.refused += 1
-
-
-def nodes_of(answer: pb.NodesResponse) -> tuple[dict[str, Any], ...]:
-    """Each node's facts, as REST shows them."""
-    return tuple(json.loads(text) for text in answer.nodes)
