@@ -36,3 +36,19 @@ def test_a_node_of_one_process_has_one_line() -> None:
     _, node = node_table([{**NODE, "members": [{**CLOCK, "partition_count": 300}]}], members=True).splitlines()
     assert node.endswith("300: 0-2,9 …")
     assert len(node_table([{**NODE, "members": [CLOCK]}]).splitlines()[1].split()) == 6
+
+
+def test_who_has_not_beaten_for_a_while_is_silent() -> None:
+    """A node that was killed is on the list for 10 s, with all that it kept."""
+    beats = {"alive": "2026-11-29T10:00:08.400Z", "late": "2026-11-29T10:00:07.200Z", "killed": "2026-11-29T10:00:04Z"}
+    inside = [{**CLOCK, "seen": beats["alive"]}, {**FORMER, "seen": beats["killed"]}]
+    rows = node_table(
+        [
+            {**NODE, "id": "a", "seen": beats["alive"], "members": inside},
+            {**NODE, "id": "b", "seen": beats["late"], "members": []},
+            {**NODE, "id": "c", "seen": beats["killed"], "members": []},
+        ],
+        members=True,
+    ).splitlines()
+    begins = ["a  ", "  clock  ", "  rest (silent for 4.4 s)  ", "b  ", "c (silent for 4.4 s)  "]
+    assert [row[: len(begin)] for row, begin in zip(rows[1:], begins, strict=True)] == begins

@@ -12,6 +12,7 @@ from delaybox.cli.browse import open_
 from delaybox.cli.client import RestClient
 from delaybox.cli.options import DEFAULT_SERVER, AsJson, Server, Token, connect
 from delaybox.core.errors import ConfigError
+from delaybox.core.membership import SILENT_MS
 from delaybox.wire.json.moments import moment_ms
 
 BUCKET_MS = 60_000
@@ -48,14 +49,17 @@ def nodes(server: Server = DEFAULT_SERVER, token: Token = "", as_json: AsJson = 
 def node_table(found: list[dict[str, Any]], width: int = 0, *, members: bool = False) -> str:
     """Nodes, one a line. ``members``: below each its processes, where it has several."""
     rows: list[list[str]] = []
+    # By beats alone, because this machine's clock may be off.
+    newest = max((seen for node in found if (seen := _seen_ms(node))), default=0)
     for node in found:
         # By its id, as `workers` and the log name it: two nodes may share a host.
-        rows.append(_node_row(str(node.get("id", "")), node))
+        rows.append(_node_row(str(node.get("id", "")), node, newest))
         # A node of an older version does not list them.
         inside = node.get("members") or []
         rows[-1] += _facts(inside) if len(inside) == 1 else [""] * 4
         if members and len(inside) > 1:
-            rows += [_node_row(f"  {member.get('kind') or 'engine'}", member) + _facts([member]) for member in inside]
+            named = ((f"  {member.get('kind') or 'engine'}", member) for member in inside)
+            rows += [_node_row(name, member, newest) + _facts([member]) for name, member in named]
     header = ["node", "pid", "version", "roles", "types", "in flight"]
     if not members:
         return render.table(header, [row[: len(header)] for row in rows], right=[1, 5], width=width)
@@ -63,9 +67,17 @@ def node_table(found: list[dict[str, Any]], width: int = 0, *, members: bool = F
     return render.table(header, rows, right=[1, 5, 6, 7, 8], width=width)
 
 
-def _node_row(name: str, facts: dict[str, Any]) -> list[str]:
+def _seen_ms(facts: dict[str, Any]) -> int:
+    """When a node or process beat last (Unix ms); 0: it is not known."""
+    seen = facts.get("seen")
+    return moment_ms("seen", seen) if seen else 0
+
+
+def _node_row(name: str, facts: dict[str, Any], newest_ms: int) -> list[str]:
+    """``newest_ms``: the last beat of all: who has not beaten for a while before that was killed, or stands still."""
+    silent_ms = newest_ms - (_seen_ms(facts) or newest_ms)
     return [
-        name,
+        f"{name} (silent for {render.span(silent_ms)})" if silent_ms >= SILENT_MS else name,
         str(facts.get("pid", "")),
         str(facts.get("version", "")),
         ",".join(facts.get("roles") or []),

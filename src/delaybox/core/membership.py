@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 from delaybox.core.partition import Shape
 
+SILENT_MS = 1_500
+"""A member that has not beaten for this long does not rank any more."""
 LEAST = 3
 """Least number of holders. Fewer that go away together may be chance, or the work of one task."""
 _QUIET_MS = 2_500

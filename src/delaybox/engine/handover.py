@@ -12,9 +12,8 @@ import asyncio
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
-from delaybox.core.membership import Member
+from delaybox.core.membership import SILENT_MS, Member
 from delaybox.engine.clock_estimate import local_ms
-from delaybox.store.roster import SILENT_MS
 
 STANDS_IN_MS = 150.0
 """A stand-in waits this long after it began to look in the owner's place: an owner that is only busy is back by

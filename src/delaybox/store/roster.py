@@ -6,12 +6,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from delaybox.core.membership import SILENT_MS
 from delaybox.store import keys
 from delaybox.store.loader import ScriptCall
 from delaybox.store.store import Store
 
-SILENT_MS = 1_500
-"""A member that has not beaten for this long does not rank any more."""
 PUNCTUAL_MS = 5_000
 """A member that was silent ranks again after it has beaten in time for this long."""
 

@@ -13,7 +13,7 @@ from delaybox.api.dashboard.live import Live
 from delaybox.api.dashboard.visit import Visit
 from delaybox.api.rest.refusal import Refusal
 from delaybox.api.rest.routing import Answer
-from delaybox.core.membership import LivingNode, keeps_time
+from delaybox.core.membership import SILENT_MS, LivingNode, keeps_time
 from delaybox.service import Service
 
 _encode = msgspec.json.Encoder().encode
@@ -107,11 +107,14 @@ def _owners(nodes: list[LivingNode]) -> dict[str, Any]:
     partitions = max((member.store.partitions for node in nodes for member in node.members if member.store), default=0)
     keepers = [node for node in nodes if any(keeps_time(member) for member in node.members)]
     colours = {node.id: at % _COLOURS for at, node in enumerate(keepers)}
-    for node in keepers:
+    # What a killed node kept, others keep by now: who beat last counts.
+    for node in sorted(keepers, key=lambda node: node.seen_ms):
         for partition in node.activity.partitions:
             cells[partition] = (partition, colours[node.id], node.id)
+    newest_ms = max((node.seen_ms for node in nodes), default=0)
     return {
         "nodes": nodes,
+        "silent": {node.id: ms for node in nodes if (ms := newest_ms - node.seen_ms) >= SILENT_MS},
         "colours": colours,
         "partitions": partitions,
         "cells": [cells.get(at, (at, -1, "")) for at in range(partitions)] if partitions <= 256 else [],
