@@ -13,7 +13,9 @@ from delaybox.core.delivery import DONE
 from delaybox.core.lane import lane_of
 from delaybox.core.membership import Activity, ConnectedWorker, Member
 from delaybox.core.task import NewTask, TaskType
-from delaybox.engine import handover
+from delaybox.engine import guest as guests
+from delaybox.engine import handover, leftovers
+from delaybox.engine.calls import WorkerCalls
 from delaybox.engine.engine import Engine
 from delaybox.engine.loops import Loop
 from delaybox.engine.options import EngineOptions
@@ -285,6 +287,23 @@ async def test_what_a_busy_placer_has_no_room_for_goes_to_others(fleet: Any):
     busy.hold, busy.places = True, 0
     await put(store, *[NewTask(type=TaskType.WORKER, queue="mail", name="send")] * 5)
     await until(lambda: len(idle.got) == 5 * PARTITIONS)
+    assert not busy.got
+
+
+async def test_who_was_called_stays_for_what_comes_due_next(fleet: Any, monkeypatch: pytest.MonkeyPatch):
+    """Between two calls of a member without room nothing waits that was known before."""
+    store, _, (full, _), (busy, idle) = fleet
+    # There is one call alone, and no time keeper helps.
+    monkeypatch.setattr(WorkerCalls, "ask", lambda *_: None)
+    monkeypatch.setattr(leftovers, "LATE_MS", 10**9)
+    monkeypatch.setattr(guests, "STAY_MS", 600_000.0)
+    busy.hold, busy.places = True, 0
+    p = next(p for p in range(PARTITIONS) if full._placement.among(p, [LANE]))
+    tasks = [NewTask(type=TaskType.WORKER, queue="mail", name="send", delay_ms=100 * n) for n in range(4)]
+    for answer in await store.schedule([Batch(p, [draft(task) for task in tasks])]):
+        assert not isinstance(answer, BaseException), answer
+    await store.servers.publish(keys.help_channel(store.prefix), f"{await store.ping()} {p}")
+    await until(lambda: len(idle.got) == 4)
     assert not busy.got
 
 

@@ -51,6 +51,8 @@ _FAR_MS = 10**12
 """The promise of a taker that waits to be called: it does not look, so whatever is due must be announced."""
 _MOVING_MS = 50.0
 """When a partition is looked at again that moves to another server."""
+_THEIRS_MS = 5.0
+"""What whoever claims there as a rule has not taken after this time, it has no room for."""
 _FEW_SLOTS = 64
 _FEW_SLOTS_PAUSE_MS = 2.0
 """With hardly a slot free, a claim waits this long for more slots; otherwise each claim would take one task."""
@@ -83,6 +85,7 @@ class Tracker:
         self._hungry: set[int] = set()
         self._withheld: frozenset[int] = frozenset()
         self._called: set[int] = set()
+        self._stays: dict[int, tuple[float, float]] = {}
         self._called_only = self._when_ready = self._retired = False
         self._unanswered: dict[tuple[int, int], bytes] = {}
         self._catch_up = catch_up or CatchUp(options.catch_up_rate, store.partitions)
@@ -127,8 +130,12 @@ class Tracker:
         self._called_only = True
         self._when_ready = when_ready
 
-    def call(self, partition: int) -> None:
-        """Ready work waits there, whoever claims there as a rule. It is claimed as soon as there is room."""
+    def call(self, partition: int, *, stay_ms: float = 0.0) -> None:
+        """Ready work waits there, whoever claims there as a rule. It is claimed as soon as there is room, and for
+        ``stay_ms`` also what others do not claim of what is known to come due there, again and again while there is
+        such work."""
+        if stay_ms:
+            self._stays[partition] = self._clock.now_ms() + stay_ms, stay_ms
         if self._taker.free - self._asked.count <= 0:
             self._hungry.add(partition)
             return
@@ -436,7 +443,14 @@ class Tracker:
             self._chooser.filled(p)
             if self._taker.free < _FEW_SLOTS and self._taker.in_flight:
                 look = c.now_ms + _FEW_SLOTS_PAUSE_MS
-        if not c.more and p not in self._hungry and self._look[p] == math.inf:
+        if p in self._called and p not in self._mine and p not in self._hungry and look > c.now_ms:
+            look = self._stay(p, c, look)
+        if (
+            not c.more
+            and p not in self._hungry
+            and self._look[p] == math.inf
+            and (p in self._mine or look >= _UNTIL_CALLED)
+        ):
             # It has all that it was called for.
             self._called.discard(p)
         if self._catch_up.limited:
@@ -456,6 +470,15 @@ class Tracker:
         look = _UNTIL_CALLED if poll_ms == _FAR_MS else float(now_ms + poll_ms)
         soon = 0 <= next_due_ms < look and (next_due_ms <= now_ms or not self._when_ready)
         return float(next_due_ms) if soon else look
+
+    def _stay(self, p: int, c: Claimed, due: float) -> float:
+        """When to look again where this taker was called, and has taken what was there: when others should have taken
+        what is due next."""
+        until, stay_ms = self._stays.get(p, (0.0, 0.0))
+        if c.leased and until:
+            until = c.now_ms + stay_ms
+            self._stays[p] = until, stay_ms
+        return due + _THEIRS_MS if due <= until else _UNTIL_CALLED
 
     def _look_at(self, p: int, at: float) -> None:
         """One that another member looks after meanwhile is not looked at again."""

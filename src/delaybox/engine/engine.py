@@ -373,7 +373,7 @@ class Engine:
 
     def _claim_for_guests(self, partition: int) -> None:
         for guest in self._guests:
-            guest.tracker.call(partition)
+            guest.call(partition)
 
     def ready(self, partition: int) -> None:
         """Due work was left in the partition for members that serve it (`listener.WakeupReceiver`)."""

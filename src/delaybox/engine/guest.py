@@ -16,6 +16,9 @@ from delaybox.engine.trackers import Trackers
 from delaybox.store.store import Claimed, Store
 
 _CLAIM_PATIENCE_S = 2.0
+STAY_MS = 1_000.0
+"""A member without room learns of nothing that comes due, so what it has no room for would be late by the 100 ms after
+which the owner of the partition calls others. Whoever came once looks there as long as it finds something."""
 
 
 class Guest:
@@ -84,6 +87,10 @@ class Guest:
     def coming(self) -> int:
         """Tasks that were claimed and are on their way to the target."""
         return self._on_their_way
+
+    def call(self, partition: int) -> None:
+        """Others have no room for what waits there, and maybe not for what comes next, either."""
+        self.tracker.call(partition, stay_ms=0.0 if self._called_only else STAY_MS)
 
     def serve(self, lanes: Sequence[bytes]) -> None:
         """Other lanes than before; `place` comes after it."""

@@ -112,9 +112,9 @@ class Trackers:
         """See `Tracker`."""
         return self._of(partition).claims(partition)
 
-    def call(self, partition: int) -> None:
+    def call(self, partition: int, *, stay_ms: float = 0.0) -> None:
         """See `Tracker`."""
-        self._of(partition).call(partition)
+        self._of(partition).call(partition, stay_ms=stay_ms)
 
     def kick(self, partition: int | None = None, due_ms: float = 0.0) -> None:
         """See `Tracker`."""
