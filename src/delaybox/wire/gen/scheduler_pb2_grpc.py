@@ -202,7 +202,8 @@ class SchedulerServicer(object):
 
     def Cancel(self, request, context):
         """Cancels one task. A running one is refused (FAILED_PRECONDITION, code running) unless `running` is set and it is a
-        WORKER task: then the nodes are told, and that whose worker has it passes it on. Scope cancel.
+        WORKER or SHELL_CMD task: then the nodes are told, and the one that has it passes it on to its worker, or ends its command.
+        Scope cancel.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
