@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from delaybox.core import ids
 from delaybox.core.errors import InvalidTask
 from delaybox.core.limits import MAX_DUE_MS
+from delaybox.core.partition import of_id
 from delaybox.core.query import BulkResult, TaskQuery
 from delaybox.core.task import TaskState, TaskView
 from delaybox.service.history import History
@@ -87,7 +88,8 @@ class Bulk:
         return await self._move(selection, await self._store.ping(), lambda view: view.state is TaskState.SCHEDULED)
 
     async def replay(self, selection: Selection) -> BulkResult:
-        """Brings back the dead letters that match, newest first."""
+        """Brings back the dead letters that match, newest first. InvalidTask for a filter by another state, and for a
+        cursor that is none of ours."""
 
         async def change(task_ids: Sequence[bytes]) -> int:
             before = await self._history.before_replay(task_ids)
@@ -96,7 +98,15 @@ class Bulk:
             self._history.changed(before, back, due_ms=self._store.now_ms())
             return len(back)
 
-        return await _apply(self._dead(selection.wanted), selection, change)
+        return await _apply(self._dead(selection), selection, change)
+
+    async def discard(self, selection: Selection) -> BulkResult:
+        """Deletes the dead letters that match for good, newest first. InvalidTask as `replay`."""
+
+        async def change(task_ids: Sequence[bytes]) -> int:
+            return await self._store.discard(of_id(task_ids[0], self._store.partitions), task_ids)
+
+        return await _apply(self._dead(selection), selection, change)
 
     async def _move(self, selection: Selection, target: int, applies: Callable[[TaskView], bool]) -> BulkResult:
         async def change(task_ids: Sequence[bytes]) -> int:
@@ -139,12 +149,13 @@ class Bulk:
             return pages.label_chunks(self._store, wanted, by, cursor)
         return pages.waiting_chunks(self._store, wanted, cursor)
 
-    async def _dead(self, wanted: TaskQuery) -> AsyncIterator[pages.Chunk]:
+    async def _dead(self, selection: Selection) -> AsyncIterator[pages.Chunk]:
+        wanted, cursor = selection.wanted, selection.cursor
         if wanted.state not in (None, TaskState.FAILED):
             raise InvalidTask("state", f"state {wanted.state.value} is not that of dead letters; leave it out")
-        wanted, cursor = replace(wanted, state=TaskState.FAILED), ""
+        wanted = replace(wanted, state=TaskState.FAILED)
         while True:
-            found = await pages.page(self._store, wanted, cursor=cursor, limit=MAX_ITEMS)
+            found = await pages.page(self._store, wanted, cursor=cursor, limit=MAX_ITEMS, in_time_s=selection.in_time_s)
             cursor = found.cursor
             yield cursor, found.items
             if not cursor:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from msgspec.structs import replace
@@ -33,6 +34,8 @@ _LEAST = 100
 """Records that a page looks at even where its time is over: a slow server's pages get further, too."""
 _AT_ONCE = 500
 """Records read in one round trip."""
+_ENDED_AT_ONCE = 100
+"""Failed or succeeded tasks read in one round trip."""
 _LEASES_AT_ONCE = 20
 """Leases read in one round trip: each may hold 500 tasks."""
 _OF_STATE = {
@@ -360,36 +363,45 @@ def _fits(wanted: TaskQuery, record: Record) -> bool:
 
 
 async def _failed(store: Store, wanted: TaskQuery, place: list[Any], limit: int) -> AsyncIterator[_Found]:
-    async for after, tag, task_id in _newest(store, place, limit, keys.dead_at):
-        value, result = await store.servers.ask_many(
-            [("HGET", keys.dead(tag), task_id), ("HGET", keys.results(tag), task_id)]
+    async for some in _newest(store, place, limit, keys.dead_at):
+        values = await store.servers.ask_many([("HGET", keys.dead(tag), task_id) for _, tag, task_id in some])
+        letters: dict[bytes, tuple[str, Record, str]] = {}
+        for (_, tag, task_id), value in zip(some, values, strict=True):
+            with suppress(UnreadableRecord):
+                if value is not None:
+                    _, reason, record = read_dead(task_id, value)
+                    # Many are left out by what stands in their heads: then nothing else of them need be read.
+                    if _fits(wanted, record):
+                        letters[task_id] = tag, record, reason
+        kept = await store.servers.ask_many(
+            [("HGET", keys.results(tag), task_id) for task_id, (tag, _, _) in letters.items()]
         )
-        view = None
-        if value is not None:
-            try:
-                _, reason, record = read_dead(task_id, value)
-                kept = split_result(result)[0] if result else b""
-                view = await _of_record(store, tag, record, TaskState.FAILED, reason=reason, result=kept)
-            except UnreadableRecord:
-                view = None
-        yield after, view
+        results = dict(zip(letters, kept, strict=True))
+        for after, _, task_id in some:
+            view = None
+            if task_id in letters:
+                tag, record, reason = letters[task_id]
+                result = split_result(results[task_id])[0] if results[task_id] else b""
+                view = await _of_record(store, tag, record, TaskState.FAILED, reason=reason, result=result)
+            yield after, view
 
 
 async def _succeeded(store: Store, wanted: TaskQuery, place: list[Any], limit: int) -> AsyncIterator[_Found]:
-    async for after, tag, task_id in _newest(store, place, limit, keys.results_at):
-        value: bytes | None = await store.servers.ask("HGET", keys.results(tag), task_id)
-        view = None
-        if value is not None:
-            result, raw = split_result(value)
-            if raw:
-                view = await _view(store, tag, task_id, raw, TaskState.SUCCEEDED, result)
-        yield after, view
+    async for some in _newest(store, place, limit, keys.results_at):
+        values = await store.servers.ask_many([("HGET", keys.results(tag), task_id) for _, tag, task_id in some])
+        for (after, tag, task_id), value in zip(some, values, strict=True):
+            view = None
+            if value is not None:
+                result, raw = split_result(value)
+                if raw:
+                    view = await _view(store, tag, task_id, raw, TaskState.SUCCEEDED, result)
+            yield after, view
 
 
 async def _newest(
     store: Store, place: list[Any], limit: int, key_of: Callable[[str], str]
-) -> AsyncIterator[tuple[list[Any], str, bytes]]:
-    """Members of one zset a partition, highest score first: (place after it, tag, id)."""
+) -> AsyncIterator[list[tuple[list[Any], str, bytes]]]:
+    """Members of one zset a partition, highest score first, some at a time: (place after it, tag, id)."""
     score, after = (place[0], bytes.fromhex(place[1])) if place else (10**15, b"\xff" * 17)
     count = limit + 1
     while True:
@@ -401,8 +413,10 @@ async def _newest(
         fresh = sorted(
             (f for f in found if (f[0], f[1]) < (score, after) and (edge is None or f[0] > edge)), reverse=True
         )
-        for at, task_id, p in fresh:
-            yield [at, task_id.hex()], store.tags[p], task_id
+        step = min(limit, _ENDED_AT_ONCE)
+        for start in range(0, len(fresh), step):
+            some = fresh[start : start + step]
+            yield [([at, task_id.hex()], store.tags[p], task_id) for at, task_id, p in some]
         if edge is None:
             return
         if fresh:
