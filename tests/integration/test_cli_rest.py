@@ -69,6 +69,7 @@ def test_a_task_from_schedule_to_its_end(cli: Cli) -> None:
     listed = cli("list", "--queue", "life", "--label", "customer=42", "--state", "scheduled", "--type", "pub_sub")
     assert task_id in listed.out
     assert cli("list", "--queue", "life", "--label", "customer=43").out == "no tasks\n"
+    assert "delaybox history --state cancelled" in cli("list", "--queue", "life", "--state", "cancelled").out
 
     moved = cli("reschedule", task_id, "--at", "2030-01-31T09:00:00+01:00", "--priority", "low", "--json")
     assert (moved.code, moved.json()["due"], moved.json()["priority"]) == (0, "2030-01-31T08:00:00.000Z", "low")

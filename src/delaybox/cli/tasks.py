@@ -308,7 +308,10 @@ def list_tasks(
     found.sort(key=lambda task: int(task["due_ms"]))
     if as_json:
         return messages.out_json({"tasks": found, "cursor": more})
-    messages.table(render.tasks(found, time.time_ns() // 1_000_000, width=messages.width()) if found else "no tasks")
+    none = "no tasks"
+    if state in (StateName.SUCCEEDED, StateName.CANCELLED):
+        none += f"; `delaybox history --state {state}` lists how tasks ended"
+    messages.table(render.tasks(found, time.time_ns() // 1_000_000, width=messages.width()) if found else none)
     return note_more(more)
 
 
