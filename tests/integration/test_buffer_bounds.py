@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from unittest.mock import AsyncMock
 
 import pytest
 from redis.asyncio import Redis
@@ -88,7 +89,7 @@ async def test_readers_of_events_and_of_the_dashboard_are_bounded(
     with pytest.raises(Overloaded, match="1 readers follow events"):
         await service.feed.read(EventQuery())
     with pytest.raises(Overloaded, match="0 pages are open"):
-        await anext(Live(service).read())
+        await anext(Live(service, forecast=AsyncMock(), nodes=str).read())
     reader.close()
     await service.close()
 

@@ -194,6 +194,100 @@ def test_one_task_is_run_now_moved_cancelled_and_stopped(page: Browser, world: W
     until(lambda: other.get().state == "cancelled", lambda: page.text)
 
 
+def test_a_task_page_follows_its_task(page: Browser, world: World) -> None:
+    held = world.client.schedule("mail.hold", {}, queue="mail", delay="1h")
+    page.go(f"{world.base}/tasks/{held.id}")
+    page.fill("delay", "3h")
+    held.run_now()
+    # What somebody types is not taken from under the hands; then the page is the task's again, without being asked.
+    until(lambda: held.get().state == "running", world.node.output)
+    assert page.run("return document.querySelector('[name=delay]').value") == "3h"
+    page.one("main [name=delay]").clear()
+    page.run("document.activeElement.blur()")
+    page.see("Stop it")
+    held.cancel(running=True)
+    page.see("Cancelled")
+    page.miss("Stop it")
+
+
+def test_a_part_that_renews_itself_stays_where_it_was_moved_to(page: Browser, world: World) -> None:
+    page.size(390, 844, phone=True)
+    try:
+        page.go(f"{world.base}/nodes")
+        page.run(
+            "const part = document.querySelector('#living'); part.dataset.old = 'yes';"
+            "const link = part.querySelector('a'); link.focus();"
+            "part.querySelector('[aria-label=Processes]').scrollLeft = 40"
+        )
+        until(lambda: page.run("return document.querySelector('#living').dataset.old || 'replaced'") == "replaced")
+        assert page.run("return document.querySelector('[aria-label=Processes]').scrollLeft") == 40
+        assert page.run("return document.activeElement.tagName") == "A"
+    finally:
+        page.size(1280, 900)
+
+
+def test_a_double_click_schedules_one_task(page: Browser, world: World) -> None:
+    page.go(f"{world.base}/schedule")
+    page.fill("queue", "twice")
+    page.fill("delay", "2h")
+    # The answer comes so late that a second click meets the same page.
+    page.devtools(
+        "Network.emulateNetworkConditions", offline=False, latency=800, downloadThroughput=-1, uploadThroughput=-1
+    )
+    try:
+        page.run(
+            "const form = document.querySelector('#schedule'); form.requestSubmit();"
+            "setTimeout(() => form.requestSubmit(), 100)"
+        )
+        page.see("The task is scheduled.")
+    finally:
+        page.devtools(
+            "Network.emulateNetworkConditions", offline=False, latency=0, downloadThroughput=-1, uploadThroughput=-1
+        )
+    assert sum(1 for _ in world.client.list(queue="twice")) == 1
+
+
+def test_a_step_of_a_change_that_fails_is_shown_and_sent_again(page: Browser, world: World) -> None:
+    page.go(f"{world.base}/tasks")
+    put = (
+        "const token = document.querySelector('[name=form]').value;"
+        "const at = document.createElement('div'); document.querySelector('main').append(at);"
+        "at.innerHTML = `<section id=many><form hx-post='/dashboard/many/cancel' hx-trigger='load delay:50ms, again'"
+        " hx-target='#many' hx-select='#many' hx-swap=outerHTML><input name=form value='${arguments[0] || token}'>"
+        "<input name=queue value=nobody></form></section>`;"
+        "htmx.process(at)"
+    )
+    page.devtools("Network.enable")
+    page.devtools("Network.setBlockedURLs", urls=["*/many/*"])
+    try:
+        page.run(put, "")
+        page.see("The node does not answer")
+    finally:
+        page.devtools("Network.setBlockedURLs", urls=[])
+    page.see("0 tasks would be cancelled")
+    page.go(f"{world.base}/tasks")
+    page.run(put, "forged")
+    page.see("This step failed: this form is from another session")
+    page.complaints()
+
+
+def test_who_is_logged_out_is_led_to_the_form_for_a_token(make: object, world: World) -> None:
+    assert callable(make)
+    live: Browser = make()
+    live.go(f"{world.base}/login")
+    live.fill("token", TOKEN)
+    live.click("Log in", "main button")
+    live.see("live")
+    live.devtools("Network.clearBrowserCookies")
+    # As when another tab was in front for a while.
+    live.run(
+        "for (const hidden of [true, false]) {"
+        " Object.defineProperty(document, 'hidden', {get: () => hidden, configurable: true});"
+        " document.dispatchEvent(new Event('visibilitychange')) }"
+    )
+    live.see("This node asks for a token")
+
+
 def test_every_page_shows_that_the_store_is_away_and_comes_back(
     make: object, make_server: Callable[..., RealServer]
 ) -> None:
@@ -212,9 +306,23 @@ def test_every_page_shows_that_the_store_is_away_and_comes_back(
             window.see("The store does not answer this node")
         live.go(f"{base}/tasks")
         live.see("This page tries again by itself")
+        still.fill("payload", "typed while it was away")
+        still.click("Schedule", "main button.first")
+        still.see("The form below is as you sent it")
+        assert "typed while it was away" in still.run("return document.querySelector('#f-payload').value")
+        form = still.run("return document.querySelector('#schedule [name=form]').value")
+        still.run(
+            "const form = document.createElement('form'); form.method = 'post';"
+            "form.action = '/dashboard/queues/q/pause';"
+            "form.innerHTML = `<input name=form value='${arguments[0]}'>`; document.body.append(form); form.submit()",
+            form,
+        )
+        still.see("Whether your form was carried out is not known")
         own.start()
         live.see("No task matches.")
-        still.miss("The store does not answer")
+        still.see("The store is back")
+        still.click("look what has become of it")
+        still.see("Queue q")
 
 
 def test_tasks_are_cancelled_by_filter_after_a_dry_run(page: Browser, world: World) -> None:

@@ -113,6 +113,13 @@ def test_nothing_in_a_text_is_hidden() -> None:
 
 def test_bytes_are_shown_in_the_way_that_fits() -> None:
     assert showing.shown_bytes(b'{"b": [1, "\xc3\xa4"]}').text == '{\n  "b": [\n    1,\n    "ä"\n  ]\n}'
+    written = r'{"price": 10.10,"a":{ }, "b" : [], "a": "x,\"{\u00e4]", "n": [[1e400, -0]]}'
+    assert showing.shown_bytes(written.encode()).text == (
+        '{\n  "price": 10.10,\n  "a": {},\n  "b": [],\n  "a": "x,\\"{\\u00e4]",\n  "n": [\n    [\n'
+        "      1e400,\n      -0\n    ]\n  ]\n}"
+    ), "values stand as they were written"
+    deep = showing.shown_bytes(b"[" * 500 + b"1," * 100_000 + b"1" + b"]" * 500)
+    assert (deep.how, deep.cut, len(deep.text)) == ("json", True, showing.SHOWN)
     assert showing.shown_bytes(b"hello").how == "text"
     assert showing.shown_bytes(b"\xff\xfe\x00").how == "hex"
     assert showing.shown_bytes(b"\xff\xfe\x00A").text.endswith("...A")
@@ -146,6 +153,8 @@ def test_a_filter_is_read_from_its_form() -> None:
         filters.query_of(form, cursor="x")
         == "state=ready&queue=mail&type=worker&name=send&label=a%3Db%2C+c%3Dd%3De&cursor=x"
     )
+    for value in ("a, b", "\\", "a\\,b", " c ", "x=y", "C:\\dir", ""):
+        assert filters.labels("label", f"{filters.written('n', value)}, m=1") == {"n": value, "m": "1"}, value
     for field, text in (("state", "lost"), ("label", "a"), ("due_from", "soon"), ("queue", "no queue"), ("type", "x")):
         with pytest.raises(InvalidTask):
             filters.filter_of({field: text})
@@ -163,7 +172,8 @@ def test_lines_say_what_the_form_does() -> None:
         ("http", {"url": "https://example.org/x", "method": "PUT"}, "webhook"),
         ("pub_sub", {"at": "2027-01-15T08:00:00Z"}, "publish"),
     ):
-        text = lines.python({**body, "type": kind, **extra}, "localhost", token=True)
+        text = lines.python({**body, "type": kind, **extra}, "localhost:9099", token=True, tls=True)
+        assert "Client(\"localhost:9099\", token=os.environ['DELAYBOX_TOKEN'], tls=True)" in text
         tree = ast.parse(text)
         last = tree.body[-1]
         assert isinstance(last, ast.Expr) and isinstance(last.value, ast.Call)

@@ -96,6 +96,8 @@ RULES: Final[dict[tuple[str, str], Rule]] = {
     ("POST", "/dashboard/many/run"): Access.SCHEDULE,
     ("POST", "/dashboard/many/move"): Access.SCHEDULE,
     ("POST", "/dashboard/many/cancel"): Access.CANCEL,
+    ("POST", "/dashboard/many/replay"): Access.ADMIN,
+    ("POST", "/dashboard/many/discard"): Access.ADMIN,
     ("GET", "/dashboard/dead"): Access.READ,
     ("POST", "/dashboard/dead/replay"): Access.ADMIN,
     ("POST", "/dashboard/dead/discard"): Access.ADMIN,

@@ -7,6 +7,7 @@ import socket
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from delaybox.api.dashboard.settings import DashboardSettings
 from delaybox.api.grpc.settings import GrpcSettings
 from delaybox.api.kafka.settings import IntakeSettings
 from delaybox.api.rest.settings import ApiSettings
@@ -144,7 +145,7 @@ def _rest(c: Config, common: Mapping[str, Any]) -> ApiSettings:
         host=c.http_server.host,
         context_path=c.http_server.context_path,
         allowed_hosts=c.http_server.allowed_hosts,
-        dashboard=c.dashboard.settings(alone=False),
+        dashboard=_pages(c, alone=False),
         # One process of a node sends them.
         metrics_to=c.otel.metrics_to(os.environ) if c.probe.port is None else None,
     )
@@ -156,7 +157,16 @@ def _dashboard(c: Config, common: Mapping[str, Any]) -> ApiSettings:
         host=c.dashboard_host,
         context_path=c.http_server.context_path,
         allowed_hosts=c.http_server.allowed_hosts,
-        dashboard=c.dashboard.settings(alone=True),
+        dashboard=_pages(c, alone=True),
+    )
+
+
+def _pages(c: Config, *, alone: bool) -> DashboardSettings | None:
+    return c.dashboard.settings(
+        alone=alone,
+        rest_port=c.http_server.port,
+        grpc_port=c.grpc_server.port,
+        grpc_tls=bool(c.grpc_server.tls.cert_file),
     )
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from typing import Final
 from urllib.parse import urlencode
 
@@ -55,17 +56,38 @@ def ends_of(form: Mapping[str, str]) -> HistoryQuery:
 
 
 def labels(field: str, text: str) -> dict[str, str]:
-    """Labels as people write them: name=value, with commas or lines between them. InvalidTask."""
+    """Labels as people write them: name=value, with commas or lines between them. A comma of a value, and a space at
+    its end, has a backslash before it. InvalidTask."""
     found: dict[str, str] = {}
-    for part in text.replace("\n", ",").split(","):
-        if not part.strip():
-            continue
-        name, equals, value = part.strip().partition("=")
+    for part in _parts(text):
+        name, equals, value = part.partition("=")
         if not equals:
-            raise InvalidTask(field, f"{field} {part.strip()[:40]!r} has no value; write name=value")
+            raise InvalidTask(
+                field, f"{field} {part[:40]!r} has no value; write name=value, and \\, for a comma of a value"
+            )
         check_label(field, name, value)
         found[name] = value
     return found
+
+
+def written(name: str, value: str) -> str:
+    """A label as `labels` reads it."""
+    return f"{name}={_MEANS_MORE.sub(_WITH_BACKSLASH, value)}"
+
+
+_MEANS_MORE: Final = re.compile(r"[\\,\r\n]|^\s|\s$")
+_WITH_BACKSLASH: Final = r"\\\g<0>"
+_PART: Final = re.compile(r"(?:\\.|[^\\,\r\n]|\\$)+", re.DOTALL)
+_BEFORE, _AFTER = re.compile(r"^\s+"), re.compile(r"(?<!\\)\s+$")
+_ESCAPED: Final = re.compile(r"\\([\\,\s])")
+
+
+def _parts(text: str) -> Iterator[str]:
+    """What stands between commas and lines, without spaces around it and backslashes."""
+    for found in _PART.findall(text):
+        part = _AFTER.sub("", _BEFORE.sub("", found))
+        if part:
+            yield _ESCAPED.sub(r"\1", part)
 
 
 def moment(field: str, text: str) -> int:

@@ -45,9 +45,11 @@ class Frames:
         headers: tuple[tuple[bytes, bytes], ...] = (),
         *,
         away: bool = False,
+        form_at: str = "",
     ) -> Answer:
-        """A page that says what is wrong. ``away``: the store is, so the page tries again by itself."""
-        values = {"status": status, "title": HTTPStatus(status).phrase, "text": text, "away": away}
+        """A page that says what is wrong. ``away``: the store is, so the page tries again by itself. ``form_at``: it
+        answers a form, and that is the address of the page that has it. A form is not sent again by itself."""
+        values = {"status": status, "title": HTTPStatus(status).phrase, "text": text, "away": away, "form_at": form_at}
         values |= self._common(visit)
         return Answer(status, render.page("problem.html", values), (*render.HEADERS, *headers), render.HTML)
 

@@ -20,8 +20,8 @@ def curl(body: Mapping[str, Any], address: str, *, token: bool) -> str:
     return " \\\n  ".join([" ".join(parts[:3]), *parts[3:]])
 
 
-def python(body: Mapping[str, Any], host: str, *, token: bool) -> str:
-    """The call of the client. ``host``: the node's."""
+def python(body: Mapping[str, Any], server: str, *, token: bool, tls: bool = False) -> str:
+    """The call of the client. ``server``: the node's host and its port of gRPC."""
     kind = str(body.get("type", "pub_sub"))
     options = {name: body[name] for name in _OPTIONS if name in body}
     if "at" in options:
@@ -54,7 +54,7 @@ def python(body: Mapping[str, Any], host: str, *, token: bool) -> str:
     else:
         arguments = [_shown(payload)]
     arguments += [f"{name}={_shown(value)}" for name, value in options.items()]
-    given = ", token=os.environ['DELAYBOX_TOKEN']" if token else ""
+    given = (", token=os.environ['DELAYBOX_TOKEN']" if token else "") + (", tls=True" if tls else "")
     call = f"client.{_CALLS[kind]}({', '.join(arguments)})"
     if len(call) > 80:
         call = f"client.{_CALLS[kind]}(\n    " + ",\n    ".join(arguments) + ",\n)"
@@ -65,11 +65,12 @@ def python(body: Mapping[str, Any], host: str, *, token: bool) -> str:
         imports.insert(0, "from base64 import b64decode")
     if token:
         imports.insert(0, "import os")
-    return "\n".join([*imports, "", f'client = Client("{host}:9088"{given})', call])
+    return "\n".join([*imports, "", f'client = Client("{server}"{given})', call])
 
 
 _OPTIONS: Final = (
-    "at", "delay", "queue", "priority", "labels", "idempotency_key", "timeout", "expire_after", "keep_result", "retry",
+    "at", "delay", "queue", "group", "priority", "labels", "idempotency_key", "timeout", "expire_after", "keep_result",
+    "retry",
 )  # fmt: skip
 
 

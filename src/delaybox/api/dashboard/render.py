@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from delaybox import __version__
-from delaybox.api.dashboard import showing
+from delaybox.api.dashboard import filters, showing
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -46,7 +46,7 @@ def _environment() -> Environment:
     )
     for filter_ in (showing.number, showing.moment, showing.iso, showing.span, showing.plain, showing.ranges):
         made.filters[filter_.__name__] = filter_
-    made.globals.update(version=__version__, asset=asset)
+    made.globals.update(version=__version__, asset=asset, written=filters.written)
     return made
 
 

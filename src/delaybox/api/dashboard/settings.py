@@ -15,3 +15,7 @@ class DashboardSettings:
     """Signs the cookies. "": one that lies in the store, so that all nodes have the same."""
     alone: bool = False
     """The pages have a port of their own: beside them only probes and metrics are served there."""
+    rest_port: int = 0
+    """Where REST listens, for the lines that pages show; 0: where the pages do."""
+    grpc_port: int = 9088
+    grpc_tls: bool = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -120,9 +121,36 @@ def _pretty(data: bytes) -> str | None:
     if not data or len(data) > 256 * 1024 or data.lstrip()[:1] not in (b"{", b"["):
         return None
     try:
-        return json.dumps(json.loads(data), indent=2, ensure_ascii=False)
+        json.loads(data)
+        text = data.decode()
     except (ValueError, RecursionError):
         return None
+    return _indented(text)
+
+
+_TOKEN: Final = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\],:]|[^\s{}\[\],:"]+')
+
+
+def _indented(text: str) -> str:
+    """JSON in lines, every value as it was written: reading numbers and writing them again would make 10.10 another
+    text. Ends where more is there than is shown."""
+    parts: list[str] = []
+    size, depth, opened = 0, 0, False
+    for found in _TOKEN.finditer(text):
+        word = found[0]
+        line = "\n" + "  " * (depth - 1 if word in "}]" else depth)
+        if word in "}]":
+            depth -= 1
+            piece = word if opened else line + word
+        else:
+            piece = (line if opened else "") + {",": f",{line}", ":": ": "}.get(word, word)
+        opened = word in "{["
+        depth += opened
+        parts.append(piece)
+        size += len(piece)
+        if size > SHOWN:
+            break
+    return "".join(parts)
 
 
 def _hex(data: bytes) -> str:

@@ -10,7 +10,7 @@ from urllib.parse import quote
 from msgspec.structs import replace
 
 from delaybox.api import policy
-from delaybox.api.dashboard import render
+from delaybox.api.dashboard import filters, render
 from delaybox.api.dashboard.frame import Frames, see_other
 from delaybox.api.dashboard.login import Login
 from delaybox.api.dashboard.pages.dead import DeadPages
@@ -33,7 +33,7 @@ from delaybox.api.rest.request_body import Disconnected, RequestBodies
 from delaybox.api.rest.routing import Answer, Handler, Route
 from delaybox.api.rest.settings import ApiSettings
 from delaybox.core.access import Grant
-from delaybox.core.errors import DelayBoxError, StoreUnavailable, Unauthenticated
+from delaybox.core.errors import DelayBoxError, StoreFull, StoreUnavailable, Unauthenticated, Unconfirmed
 from delaybox.service import Service
 from delaybox.wire.json.tasks import TaskRules
 from delaybox.wire.shell_rules import ShellRules
@@ -75,7 +75,7 @@ class Dashboard:
         self._many = ManyPages(frames, service)
         self._dead = DeadPages(frames, service)
         self._webhooks = WebhookPages(frames)
-        self._schedule = SchedulePages(frames, service, rules, commands=settings.shell_commands)
+        self._schedule = SchedulePages(frames, service, rules, own, commands=settings.shell_commands)
 
     def routes(self) -> list[Route]:
         """The pages, below the context path."""
@@ -113,6 +113,8 @@ class Dashboard:
             "/many/run": self._many.run,
             "/many/move": self._many.move,
             "/many/cancel": self._many.cancel,
+            "/many/replay": self._many.replay,
+            "/many/discard": self._many.discard,
             "/dead/replay": self._dead.replay,
             "/dead/discard": self._dead.discard,
             "/schedule": self._schedule.send,
@@ -155,7 +157,9 @@ class Dashboard:
                 return problems.V1.error(error)
             status = outside(error).http
             text = DEFECT_TEXT if status == 500 else str(error)
-            return self._problem(scope, status, text, away=isinstance(error, StoreUnavailable))
+            # A store that is full or could not confirm answers.
+            away = isinstance(error, StoreUnavailable) and not isinstance(error, StoreFull | Unconfirmed)
+            return self._problem(scope, status, text, away=away)
         except Disconnected:
             raise
         except Exception:  # noqa: BLE001 - whatever it was, the browser gets a page
@@ -168,6 +172,8 @@ class Dashboard:
         if self._shared is not None and not (route is not None and route.name == BASE + _FILES):
             await self._shared.learn(cookies_of(headers).get(self._frames.cookie(headers), ""))
         scope["visit"] = visit = self._visit(scope, headers)
+        if route is None and scope["method"] == "GET" and scope["path"].endswith("/"):
+            return see_other(quote(scope["path"].rstrip("/"), safe="/"))
         if route is None:
             raise Refusal(404, f"there is no such page; begin at {self._base}")
         method = "GET" if scope["method"] == "HEAD" else scope["method"]
@@ -236,7 +242,16 @@ class Dashboard:
         self, scope: Scope, status: int, text: str, headers: tuple[tuple[bytes, bytes], ...] = (), *, away: bool = False
     ) -> Answer:
         visit: Visit | None = scope.get("visit")
-        return self._frames.problem(visit, status, text, headers, away=away)
+        form_at = self._form_at(scope, visit) if scope["method"] == "POST" else ""
+        return self._frames.problem(visit, status, text, headers, away=away, form_at=form_at)
+
+    def _form_at(self, scope: Scope, visit: Visit | None) -> str:
+        """The page whose form was sent to an address, as that of a task to ``/tasks/{id}/run``."""
+        raw: bytes = scope["raw_path"]
+        page = raw.decode("ascii", "ignore").rpartition("/")[0]
+        if page == f"{self._base}/many":
+            return f"{self._base}/tasks?{filters.query_of(visit.form if visit is not None else {})}"
+        return page if page.startswith(self._base) else self._base
 
     async def _front(self, visit: Visit) -> Answer:
         if b"text/html" not in visit.headers.get(b"accept", b""):

@@ -59,6 +59,14 @@ class ManyPages:
         """Cancels them."""
         return await self._apply(visit, "cancel", "cancelled", self._service.bulk.cancel)
 
+    async def replay(self, visit: Visit) -> Answer:
+        """Brings dead letters back."""
+        return await self._apply(visit, "replay", "brought back", self._service.bulk.replay)
+
+    async def discard(self, visit: Visit) -> Answer:
+        """Deletes dead letters for good."""
+        return await self._apply(visit, "discard", "deleted for good", self._service.bulk.discard)
+
     async def _apply(
         self, visit: Visit, action: str, done: str, change: Change, *, due_ms: int | None = None
     ) -> Answer:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -10,6 +12,7 @@ import msgspec
 from delaybox.api.dashboard import render, served
 from delaybox.api.dashboard.frame import Frames
 from delaybox.api.dashboard.live import Live
+from delaybox.api.dashboard.looks import Looks
 from delaybox.api.dashboard.visit import Visit
 from delaybox.api.rest.refusal import Refusal
 from delaybox.api.rest.routing import Answer
@@ -31,6 +34,10 @@ SPANS: Final = {
 """How far the forecast's picture may go: its name, its length and its step, in ms."""
 _FARTHEST: Final = 10 * 365 * _DAY
 _COLOURS: Final = 8
+MOST: Final = 200
+"""Rows of a table of nodes, workers or processes: pages of thousands would take seconds to make."""
+_ANSWERED_S: Final = 1.0
+"""For so long one answer of the store stands for all that ask whether it is there."""
 
 
 class NowPages:
@@ -39,22 +46,28 @@ class NowPages:
     def __init__(self, frames: Frames, service: Service) -> None:
         self._frames = frames
         self._service = service
-        self._live = Live(service)
+        self._live = Live(service, forecast=self._coming, nodes=self._nodes_part)
+        self._looks = Looks(partial(service.queues, pending=False))
+        self._answered = float("-inf")
 
     async def page(self, visit: Visit) -> Answer:
-        """The page; its numbers come by `live` and `forecast`."""
+        """The page; what moves in it comes by `live`."""
         counts = await self._service.counts()
         nodes = await self._service.nodes()
         return self._frames.page(visit, "now.html", counts=counts, spans=SPANS, **_owners(nodes))
 
     async def live(self, visit: Visit) -> Answer:
-        """The numbers, one frame a second, as Server-Sent Events."""
+        """The numbers, one frame a second, and the forecast of a span, as Server-Sent Events."""
         headers = (*render.HEADERS, (b"x-accel-buffering", b"no"))
-        return Answer(200, b"", headers, b"text/event-stream", self._live.read())
+        span = visit.query.get("span", "")
+        return Answer(200, b"", headers, b"text/event-stream", self._live.read(span if span in SPANS else ""))
 
     async def store(self, visit: Visit) -> Answer:
         """Nothing, while the store answers: pages of which no part renews itself learn by it that the store is away."""
-        await self._service.counts()
+        now = time.monotonic()
+        if now - self._answered >= _ANSWERED_S:
+            await self._service.counts()
+            self._answered = now
         return Answer(200, b"", render.HEADERS, render.HTML)
 
     async def forecast(self, visit: Visit) -> Answer:
@@ -69,8 +82,15 @@ class NowPages:
             name = visit.query.get("span", "3h")
             if name not in SPANS:
                 raise Refusal(400, f"span {name[:20]!r} is unknown; use one of {', '.join(SPANS)}")
-            _, length, step = SPANS[name]
-            start, end = now, now + length
+            return Answer(200, await self._coming(name), render.HEADERS)
+        return Answer(200, await self._picture(start, end, step), render.HEADERS)
+
+    async def _coming(self, span: str) -> bytes:
+        _, length, step = SPANS[span]
+        now = time.time_ns() // 1_000_000
+        return await self._picture(now, now + length, step)
+
+    async def _picture(self, start: int, end: int, step: int) -> bytes:
         found = await self._service.outlook(start, end, step)
         body = {
             "step_ms": found.step_ms,
@@ -78,19 +98,25 @@ class NowPages:
             "at": [one.start_ms for one in found.steps],
             "due": [one.count for one in found.steps],
         }
-        return Answer(200, _encode(body), render.HEADERS)
+        return _encode(body)
+
+    def _nodes_part(self, nodes: Sequence[LivingNode]) -> str:
+        return render.page("now_nodes.html", {"base": self._frames.base, **_owners(nodes)}).decode()
 
     async def nodes(self, visit: Visit) -> Answer:
         """Nodes with their processes, and workers."""
         nodes = await self._service.nodes()
         workers = [(node, worker) for node in nodes for worker in node.activity.workers]
         workers.sort(key=lambda pair: (pair[1].identity, pair[0].id))
+        workers = workers[:MOST]
         missing = sum(node.activity.worker_count for node in nodes) - len(workers)
-        queues = await self._service.queues(pending=False)
+        members = [(node, member) for node in nodes for member in node.members]
+        queues = await self._looks.last(renewed=visit.partly)
         functions, count = served.functions(nodes)
         return self._frames.page(
             visit, "nodes.html", workers=workers, missing=missing, unserved=[q for q in queues if q.unserved],
-            functions=functions, more_functions=count - len(functions), **_owners(nodes),
+            functions=functions, more_functions=count - len(functions), members=members[:MOST],
+            more_members=max(0, len(members) - MOST), **_owners(nodes),
         )  # fmt: skip
 
 
@@ -101,7 +127,7 @@ def _whole(visit: Visit, name: str, otherwise: int) -> int:
     return int(text)
 
 
-def _owners(nodes: list[LivingNode]) -> dict[str, Any]:
+def _owners(nodes: Sequence[LivingNode]) -> dict[str, Any]:
     """The nodes, and for each partition whose it is: (partition, number of the node's colour, its id)."""
     cells: dict[int, tuple[int, int, str]] = {}
     partitions = max((member.store.partitions for node in nodes for member in node.members if member.store), default=0)
@@ -113,8 +139,9 @@ def _owners(nodes: list[LivingNode]) -> dict[str, Any]:
             cells[partition] = (partition, colours[node.id], node.id)
     newest_ms = max((node.seen_ms for node in nodes), default=0)
     return {
-        "nodes": nodes,
+        "nodes": nodes[:MOST],
         "silent": {node.id: ms for node in nodes if (ms := newest_ms - node.seen_ms) >= SILENT_MS},
+        "more_nodes": max(0, len(nodes) - MOST),
         "colours": colours,
         "partitions": partitions,
         "cells": [cells.get(at, (at, -1, "")) for at in range(partitions)] if partitions <= 256 else [],

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
+from heapq import nlargest
 from typing import Any, Final
 from urllib.parse import quote
 
 import msgspec
 
 from delaybox.api.dashboard.frame import Frames
+from delaybox.api.dashboard.looks import Looks
 from delaybox.api.dashboard.visit import Visit
 from delaybox.api.rest.routing import Answer
 from delaybox.core.errors import InvalidTask
+from delaybox.core.limits import QUEUE
 from delaybox.core.query import QueueStats
 from delaybox.core.queue import OTHERS, QueueRules
 from delaybox.service import Service
@@ -34,6 +38,8 @@ _ABOUT: Final = {
     "resume_rate": ("Resume rate", "After a pause: most of what waited that begins in any interval, such as 100/s."),
 }  # fmt: skip
 """What a rule is called and what it does. A rule that is missing here is shown by its own name."""
+MOST: Final = 200
+"""Queues that the list shows: a page of ten thousand would take seconds to make, every two seconds."""
 _SPANS: Final = frozenset({"timeout", "keep_result", "key_keep"})
 
 
@@ -54,18 +60,25 @@ class QueuePages:
     def __init__(self, frames: Frames, service: Service) -> None:
         self._frames = frames
         self._service = service
+        self._looks = Looks(service.queues)
 
     async def every(self, visit: Visit) -> Answer:
-        """All queues that hold something or have rules."""
-        found = await self._service.queues()
+        """The queues that hold something or have rules, or those of them whose names hold what is looked for. Where
+        they are many, those with the most work."""
+        found = await self._looks.last(renewed=visit.partly)
         ruled = {one.queue: one for one in await self._service.rules.every()}
-        rows: dict[str, list[QueueStats]] = {}
+        rows: dict[str, list[QueueStats]] = {name: [] for name in ruled if name != OTHERS}
         for stats in found:
             rows.setdefault(stats.queue, []).append(stats)
+        wanted = visit.query.get("name", "").strip()
+        named = [name for name in rows if wanted in name]
+        shown = nlargest(MOST, named, key=lambda name: _work(rows[name])) if len(named) > MOST else named
         return self._frames.page(
-            visit, "queues.html", rows=dict(sorted(rows.items())), ruled=ruled, others=OTHERS,
-            idle=[name for name in ruled if name not in rows and name != OTHERS], shown=_shown_short,
-            partly=not found.complete, type_names=rendering.NAME_OF_TYPE,
+            visit, "queues.html", rows={name: rows[name] for name in sorted(shown) if rows[name]}, ruled=ruled,
+            idle=sorted(name for name in shown if not rows[name]), shown=_shown_short, others=OTHERS, wanted=wanted,
+            new=wanted if QUEUE.fullmatch(wanted) and wanted not in rows else "", count=len(named),
+            more=len(named) > MOST, partly=not found.complete,
+            type_names=rendering.NAME_OF_TYPE,
         )  # fmt: skip
 
     async def one(self, visit: Visit) -> Answer:
@@ -117,13 +130,21 @@ class QueuePages:
         shown = await self._service.rules.of(name)
         own, effect = _plain(shown.own), _plain(shown.effect)
         given = visit.form if problem else {}
-        lanes = [q for q in await self._service.queues() if q.queue == name or (name == OTHERS and q.waits)]
+        found = await self._looks.last(renewed=visit.partly)
+        lanes = [q for q in found if q.queue == name or (name == OTHERS and q.waits)]
         return self._frames.page(
             visit, "queue.html", status=status, name=name, problem=problem, rules=_rules(own, effect, given),
             paused=bool(shown.effect.paused), ramp=shown.effect.ramp, pace=shown.effect.pace,
-            waits=_sentence(shown.waits), newer=shown.newer, lanes=lanes, others=OTHERS,
+            waits=_sentence(shown.waits), newer=shown.newer, lanes=lanes[:MOST], others=OTHERS,
+            more=max(0, len(lanes) - MOST),
             has_own=bool(own), type_names=rendering.NAME_OF_TYPE, running=sum(q.in_flight for q in lanes),
         )  # fmt: skip
+
+
+def _work(lanes: Sequence[QueueStats]) -> tuple[float, ...]:
+    """The more, the higher a queue stands where not all are shown."""
+    sums = ((lane.ready, lane.in_flight, lane.fired_per_s, lane.pending) for lane in lanes)
+    return tuple(map(sum, zip(*sums, strict=True))) or (0.0,) * 4
 
 
 def _queue(visit: Visit) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 from delaybox.api import policy
 from delaybox.api.dashboard import filters, lines
 from delaybox.api.dashboard.frame import Frames
+from delaybox.api.dashboard.settings import DashboardSettings
 from delaybox.api.dashboard.visit import Visit
 from delaybox.api.rest.routing import Answer
 from delaybox.core.errors import DelayBoxError, Denied, InvalidTask, StoreUnavailable
@@ -23,7 +24,10 @@ PAYLOADS = ("text", "json", "base64")
 class SchedulePages:
     """The form. It is read as a body of ``POST /v1/tasks`` is, so it takes and refuses the same."""
 
-    def __init__(self, frames: Frames, service: Service, rules: TaskRules, *, commands: Sequence[str]) -> None:
+    def __init__(
+        self, frames: Frames, service: Service, rules: TaskRules, own: DashboardSettings, *, commands: Sequence[str]
+    ) -> None:
+        self._own = own
         self._frames = frames
         self._service = service
         self._rules = rules
@@ -39,8 +43,14 @@ class SchedulePages:
             task = tasks.parse_task(json.dumps(_body(visit.form)).encode(), self._rules)
             policy.require_type(visit.grant, task.type)
             stored = await self._service.submit(task)
-        except (StoreUnavailable, Denied):
+        except Denied:
             raise
+        except StoreUnavailable as error:
+            # Whoever has typed it shall not have to type it again.
+            why = f"{error}. The form below is as you sent it: send it again when the store is back."
+            if "idempotency_key" not in visit.form:
+                why += " If it was stored all the same, there are two such tasks then: it has no idempotency key."
+            return self._form(visit, visit.form, problem=why, status=503)
         except DelayBoxError as error:
             field = error.field if isinstance(error, InvalidTask) else ""
             return self._form(visit, visit.form, problem=str(error), field=field, status=400)
@@ -68,13 +78,19 @@ class SchedulePages:
             body = _body(form)
         except InvalidTask as error:
             return {"curl": "", "python": "", "why_not": str(error)}
-        host = visit.headers.get(b"host", b"localhost:8088").decode("latin-1")
+        own = self._own
+        here = visit.headers.get(b"host", b"localhost:8088").decode("latin-1")
+        host = here if here.endswith("]") or ":" not in here else here.rpartition(":")[0]
         scheme = "https" if visit.headers.get(b"origin", b"").startswith(b"https://") else "http"
         root = self._frames.base.removesuffix("/dashboard")
         token = not self._frames.open
         return {
-            "curl": lines.curl(body, f"{scheme}://{host}{root}", token=token),
-            "python": lines.python(body, host.rsplit(":", 1)[0] if not host.endswith("]") else host, token=token),
+            "curl": lines.curl(
+                body,
+                f"http://{host}:{own.rest_port}{root}" if own.rest_port else f"{scheme}://{here}{root}",
+                token=token,
+            ),
+            "python": lines.python(body, f"{host}:{own.grpc_port}", token=token, tls=own.grpc_tls),
             "why_not": "",
         }
 
@@ -83,7 +99,7 @@ def _body(form: Mapping[str, str]) -> dict[str, Any]:
     """The form as a body of ``POST /v1/tasks``; what is empty is left out. InvalidTask."""
     kind = form.get("type", "pub_sub")
     body: dict[str, Any] = {} if kind == "pub_sub" else {"type": kind}
-    for name in ("delay", "queue", "idempotency_key", "timeout", "expire_after", "keep_result"):
+    for name in ("delay", "queue", "group", "idempotency_key", "timeout", "expire_after", "keep_result"):
         if form.get(name, "").strip():
             body[name] = form[name].strip()
     if body.get("queue") == "default":

@@ -46,6 +46,8 @@ class TaskPages:
                 raise InvalidTask("cursor", "this page's address is not whole; begin the list again")
             chosen = filters.filter_of(visit.query)
             found = await self._service.list_tasks(chosen, cursor=cursor, limit=PAGE, in_time_s=IN_TIME_S)
+            if chosen.state not in ENDED:
+                found.items.sort(key=lambda task: task.due_ms)
         except InvalidTask as error:
             problem = str(error)
         return self._list(visit, found, problem=problem, status=400 if problem else 200)
@@ -165,7 +167,7 @@ class TaskPages:
         }
         return self._frames.page(
             visit, "task.html", status=status, task=task, problem=problem, life=life.of(task), headers=headers,
-            payload=showing.shown_bytes(task.payload, visit.query.get("as", "")),
+            payload=showing.shown_bytes(b"" if visit.partly else task.payload, visit.query.get("as", "")),
             output=_output(task),
             type_name=rendering.NAME_OF_TYPE[task.type], waiting=task.state in (TaskState.SCHEDULED, TaskState.READY),
         )  # fmt: skip

@@ -36,7 +36,7 @@
   document.addEventListener("formdata", (event) => {
     for (const input of every("input[type=datetime-local]", event.target)) event.formData.set(input.name, zoned(input));
     // A short address is a better one.
-    if (event.target.method === "get") for (const [name, value] of [...event.formData]) if (!value) event.formData.delete(name);
+    if (event.target.getAttribute("method") === "get") for (const [name, value] of [...event.formData]) if (!value) event.formData.delete(name);
   });
   document.addEventListener("htmx:configRequest", (event) => {
     for (const input of every("input[type=datetime-local]", event.detail.elt)) event.detail.parameters[input.name] = zoned(input);
@@ -46,8 +46,15 @@
 
   document.addEventListener("submit", (event) => {
     const ask = event.target.dataset.ask;
-    if (ask && !window.confirm(ask)) event.preventDefault();
+    if (ask && !window.confirm(ask)) { event.preventDefault(); return; }
+    // As an attribute, because a form's field may be called method.
+    if (event.target.getAttribute("method") !== "post") return;
+    // A double click must not schedule two tasks.
+    const now = performance.now();
+    if (now - (sent.get(event.target) ?? -Infinity) < 3000) event.preventDefault();
+    else sent.set(event.target, now);
   });
+  const sent = new WeakMap();
 
   const kind = one("#schedule #f-type");
   function showFields() {
@@ -56,6 +63,11 @@
   if (kind) {
     kind.addEventListener("change", showFields);
     showFields();
+  }
+
+  // The node cannot know that a proxy before it was asked by TLS, until a form says so.
+  if (location.protocol === "https:") {
+    for (const line of every("#lines pre")) line.textContent = line.textContent.replace(`http://${location.host}/`, `https://${location.host}/`);
   }
 
   const theme = one("#theme");
@@ -82,32 +94,93 @@
     away.hidden = !text;
     if (away.textContent !== text) away.textContent = text;
   }
+  let pressed = false;
+  for (const kind of ["pointerdown", "pointerup", "pointercancel"]) document.addEventListener(kind, () => { pressed = kind === "pointerdown"; }, true);
+  document.addEventListener("pointermove", (event) => { if (!event.buttons) pressed = false; }, true);
+  function inUse(part) {
+    const selection = document.getSelection();
+    if (selection && !selection.isCollapsed && part.contains(selection.anchorNode)) return true;
+    const typed = (field) => field === document.activeElement || field.value !== field.defaultValue;
+    return pressed || every("input:not([type=hidden]), textarea", part).some(typed);
+  }
   setInterval(() => {
     if (document.hidden) return;
     const parts = every("[hx-trigger=again]");
     for (const part of parts) {
       // Where other parts renew themselves, their answers show as well whether the store is there.
       if (part.id === "pulse" && parts.length > 1) continue;
-      // Not under the hands of somebody who reads or moves in it.
-      const selection = document.getSelection();
-      const reading = selection && !selection.isCollapsed && part.contains(selection.anchorNode);
-      if (!part.contains(document.activeElement) && !reading) htmx.trigger(part, "again");
+      if (!inUse(part)) htmx.trigger(part, "again");
     }
   }, 2000);
-  document.addEventListener("htmx:beforeSwap", (event) => {
-    const status = event.detail.xhr.status;
-    if (event.detail.elt.getAttribute("hx-trigger") !== "again") return;
-    if (status >= 400) event.detail.shouldSwap = false;
-    showAway(status === 503 ? "The store does not answer this node. The page shows what was known last, and goes on by itself." : "");
-  });
-  document.addEventListener("htmx:sendError", () => showAway("The node does not answer. The page shows what was known last, and goes on by itself."));
-  document.addEventListener("htmx:afterSettle", (event) => showTimes(event.target.parentElement || document));
 
-  if (one("[data-away]")) {
-    setInterval(async () => {
+  // What somebody has moved, opened or reached by keyboard stays so when a part is replaced by a newer one.
+  const named = (at) => [at.tagName, at.getAttribute("href"), at.getAttribute("aria-label") || at.textContent.slice(0, 60)].join("|");
+  const title = (details) => one("summary strong", details)?.textContent;
+  function remember(part) {
+    const focused = part.contains(document.activeElement) ? named(document.activeElement) : "";
+    const scrolled = every(".scroll, pre", part).map((box) => [box.scrollLeft, box.scrollTop]);
+    const open = new Map(every("details", part).map((one) => [title(one), one.open]));
+    return (newer) => {
+      every(".scroll, pre", newer).forEach((box, i) => { if (scrolled[i]) [box.scrollLeft, box.scrollTop] = scrolled[i]; });
+      every("details", newer).forEach((one) => { one.open = open.get(title(one)) ?? one.open; });
+      if (focused) every("a, button, summary, [tabindex]", newer).find((at) => named(at) === focused)?.focus({ preventScroll: true });
+    };
+  }
+  const answers = new Map();
+  const kept = new Map();
+  document.addEventListener("htmx:beforeSwap", (event) => {
+    const { elt, xhr } = event.detail;
+    if (elt.closest("#many")) { stepped(event); return; }
+    if (elt.getAttribute("hx-trigger") !== "again") return;
+    showAway(xhr.status === 503 ? "The store does not answer this node. The page shows what was known last, and goes on by itself." : "");
+    // Gone, or somebody pressed or typed while it was asked for, or nothing has changed.
+    if (xhr.status === 404 && elt.id === "task") location.reload();
+    if (xhr.status >= 400 || inUse(elt) || answers.get(elt.id) === xhr.responseText) { event.detail.shouldSwap = false; return; }
+    answers.set(elt.id, xhr.responseText);
+    kept.set(elt.id, remember(elt));
+  });
+  document.addEventListener("htmx:afterSwap", (event) => {
+    const part = event.target;
+    showTimes(part.parentElement || document);
+    kept.get(part.id)?.(part);
+    kept.delete(part.id);
+  });
+  document.addEventListener("htmx:sendError", (event) => {
+    showAway("The node does not answer. The page shows what was known last, and goes on by itself.");
+    if (event.detail.elt.closest("#many")) setTimeout(() => htmx.trigger(event.detail.elt, "again"), 2000);
+  });
+
+  // A step of a change of many tasks. One that failed is sent again: what it had done does not match any more.
+  function stepped(event) {
+    const { elt, xhr } = event.detail;
+    if (xhr.status < 400) return;
+    event.detail.shouldSwap = false;
+    let reason = `the node answered ${xhr.status}.`;
+    // A form that does not fit comes back as a page, all else as a problem in JSON, which is what htmx asks for.
+    try { reason = `${JSON.parse(xhr.responseText).detail}.`; } catch {
+      const answer = new DOMParser().parseFromString(xhr.responseText, "text/html");
+      reason = one("main .note.bad", answer)?.textContent || reason;
+    }
+    const again = xhr.status >= 500 || xhr.status === 429;
+    const note = one("#many-failed") || document.createElement("div");
+    Object.assign(note, { id: "many-failed", className: "note bad", role: "alert" });
+    note.textContent = `This step failed: ${reason} ${again ? "It is sent again by itself." : ""}`;
+    elt.before(note);
+    if (again) setTimeout(() => htmx.trigger(elt, "again"), 2000);
+  }
+
+  const failed = one("[data-away]");
+  if (failed) {
+    // The answer to a form has the form's address, which is no page; and it is to be read.
+    const there = failed.dataset.away || location.href;
+    const asking = setInterval(async () => {
       try {
-        const answer = await fetch(location.href, { headers: { accept: "text/html" } });
-        if (answer.status !== 503) location.replace(location.href);
+        const answer = await fetch(there, { headers: { accept: "text/html" } });
+        if (answer.status === 503) return;
+        if (!failed.dataset.away) { location.replace(there); return; }
+        clearInterval(asking);
+        one("h1").textContent = "The store is back";
+        one("#back").textContent = "The store is back";
       } catch { /* the node is away as well: later */ }
     }, 2000);
   }
@@ -191,7 +264,8 @@
 
   // -- the coming hours -------------------------------------------------------------------------------------------
 
-  function forecast(at) {
+  // ``followed``: called with a span's name when that is to be followed, and with "" for a part that was chosen.
+  function forecast(at, followed) {
     const words = one("#forecast-words");
     let asked = "span=3h";
     let named = "3 hours";
@@ -213,14 +287,16 @@
         if (!answer.ok) { showAway((await answer.json()).detail); return; }
         found = await answer.json();
       } catch { return; }
-      if (wanted !== asked) return;
+      if (wanted === asked) draw(found);
+    }
+    function draw(found) {
       step = found.step_ms;
       picture.show([found.at.map((ms) => ms / 1000), found.due]);
       const total = found.due.reduce((sum, n) => sum + n, 0);
       const most = Math.max(0, ...found.due);
       const peak = new Date(found.at[found.due.indexOf(most)]);
       const text = total
-        ? `${found.estimated ? "About " : ""}${count(total)} due; most from ${day(peak)} ${clock(peak).slice(0, 5)} on, ${count(most)} in ${span(step)}. Drag to look closer, double-click to go back.`
+        ? `${found.estimated ? "About " : ""}${count(total)} due; most from ${day(peak)} ${clock(peak).slice(0, 5)} on, ${count(most)} in ${inWords(step)}. Drag to look closer, double-click to go back.`
         : "Nothing is due in this time.";
       if (words.textContent !== text) words.textContent = text;
     }
@@ -229,8 +305,10 @@
       one("#span-name").textContent = text;
       every("[data-span]").forEach((b) => b.setAttribute("aria-pressed", String(query === `span=${b.dataset.span}`)));
       show();
+      followed(span());
     }
-    function span(ms) {
+    const span = () => (asked.startsWith("span=") ? asked.slice(5) : "");
+    function inWords(ms) {
       const units = [[86400000, "days"], [3600000, "hours"], [60000, "minutes"]];
       const [size, unit] = units.find(([size]) => ms >= size && ms % size === 0) || units[2];
       return ms === size ? `a ${unit.slice(0, -1)}`.replace("a hour", "an hour") : `${ms / size} ${unit}`;
@@ -241,12 +319,15 @@
     }));
     at.addEventListener("dblclick", () => look(`span=${one("[data-span][aria-pressed=true]")?.dataset.span || "3h"}`, named));
     show();
-    setInterval(() => document.hidden || show(), 3000);
+    setInterval(() => document.hidden || span() || show(), 3000);
+    return { span, draw };
   }
 
   // -- the numbers of this second ---------------------------------------------------------------------------------
 
   function live(tiles) {
+    const ahead = forecast(one("#forecast"), () => { if (source) { source.close(); open(); } });
+    const nodes = one("#nodes");
     const beat = one("#beat");
     const kept = 300;
     const frames = [];
@@ -273,7 +354,16 @@
       put("scheduled", count(frame.scheduled));
       one("[data-now=dead]", tiles).parentElement.classList.toggle("bad", frame.dead > 0);
       showAway(frame.away ? `The store does not answer this node: ${frame.away}` : "");
-      beat.textContent = frame.away ? "waiting for the store" : "live";
+      tell(frame.away ? "waiting for the store" : "live");
+    }
+    // Read out only when it changes.
+    function tell(text) { if (beat.textContent !== text) beat.textContent = text; }
+    function showNodes(html) {
+      if (inUse(nodes)) return;
+      const restore = remember(nodes);
+      nodes.innerHTML = html;
+      showTimes(nodes);
+      restore(nodes);
     }
     function draw() {
       const at = frames.map((f) => f.at_ms / 1000);
@@ -282,8 +372,10 @@
       rates.show([at, frames.map((f) => f.fired), frames.map((f) => f.scheduled)]);
     }
     let source = null;
+    let lost = 0;
     function open() {
-      const opened = new EventSource(tiles.dataset.live);
+      const span = ahead.span();
+      const opened = new EventSource(`${tiles.dataset.live}?span=${span}`);
       source = opened;
       source.addEventListener("before", (event) => {
         // Of the next node, which may have looked for less long than this page.
@@ -299,11 +391,24 @@
         show(frame);
         draw();
       });
+      source.addEventListener("nodes", (event) => showNodes(JSON.parse(event.data)));
+      source.addEventListener("forecast", (event) => { if (span && span === ahead.span()) ahead.draw(JSON.parse(event.data)); });
       source.addEventListener("error", () => {
-        beat.textContent = "connecting";
-        // A browser gives up for good when a proxy answers with an error's page, as while no node is there.
-        if (opened.readyState === EventSource.CLOSED) setTimeout(() => source === opened && open(), 2000);
+        if (source !== opened) return;
+        tell("connecting");
+        if (lost++) showAway("The node does not answer. The page shows what was known last, and goes on by itself.");
+        // A browser gives up for good when it gets an error's page, as of a proxy while no node is there.
+        if (opened.readyState === EventSource.CLOSED) setTimeout(() => source === opened && again(), 2000);
       });
+      source.addEventListener("open", () => { lost = 0; });
+    }
+    async function again() {
+      try {
+        const answer = await fetch(`${base}/store`, { headers: { accept: "application/json" } });
+        // The session is over: the page itself leads to the form for a token.
+        if (answer.status === 401) { location.reload(); return; }
+      } catch { /* the node is away: it is tried again below */ }
+      open();
     }
     // A page that nobody sees asks for nothing.
     document.addEventListener("visibilitychange", () => {
@@ -315,6 +420,5 @@
   showTheme();
   showTimes(document);
   fillMoments(document);
-  if (one("#forecast")) forecast(one("#forecast"));
   if (one("[data-live]")) live(one("[data-live]"));
 })();
