@@ -186,7 +186,7 @@ def test_one_task_is_run_now_moved_cancelled_and_stopped(page: Browser, world: W
 
     until(runs, lambda: page.text)
     page.click("Stop it", "main button")
-    page.see("Its worker was asked to stop it.")
+    page.see("was asked to stop it.")
     until(lambda: held.get().state == "cancelled", world.node.output)
     other = world.client.publish(b"x", delay="1h")
     page.go(f"{world.base}/tasks/{other.id}")
