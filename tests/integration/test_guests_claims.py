@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
 import pytest
 from redis.asyncio import Redis
 
+from delaybox.core.errors import StoreUnavailable
 from delaybox.core.lane import lane_of
-from delaybox.core.task import NewTask, TaskType
+from delaybox.core.task import NewTask, Priority, TaskType
+from delaybox.engine.asks import UNTIL_CALLED
 from delaybox.engine.clock_estimate import RedisClock
 from delaybox.engine.due_tracker import Tracker
 from delaybox.engine.engine import Engine
 from delaybox.engine.loops import Loop
 from delaybox.engine.options import EngineOptions
+from delaybox.engine.spared_claims import SparedClaims
 from delaybox.store import keys
 from delaybox.store.loader import ScriptCall
 from delaybox.store.record import draft
 from delaybox.store.servers import Servers
 from delaybox.store.store import Batch, Claimed, Store
 from tests.engines import until
+from tests.lab import Lab
 
 POLL_MS = 100
 GUEST = EngineOptions(node_id="test", clock=False, channel="", poll_ms=POLL_MS)
@@ -56,6 +62,10 @@ class Takes:
     def accept(self, partition: int, lease_id: bytes, leased: Sequence[bytes]) -> list[float]:
         self.got += leased[::2]
         return [0.0] * (len(leased) // 2)
+
+    async def has(self, count: int) -> None:
+        """Returns when so many tasks came."""
+        await until(lambda: len(self.got) == count)
 
 
 @contextlib.asynccontextmanager
@@ -121,3 +131,137 @@ async def test_who_claims_nothing_knows_the_servers_clock_all_the_same(
         await until(lambda: engine._clocks.now_ms(0) > time.time() * 1000 + ahead_ms / 2)
     finally:
         await engine.stop(0.0)
+
+
+async def test_a_guests_claim_shows_whether_worker_tasks_of_any_lane_are_left(lab: Lab) -> None:
+    def send(name: str = "send", **parts: Any) -> NewTask:
+        return NewTask(type=TaskType.WORKER, name=name, **parts)
+
+    async def clear(**limits: Any) -> bool:
+        return (await lab.claim(**{"types": "w", "lanes": (Takes("send").lane,), "guest": True, **limits})).clear
+
+    assert await clear(), "nothing there"
+    await lab.add(send())
+    assert await clear(), "one task"
+    await lab.add(send(), send(priority=Priority.CRITICAL), NewTask(), send(delay_ms=1_000))
+    assert await clear(), "several, and what is of other types or due later"
+    await lab.add(send(), send())
+    assert not await clear(slots=2), "it cannot know whether there were more than it had slots for"
+    await lab.add(send(), send("other"))
+    assert not await clear(), "another function's is left"
+    await lab.move(2_000)
+    assert not await clear() and not await clear(), "that is ready now"
+    await lab.claim()
+    assert await clear(types="w", lanes=()), "of all lanes"
+    assert not await clear(guest=False) and not await clear(types="sw") and not await clear(fresh_ms=1_000)
+
+
+class Counting:
+    """The claims of each function's taker."""
+
+    def __init__(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._run_many = store.runner.run_many
+        self.count: Counter[bytes] = Counter()
+        self.held: dict[bytes, asyncio.Event] = {}
+        """Answers of claims for a lane that wait for this."""
+        self.fails: set[bytes] = set()
+        monkeypatch.setattr(store.runner, "run_many", self._counted)
+
+    async def _counted(self, calls: Sequence[ScriptCall]) -> Sequence[Any]:
+        lane = calls[0].args[-1] if calls[0].script == "claim" else b""
+        self.count[lane] += 1
+        if lane in self.fails:
+            raise StoreUnavailable("cut off")
+        replies = await self._run_many(calls)
+        if lane in self.held:
+            await self.held[lane].wait()
+        return replies
+
+
+@contextlib.asynccontextmanager
+async def two_guests(
+    client: Redis, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[tuple[Store, Counting, Takes, Takes, Callable[[], None]]]:
+    """Two takers of one process that wait to be called, asleep; and what a message to both does."""
+    store = await Store.open(Servers(client), prefix=prefix, partitions=1)
+    counting, clock, beside = Counting(store, monkeypatch), RedisClock(), SparedClaims()
+    one, other = Takes("one"), Takes("other")
+    takers = {taker: Tracker(store, taker, GUEST, clock, beside=beside) for taker in (one, other)}
+
+    def kick() -> None:
+        for taker in beside.first(takers):
+            takers[taker].kick(0, 1.0)
+
+    for tracker in takers.values():
+        tracker.wait_to_be_called()
+    async with stepping(*takers.values()):
+        await until(lambda: all(t._asleep_until == UNTIL_CALLED for t in takers.values()))
+        counting.count.clear()
+        yield store, counting, one, other, kick
+
+
+async def test_a_claim_that_leaves_nothing_spares_the_other_guest_its_own(
+    client: Redis, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with two_guests(client, prefix, monkeypatch) as (store, counting, one, other, kick):
+        for count in range(1, 11):
+            await add(store, "one")
+            kick()
+            await one.has(count)
+        assert (counting.count[one.lane], counting.count[other.lane]) == (10, 0)
+        await add(store, "other")
+        kick()
+        await until(lambda: len(other.got) == 1)
+        # From now on it is the other one that claims.
+        for count in range(2, 11):
+            await add(store, "other")
+            kick()
+            await other.has(count)
+        assert (counting.count[one.lane], counting.count[other.lane]) == (11, 10)
+
+
+async def test_what_is_due_later_is_claimed_by_one_of_two_guests(
+    client: Redis, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with two_guests(client, prefix, monkeypatch) as (store, counting, one, other, kick):
+        await add(store, "one")
+        kick()
+        await until(lambda: len(one.got) == 1)
+        now_ms = await store.ping()
+        for n in range(20):
+            await add(store, "one", due_ms=now_ms + 100 + 10 * n)
+        kick()
+        await until(lambda: len(one.got) == 21)
+        assert counting.count[other.lane] < counting.count[one.lane] / 2
+
+
+async def test_what_is_announced_while_a_claim_is_under_way_is_not_taken_for_seen(
+    client: Redis, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with two_guests(client, prefix, monkeypatch) as (store, counting, one, other, kick):
+        counting.held[one.lane] = asyncio.Event()
+        await add(store, "one")
+        kick()
+        await until(lambda: counting.count[one.lane] == 1)
+        # The claim has been carried out when a script that was sent after it is answered.
+        await add(store, "other")
+        kick()
+        await until(lambda: len(other.got) == 1)
+        assert one.got == []
+        await add(store, "other")
+        counting.held.pop(one.lane).set()
+        await until(lambda: len(one.got) == 1)
+        kick()
+        await until(lambda: len(other.got) == 2)
+
+
+async def test_a_claim_that_fails_spares_nobody(client: Redis, prefix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with two_guests(client, prefix, monkeypatch) as (store, counting, one, other, kick):
+        counting.fails.add(one.lane)
+        await add(store, "other")
+        kick()
+        await until(lambda: len(other.got) == 1)
+        assert counting.count[one.lane] >= 1
+        counting.fails.clear()
+        await add(store, "one")
+        await until(lambda: len(one.got) == 1)

@@ -1,14 +1,19 @@
-"""What a round of claims asks each partition for."""
+"""What a round of claims asks each partition for, and promises: when it looks there again."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from delaybox.core.task import TaskType
 from delaybox.engine.catchup import OVERDUE_MS, CatchUp
 from delaybox.store.store import ClaimLimits
+
+UNTIL_CALLED: Final = 1e300
+"""When a partition is looked at in which nothing is known to be due."""
+FAR_MS: Final = 10**12
+"""The promise of a taker that waits to be called: it does not look, so whatever is due must be announced."""
 
 
 class Ask(NamedTuple):
@@ -49,3 +54,11 @@ def ramped(catch_up: CatchUp, due: Sequence[int], limits: ClaimLimits) -> list[A
 def without_messages(ask: Ask) -> Ask:
     """The same claim, which leases no PUB_SUB tasks."""
     return ask._replace(limits=replace(ask.limits, types=ask.limits.types.replace(TaskType.PUB_SUB.value, "")))
+
+
+def promised(now_ms: int, next_due_ms: int, poll_ms: int, *, when_ready: bool = False) -> float:
+    """When to look again after a claim that found this. It promised to look within ``poll_ms``, so what is due after
+    that was not announced. ``when_ready``: what is due later is made ready and announced by others."""
+    look = UNTIL_CALLED if poll_ms == FAR_MS else float(now_ms + poll_ms)
+    soon = 0 <= next_due_ms < look and (next_due_ms <= now_ms or not when_ready)
+    return float(next_due_ms) if soon else look

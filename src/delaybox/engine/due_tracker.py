@@ -9,20 +9,21 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from delaybox import failpoints, metrics
 from delaybox.core.errors import DelayBoxError, PartAway
 from delaybox.core.queue import LiveRules
 from delaybox.core.shares import Part
-from delaybox.engine.asks import Ask, asks_of, ramped, without_messages
+from delaybox.engine.asks import FAR_MS, UNTIL_CALLED, Ask, asks_of, promised, ramped, without_messages
 from delaybox.engine.catchup import OVERDUE_MS, TICK_MS, CatchUp
 from delaybox.engine.clock_estimate import RedisClock, local_ms
 from delaybox.engine.kernel_timer import Timer
 from delaybox.engine.loops import end
 from delaybox.engine.options import EngineOptions
 from delaybox.engine.shares import Chooser
+from delaybox.engine.spared_claims import Clear, SparedClaims
 from delaybox.engine.taker import Asked, Taker
 from delaybox.store.leases import new_lease
 from delaybox.store.loader import ScriptCall
@@ -45,10 +46,6 @@ _DEEP_ROUND = 4
 _FEW = 64
 """Least number of tasks that a claim asks for, because each claim has a cost of its own."""
 _SATURATED_MS = 5.0
-_UNTIL_CALLED = 1e300
-"""When a partition is looked at in which nothing is known to be due."""
-_FAR_MS = 10**12
-"""The promise of a taker that waits to be called: it does not look, so whatever is due must be announced."""
 _MOVING_MS = 50.0
 """When a partition is looked at again that moves to another server."""
 _THEIRS_MS = 5.0
@@ -63,7 +60,7 @@ class Tracker:
 
     ``look``: when to look next at each partition, by Redis's clock: at its next due time, earlier after a message on
     the wake channel, and at the latest one poll after the last look. ``asked``, ``catch_up``: shared with other
-    trackers of the same taker.
+    trackers of the same taker; ``beside``: with those of other guests.
     """
 
     def __init__(
@@ -75,6 +72,7 @@ class Tracker:
         asked: Asked | None = None,
         catch_up: CatchUp | None = None,
         rules: LiveRules | None = None,
+        beside: SparedClaims | None = None,
     ) -> None:
         self._store = store
         self._taker = taker
@@ -82,6 +80,9 @@ class Tracker:
         self._clock = clock
         self._mine = frozenset(range(store.partitions))
         self._look = [0.0] * store.partitions
+        self._beside = beside or SparedClaims()
+        self._beside.join(self)
+        self._learned = [0] * store.partitions  # when it was learned last what is due there, by `beside`
         self._hungry: set[int] = set()
         self._withheld: frozenset[int] = frozenset()
         self._called: set[int] = set()
@@ -107,7 +108,7 @@ class Tracker:
         fresh = partitions - self._mine
         self._mine = partitions
         for p in fresh:
-            self._look[p] = 0.0
+            self._look[p], self._learned[p] = 0.0, self._beside.number()
             self._catch_up.suspect(p)
         if fresh:
             self._timer.wake()
@@ -140,12 +141,14 @@ class Tracker:
             self._hungry.add(partition)
             return
         self._called.add(partition)
-        self._look[partition] = 0.0
+        self._look[partition], self._learned[partition] = 0.0, self._beside.number()
         self._timer.wake()
 
     def kick(self, partition: int | None = None, due_ms: float = 0.0) -> None:
         """Something in ``partition`` (None: in any) is due at ``due_ms`` or may be due now (0)."""
+        learned = self._beside.number()
         for p in self._mine if partition is None else self._mine & {partition}:
+            self._learned[p] = learned
             if due_ms < self._look[p]:
                 self._look[p] = due_ms
         if partition is None:
@@ -179,16 +182,17 @@ class Tracker:
     async def step(self) -> float:
         """Waits and claims once; for `Loop`."""
         now = self._clock.now_ms()
-        idle = (at for p, at in enumerate(self._look) if p not in self._under_way) if self._under_way else self._look
+        on = self._closed()
+        idle = (at for p, at in enumerate(self._look) if p not in on) if on else self._look
         # None is looked at later than this, unless the clock was set back.
         most = math.inf if self._called_only else 2.0 * max(self._options.poll_ms, _MOVING_MS)
         nearest = min(now + most, min(idle, default=math.inf))
         if nearest > now:
             self._asleep_until = nearest
             # While all partitions are under way, the end of a round wakes this loop.
-            known = nearest < _UNTIL_CALLED
+            known = nearest < UNTIL_CALLED
             local = self._clock.local_at(nearest) if known else local_ms() + self._options.poll_ms
-            await self._timer.wait(local + _AHEAD_MS)
+            await self._timer.wait(local + _AHEAD_MS + self._beside.behind_ms(self._taker))
             self._asleep_until = 0.0
             now = self._clock.now_ms()
         if self._retired:
@@ -196,7 +200,7 @@ class Tracker:
         if self._trouble is not None:
             problem, self._trouble = self._trouble, None
             raise problem
-        on = self._under_way
+        on = self._closed()
         due = [p for p, at in enumerate(self._look) if (at <= now or now + most < at < math.inf) and p not in on]
         deep = not self._deep.isdisjoint(due)
         slots = self._asked.room(self._taker.free)
@@ -235,6 +239,30 @@ class Tracker:
             else:
                 await self._claim(due, slots, parts)
         return 0.0
+
+    def _closed(self) -> Collection[int]:
+        """Partitions with a claim under way, its own or one that may spare it its own. The end of either wakes it."""
+        off = self._beside.held_off(self._taker, self._learned)
+        return self._under_way.union(off.difference(self._called, self._deep)) if off else self._under_way
+
+    def spared(self, partition: int, claim: int, clear: Clear | None) -> None:
+        """Another guest's claim from there has ended (`spared_claims.Claiming`)."""
+        at = self._look[partition]
+        if at == math.inf:
+            # Its own claim is under way, or others look there.
+            return
+        if clear is not None and claim > self._learned[partition] and partition not in self._called:
+            # Whatever it knew was due there by then has been taken, or will be due later.
+            self._look[partition] = at = promised(*clear, self._poll_ms, when_ready=self._when_ready)
+            self._learned[partition] = claim
+            self._hungry.discard(partition)
+        if at < self._asleep_until:
+            self._timer.wake()
+
+    @property
+    def _poll_ms(self) -> int:
+        """Within which time a claim promises the next one."""
+        return FAR_MS if self._called_only else self._options.poll_ms
 
     def _lanes_at(self, p: int) -> tuple[bytes, ...]:
         return self._taker.lanes_at(p, all_=p in self._called)
@@ -293,7 +321,7 @@ class Tracker:
             channel=self._options.channel,
             stream=self._options.stream,
             lease_ms=self._options.lease_ms,
-            poll_ms=_FAR_MS if self._called_only else self._options.poll_ms,
+            poll_ms=self._poll_ms,
             # While many are due at once it is not known which have much work. Those that do come again, and then fewer
             # together.
             items=min(_ITEMS_IN_PLACE if self._options.channel else _ITEMS, max(_FEW, _ROUND // len(due))),
@@ -326,8 +354,10 @@ class Tracker:
             self._look[p] = math.inf
         failpoints.hit("before_claim")
         sent = local_ms()
+        # Where much waits it certainly leaves something to others.
+        claim, clear = self._beside.begin([p for p in due if p not in self._deep]), dict[int, Clear]()
         try:
-            await self._send(asks, leases, calls, sent, frozenset(again))
+            await self._send(asks, leases, calls, sent, frozenset(again), clear)
         finally:
             self._asked.answered(asked)
             self._under_way.difference_update(due)
@@ -335,6 +365,7 @@ class Tracker:
                 if self._look[p] == math.inf:
                     # An error came before this partition's claim was handled, and nothing else would look there again.
                     self._look_at(p, self._clock.now_ms() + self._options.poll_ms)
+            self._beside.end(self, due, claim, clear)
 
     async def _send(
         self,
@@ -343,8 +374,10 @@ class Tracker:
         calls: Sequence[ScriptCall],
         sent: float,
         again: frozenset[bytes],
+        clear: dict[int, Clear],
     ) -> None:
-        """Claims, and hands over what came. ``again``: leases of claims that were sent before, nobody knows when."""
+        """Claims, and hands over what came. ``again``: leases of claims that were sent before, nobody knows when.
+        ``clear`` gets the partitions in which nothing is due any more."""
         try:
             replies = await self._store.runner.run_many(calls)
         except BaseException:
@@ -376,6 +409,8 @@ class Tracker:
                 if claimed.leased and old and await self._is_over(ask, lease_id):
                     claimed = replace(claimed, leased=[])
                 self._take(ask, lease_id, claimed)
+                if claimed.clear:
+                    clear[ask.partition] = Clear(claimed.now_ms, claimed.next_due_ms)
             except Exception as error:  # noqa: BLE001 - raised below, when the other partitions have theirs
                 # Sent again it would fail again: the tasks that it leased come back when the lease ends.
                 self._look_at(ask.partition, self._clock.now_ms() + self._options.poll_ms)
@@ -407,6 +442,7 @@ class Tracker:
         if c.leased:
             late = self._taker.accept(p, lease_id, c.leased)
             self._chooser.took(c.leased)
+            self._beside.favourite = self._taker
         self._chooser.gave(p, len(c.leased) // 2 + len(c.lateness_ms))
         if c.lateness_ms:
             metrics.observe_lateness(c.lateness_ms)
@@ -422,7 +458,7 @@ class Tracker:
             metrics.stream_trimmed(c.trimmed)
         progress = bool(c.leased or c.lateness_ms or c.dropped or c.promoted or c.quarantined)
         # What this very claim has promised counts: it may have been sent before `wait_to_be_called`.
-        look = self._promised(c.now_ms, c.next_due_ms, limits.poll_ms)
+        look = promised(c.now_ms, c.next_due_ms, limits.poll_ms, when_ready=self._when_ready)
         if c.more:
             look = 0.0
             self._deep.add(p)
@@ -449,7 +485,7 @@ class Tracker:
             not c.more
             and p not in self._hungry
             and self._look[p] == math.inf
-            and (p in self._mine or look >= _UNTIL_CALLED)
+            and (p in self._mine or look >= UNTIL_CALLED)
         ):
             # It has all that it was called for.
             self._called.discard(p)
@@ -464,13 +500,6 @@ class Tracker:
                 look = tick if ask.share else min(look, tick)
         self._look_at(p, min(self._look[p], look))
 
-    def _promised(self, now_ms: int, next_due_ms: int, poll_ms: int) -> float:
-        """When to look again after a claim that found this. It promised to look within ``poll_ms``, so what is due
-        after that was not announced."""
-        look = _UNTIL_CALLED if poll_ms == _FAR_MS else float(now_ms + poll_ms)
-        soon = 0 <= next_due_ms < look and (next_due_ms <= now_ms or not self._when_ready)
-        return float(next_due_ms) if soon else look
-
     def _stay(self, p: int, c: Claimed, due: float) -> float:
         """When to look again where this taker was called, and has taken what was there: when others should have taken
         what is due next."""
@@ -478,15 +507,17 @@ class Tracker:
         if c.leased and until:
             until = c.now_ms + stay_ms
             self._stays[p] = until, stay_ms
-        return due + _THEIRS_MS if due <= until else _UNTIL_CALLED
+        return due + _THEIRS_MS if due <= until else UNTIL_CALLED
 
     def _look_at(self, p: int, at: float) -> None:
         """One that another member looks after meanwhile is not looked at again."""
         self._look[p] = at if self._claims_from(p) else math.inf
+        self._learned[p] = self._beside.number()
 
     def _claims_from(self, p: int) -> bool:
         return p in self._mine or p in self._called
 
     def close(self) -> None:
         """Releases what waiting needs."""
+        self._beside.leave(self)
         self._timer.close()

@@ -30,6 +30,7 @@ from delaybox.engine.ownership import Ownership, PartOwnership, shared
 from delaybox.engine.permit_dealer import PermitDealer
 from delaybox.engine.placement import Placement
 from delaybox.engine.rules import RuleReader
+from delaybox.engine.spared_claims import SparedClaims
 from delaybox.engine.station import Station
 from delaybox.engine.stored import StoreProgress
 from delaybox.engine.successors import Successors
@@ -77,6 +78,7 @@ class Engine:
         self._facts = facts
         self._on_list = on_list
         self._guests: set[Guest] = set()
+        self._beside = SparedClaims()
         self._clocks = Clocks(lambda: store.shards.of)
         rules = LiveRules() if rules is None else rules
         self._recorder = Recorder(store, options.history, self._clocks.now_ms, options.node_id)
@@ -245,6 +247,7 @@ class Engine:
             placement=self._placement,
             full=no_room,
             rules=self._rules,
+            beside=self._beside,
             met=self._met,
             called_only=called_only,
         )
@@ -408,7 +411,7 @@ class Engine:
         if mine and (partition is None or not self._called_only):
             self._tracker.kick(partition, due_ms)
         if for_workers:
-            for guest in self._guests:
+            for guest in self._beside.first(self._guests):
                 guest.tracker.kick(partition, due_ms)
 
     def _slots_freed(self) -> None:

@@ -12,6 +12,7 @@ from delaybox.engine.clock_estimate import Clocks
 from delaybox.engine.dispatcher import Dispatcher
 from delaybox.engine.options import EngineOptions
 from delaybox.engine.placement import Placement
+from delaybox.engine.spared_claims import SparedClaims
 from delaybox.engine.trackers import Trackers
 from delaybox.store.store import Claimed, Store
 
@@ -26,7 +27,8 @@ class Guest:
 
     ``room``: how many more tasks ``target`` can take; tasks on their way to it are not subtracted yet. ``full`` gets
     the partitions in which work may be due while there is no room. ``met``: see `engine.taker.Taker`. ``called_only``:
-    its lanes are those of tasks that prefer other workers, so it claims only where somebody called.
+    its lanes are those of tasks that prefer other workers, so it claims only where somebody called. ``beside``: the
+    claims of all guests.
     """
 
     def __init__(
@@ -42,6 +44,7 @@ class Guest:
         placement: Placement,
         full: Callable[[Sequence[int]], None],
         rules: LiveRules,
+        beside: SparedClaims,
         met: Callable[[Sequence[bytes]], bool] = lambda _: False,
         called_only: bool = False,
     ) -> None:
@@ -59,7 +62,7 @@ class Guest:
         self._new_lanes = False
         self._stopping = False
         guests = replace(options, clock=False, channel="", catch_up_rate=0)
-        self.tracker = Trackers(f"tracker of {target!r}", store, self, guests, clocks, rules=rules)
+        self.tracker = Trackers(f"tracker of {target!r}", store, self, guests, clocks, rules, beside)
         self.partitions = frozenset(range(store.partitions))
         """Those that this member claims from for the target without being called."""
 

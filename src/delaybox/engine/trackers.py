@@ -10,6 +10,7 @@ from delaybox.engine.clock_estimate import Clocks
 from delaybox.engine.due_tracker import Tracker
 from delaybox.engine.loops import Loop
 from delaybox.engine.options import EngineOptions
+from delaybox.engine.spared_claims import SparedClaims
 from delaybox.engine.taker import Asked, Taker
 from delaybox.store.store import Store
 
@@ -28,12 +29,14 @@ class Trackers:
         options: EngineOptions,
         clocks: Clocks,
         rules: LiveRules | None = None,
+        beside: SparedClaims | None = None,
     ) -> None:
         self._name = name
         self._store = store
         self._clocks = clocks
         self._made_of = store, taker, options
         self._rules = rules
+        self._beside = beside or SparedClaims()
         self._asked = Asked()
         self._catch_up = CatchUp(options.catch_up_rate, store.partitions)
         self._kept = frozenset(range(store.partitions))
@@ -52,7 +55,7 @@ class Trackers:
             if self._retired:
                 return
             clock = self._clocks.at(shard)
-            tracker = Tracker(*self._made_of, clock, self._asked, self._catch_up, self._rules)
+            tracker = Tracker(*self._made_of, clock, self._asked, self._catch_up, self._rules, self._beside)
             if self._called_only is not None:
                 tracker.wait_to_be_called(when_ready=self._called_only)
             tracker.withhold(self._withheld)

@@ -96,6 +96,8 @@ class Claimed:
     """What was fired in place, if the claim asked for it. Flat: id, record (or its head), ..."""
     met: Sequence[bytes] = ()
     """Lanes with needs that the claim did not name, while it named their functions."""
+    clear: bool = False
+    """Of a guest that takes WORKER tasks: no such task is due in the partition any more, of whatever lane."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,4 +185,5 @@ def read_claim(reply: list[Any]) -> Claimed:
         {queue: none == 1 for queue, none in zip(waits[::2], waits[1::2], strict=True)},
         named,
         met,
+        n[7:] == [1],
     )

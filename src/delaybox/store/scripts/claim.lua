@@ -14,7 +14,7 @@
 --       here only these lanes are served; '*' for the queue stands for any queue
 -- REPLY {now ms, when to look next at near (-1 nothing there), leased {id, record, ...}, lateness ms of each fired in place,
 --        {fired without a listener, hints dropped, quarantined, stream entries trimmed, made ready, 1 = more may be due, 1 = more
---        waits than there are slots, so nothing was leased ('s')},
+--        waits than there are slots, so nothing was leased ('s')[, of a guest that takes WORKER tasks: 1 = none is due here any more]},
 --        lanes of what was fired in place {lane, how many, ...},
 --        queues and limit keys that have no permits left for what is ready {name, 1 = this partition has none at all, ...},
 --        what was fired in place {id, record or head, ...},
@@ -170,8 +170,9 @@ if (slots > 1 or channel ~= '') and most > 1 and (ARGV[15] == '' or ARGV[15] == 
       redis.call('ZREM', K_NEAR[found], member)
     end
     ends.promise(due)
-    return { now, due, id and not fires and { id, rec } or {}, fires and { late } or {}, { unheard, 0, 0, trimmed, 0, 0, 0 },
-      fires and { lane, 1 } or {}, {}, fires and ARGV[16] ~= '' and { id, ends.named(rec, body) } or {}, whose.met }
+    return { now, due, id and not fires and { id, rec } or {}, fires and { late } or {}, { unheard, 0, 0, trimmed, 0, 0, 0,
+      alone == 4 and fresh == 0 and 1 or 0 }, fires and { lane, 1 } or {}, {}, fires and ARGV[16] ~= '' and { id, ends.named(rec, body) } or {},
+      whose.met }
   end
 end
 
@@ -458,9 +459,13 @@ if n_parked > 0 or fair.moved or gone and c.steered and promoted > 0 and has_rea
 -- more of them may be due than one claim makes ready.
 if backlog then backlog = n_leased >= slots or promoted > 0 or has_ready(free .. letters, served, now) end
 local more = progress and (n_ids >= most or #put_back > 0 or backlog or guest and (full or n_leased >= slots))
+-- Whether no WORKER task of any lane is due any more, so that guests with other lanes need not look: the near indexes were read to their
+-- end, nothing was left there or made ready, and nothing was ready before.
+ends.clear = alone == 4 and fresh == 0 and gone and not full and not again_at and promoted == 0 and #put_back == 0 and n_leased < slots
+  and not c.steered and redis.call('EXISTS', unpack(ends.active)) == 0
 local lanes = {}
 for lane, count in pairs(by_lane) do
   lanes[#lanes + 1] = lane
   lanes[#lanes + 1] = count
 end
-return { now, due, leased, lateness, { without_listeners, dropped, #sour, trimmed, promoted, more and 1 or 0, pressed and 1 or 0 }, lanes, permits.made and permits.waits() or {}, fired.named, whose.met }
+return { now, due, leased, lateness, { without_listeners, dropped, #sour, trimmed, promoted, more and 1 or 0, pressed and 1 or 0, ends.clear and 1 or 0 }, lanes, permits.made and permits.waits() or {}, fired.named, whose.met }
