@@ -248,9 +248,9 @@ class Tracker:
     def spared(self, partition: int, claim: int, clear: Clear | None) -> None:
         """Another guest's claim from there has ended (`spared_claims.Claiming`)."""
         at = self._look[partition]
-        if at == math.inf:
-            # Its own claim is under way, or others look there.
-            return
+        if at == math.inf or (self._unanswered and any(p == partition for p, _ in self._unanswered)):
+            # Its own claim is under way, or others look there; or it must ask again what a claim of its own has leased.
+            clear = None
         if clear is not None and claim > self._learned[partition] and partition not in self._called:
             # Whatever it knew was due there by then has been taken, or will be due later.
             self._look[partition] = at = promised(*clear, self._poll_ms, when_ready=self._when_ready)
