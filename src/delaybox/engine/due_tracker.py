@@ -246,7 +246,7 @@ class Tracker:
         return self._under_way.union(off.difference(self._called, self._deep)) if off else self._under_way
 
     def spared(self, partition: int, claim: int, clear: Clear | None) -> None:
-        """Another guest's claim from there has ended (`spared_claims.Claiming`)."""
+        """Another guest's claim from there has ended (`spared_claims.GuestTracker`)."""
         at = self._look[partition]
         if at == math.inf or (self._unanswered and any(p == partition for p, _ in self._unanswered)):
             # Its own claim is under way, or others look there; or it must ask again what a claim of its own has leased.

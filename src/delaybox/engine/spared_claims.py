@@ -20,7 +20,7 @@ class Clear(NamedTuple):
     next_due_ms: int
 
 
-class Claiming(Protocol):
+class GuestTracker(Protocol):
     """A tracker of one of the guests."""
 
     def spared(self, partition: int, claim: int, clear: Clear | None) -> None:
@@ -42,14 +42,14 @@ class SparedClaims:
         self.favourite: object = None
         self._under_way: dict[int, int] = {}
         """The number of the last claim under way in each partition."""
-        self._trackers: list[Claiming] = []
+        self._trackers: list[GuestTracker] = []
         self._count = 0
 
-    def join(self, tracker: Claiming) -> None:
+    def join(self, tracker: GuestTracker) -> None:
         """A tracker claims beside the others."""
         self._trackers.append(tracker)
 
-    def leave(self, tracker: Claiming) -> None:
+    def leave(self, tracker: GuestTracker) -> None:
         """It claims no more. Twice is harmless."""
         if tracker in self._trackers:
             self._trackers.remove(tracker)
@@ -81,7 +81,7 @@ class SparedClaims:
             self._under_way |= dict.fromkeys(partitions, claim)
         return claim
 
-    def end(self, tracker: Claiming, partitions: Collection[int], claim: int, clear: Mapping[int, Clear]) -> None:
+    def end(self, tracker: GuestTracker, partitions: Collection[int], claim: int, clear: Mapping[int, Clear]) -> None:
         """The claim has ended, whether it was answered or not."""
         for p in partitions:
             if self._under_way.get(p) == claim:
