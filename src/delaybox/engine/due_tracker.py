@@ -16,7 +16,17 @@ from delaybox import failpoints, metrics
 from delaybox.core.errors import DelayBoxError, PartAway
 from delaybox.core.queue import LiveRules
 from delaybox.core.shares import Part
-from delaybox.engine.asks import FAR_MS, UNTIL_CALLED, Ask, asks_of, promised, ramped, without_messages
+from delaybox.engine.asks import (
+    FAR_MS,
+    ITEMS,
+    UNTIL_CALLED,
+    Ask,
+    asks_of,
+    limits_of,
+    promised,
+    ramped,
+    without_messages,
+)
 from delaybox.engine.catchup import OVERDUE_MS, TICK_MS, CatchUp
 from delaybox.engine.clock_estimate import RedisClock, local_ms
 from delaybox.engine.kernel_timer import Timer
@@ -24,32 +34,22 @@ from delaybox.engine.loops import end
 from delaybox.engine.options import EngineOptions
 from delaybox.engine.shares import Chooser
 from delaybox.engine.spared_claims import Clear, SparedClaims
+from delaybox.engine.stays import Stays
 from delaybox.engine.taker import Asked, Taker
 from delaybox.store.leases import new_lease
 from delaybox.store.loader import ScriptCall
-from delaybox.store.store import MAX_ITEMS, Claimed, ClaimLimits, Store, read_claim
+from delaybox.store.store import Claimed, Store, read_claim
 
 log = logging.getLogger("delaybox.engine")
 
 _AHEAD_MS = 0.02
 """The tracker wakes this much late, because waking early costs a round trip that finds nothing."""
 _NO_PROGRESS_MS = 20.0
-_ITEMS_IN_PLACE = 150
-"""Tasks of a claim that fires in place. Publishing costs twice as much as leasing, and a bucket of a million is cold
-memory: 250 took 4.4 ms."""
-_ITEMS = 250
-"""Tasks of any other claim: half of what a script may take, for the same reason."""
-_ROUND = 1_000
-"""Tasks of one round when many are due: about 10 ms of the server's time, during which all others wait."""
 _DEEP_ROUND = 4
-"""Partitions with much work that one round claims from: together about `_ROUND` tasks."""
-_FEW = 64
-"""Least number of tasks that a claim asks for, because each claim has a cost of its own."""
+"""Partitions with much work that one round claims from: together about `asks.ROUND` tasks."""
 _SATURATED_MS = 5.0
 _MOVING_MS = 50.0
 """When a partition is looked at again that moves to another server."""
-_THEIRS_MS = 5.0
-"""What whoever claims there as a rule has not taken after this time, it has no room for."""
 _FEW_SLOTS = 64
 _FEW_SLOTS_PAUSE_MS = 2.0
 """With hardly a slot free, a claim waits this long for more slots; otherwise each claim would take one task."""
@@ -86,7 +86,7 @@ class Tracker:
         self._hungry: set[int] = set()
         self._withheld: frozenset[int] = frozenset()
         self._called: set[int] = set()
-        self._stays: dict[int, tuple[float, float]] = {}
+        self._stays = Stays()
         self._called_only = self._when_ready = self._retired = False
         self._unanswered: dict[tuple[int, int], bytes] = {}
         self._catch_up = catch_up or CatchUp(options.catch_up_rate, store.partitions)
@@ -136,7 +136,7 @@ class Tracker:
         ``stay_ms`` also what others do not claim of what is known to come due there, again and again while there is
         such work."""
         if stay_ms:
-            self._stays[partition] = self._clock.now_ms() + stay_ms, stay_ms
+            self._stays.begin(partition, self._clock.now_ms(), stay_ms)
         if self._taker.free - self._asked.count <= 0:
             self._hungry.add(partition)
             return
@@ -228,7 +228,7 @@ class Tracker:
                 due = self._turns(due, slots, deep)
             elif self._options.clock:
                 # Whoever keeps time also looks where it wants nothing, as it has promised.
-                due = list(dict.fromkeys([*parts, *self._turns(due, len(due) * _ITEMS, deep)]))
+                due = list(dict.fromkeys([*parts, *self._turns(due, len(due) * ITEMS, deep)]))
             else:
                 due = list(parts)
             if deep and not self._catch_up.limited:
@@ -278,7 +278,7 @@ class Tracker:
             return self._asked.room_beside(self._taker.free, slots)
 
         try:
-            return await self._chooser.parts(due, room, _ITEMS, self._taker.types, self._lanes_at)
+            return await self._chooser.parts(due, room, ITEMS, self._taker.types, self._lanes_at)
         finally:
             self._asked.count -= slots
             if self._chooser.met:
@@ -299,7 +299,7 @@ class Tracker:
 
     def _turns(self, due: list[int], slots: int, deep: bool) -> list[int]:
         """Which partitions to claim from. With few slots free only some do, in turn, so that each claim is full."""
-        most = self._asked.in_full(slots, _ITEMS) if slots else len(due)
+        most = self._asked.in_full(slots, ITEMS) if slots else len(due)
         if deep:
             most = min(most, _DEEP_ROUND)
         if most >= len(due):
@@ -314,23 +314,9 @@ class Tracker:
         due = [p for p in due if self._claims_from(p)]
         if not due:
             return
-        share = slots if not slots else max(1, slots // len(due))
-        limits = ClaimLimits(
-            slots=min(share, MAX_ITEMS),
-            types=self._taker.types,
-            channel=self._options.channel,
-            stream=self._options.stream,
-            lease_ms=self._options.lease_ms,
-            poll_ms=self._poll_ms,
-            # While many are due at once it is not known which have much work. Those that do come again, and then fewer
-            # together.
-            items=min(_ITEMS_IN_PLACE if self._options.channel else _ITEMS, max(_FEW, _ROUND // len(due))),
-            guest=not self._options.clock,
-            looker=self._options.node_id if self._options.clock else "",
-            # Nothing is decided for a backlog that is taken at a rate, so no claim waits for a decision.
-            plan=b"" if self._catch_up.limited else self._chooser.default,
-            names=self._taker.names() if self._options.channel else "",
-        )
+        # Nothing is decided for a backlog that is taken at a rate, so no claim waits for a decision.
+        plan = b"" if self._catch_up.limited else self._chooser.default
+        limits = limits_of(self._options, self._taker, len(due), slots, self._poll_ms, plan)
         if parts is not None:
             asks = [Ask(p, own) for p, own in self._chooser.planned(due, limits, parts, self._lanes_at)]
         else:
@@ -480,7 +466,7 @@ class Tracker:
             if self._taker.free < _FEW_SLOTS and self._taker.in_flight:
                 look = c.now_ms + _FEW_SLOTS_PAUSE_MS
         if p in self._called and p not in self._mine and p not in self._hungry and look > c.now_ms:
-            look = self._stay(p, c, look)
+            look = self._stays.look(p, c, look)
         if (
             not c.more
             and p not in self._hungry
@@ -499,15 +485,6 @@ class Tracker:
                 tick = c.now_ms + TICK_MS
                 look = tick if ask.share else min(look, tick)
         self._look_at(p, min(self._look[p], look))
-
-    def _stay(self, p: int, c: Claimed, due: float) -> float:
-        """When to look again where this taker was called, and has taken what was there: when others should have taken
-        what is due next."""
-        until, stay_ms = self._stays.get(p, (0.0, 0.0))
-        if c.leased and until:
-            until = c.now_ms + stay_ms
-            self._stays[p] = until, stay_ms
-        return due + _THEIRS_MS if due <= until else UNTIL_CALLED
 
     def _look_at(self, p: int, at: float) -> None:
         """One that another member looks after meanwhile is not looked at again."""

@@ -1,0 +1,29 @@
+"""For how long who was called to a partition goes on to look there."""
+
+from __future__ import annotations
+
+from delaybox.engine.asks import UNTIL_CALLED
+from delaybox.store.store import Claimed
+
+_THEIRS_MS = 5.0
+"""What whoever claims there as a rule has not taken after this time, it has no room for."""
+
+
+class Stays:
+    """Of one tracker, by partition."""
+
+    def __init__(self) -> None:
+        self._until: dict[int, tuple[float, float]] = {}
+
+    def begin(self, partition: int, now_ms: float, stay_ms: float) -> None:
+        """It was called there, and stays for so long."""
+        self._until[partition] = now_ms + stay_ms, stay_ms
+
+    def look(self, partition: int, claimed: Claimed, due_ms: float) -> float:
+        """When to look again where the taker was called, and has taken what was there: when others should have taken
+        what is due next."""
+        until, stay_ms = self._until.get(partition, (0.0, 0.0))
+        if claimed.leased and until:
+            until = claimed.now_ms + stay_ms
+            self._until[partition] = until, stay_ms
+        return due_ms + _THEIRS_MS if due_ms <= until else UNTIL_CALLED
