@@ -80,14 +80,13 @@ class Engine:
         self._guests: set[Guest] = set()
         self._beside = SparedClaims()
         self._clocks = Clocks(lambda: store.shards.of)
-        rules = LiveRules() if rules is None else rules
+        self._rules = rules = LiveRules() if rules is None else rules
         self._recorder = Recorder(store, options.history, self._clocks.now_ms, options.node_id)
         self._ownership = Ownership(store.partitions)
         self._dealer = PermitDealer(store, rules, self._ownership, self._clocks, keeps=options.clock)
         self._dispatcher = Dispatcher(
             store, targets, options, self._clocks, self._slots_freed, rules, self._recorder, self._dealer
         )
-        self._rules = rules
         self._tracker = Trackers("tracker", store, self._dispatcher, options, self._clocks, rules)
         for target in targets.values():
             if isinstance(target, Pausing):
@@ -107,9 +106,8 @@ class Engine:
         self.meets: Callable[[Sequence[bytes]], None] = lambda _: None
         """Is called with lanes with needs that a claim met, here or at another member."""
         self._stations: dict[int, Station] = {}
-        self._others: list[Loop] = []
         self._rule_reader = RuleReader(store, rules, self._ownership, keeps=options.clock)
-        self._others.append(Loop("rules of queues", self._rule_reader.step))
+        self._others = [Loop("rules of queues", self._rule_reader.step)]
         if self._recorder.on:
             self._others.append(Loop("history", self._recorder.step))
         self._others.append(Loop("permits of queues", self._dealer.step))
