@@ -8,9 +8,11 @@ from pathlib import Path
 from google.protobuf.descriptor import FileDescriptor
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 
+from delaybox.client import fleet
 from delaybox.core.membership import Activity, ConnectedWorker, Member, nodes_of
 from delaybox.core.query import QueueList, QueueStats
 from delaybox.core.task import TaskType
+from delaybox.wire import members
 from delaybox.wire.gen import scheduler_pb2 as pb
 from delaybox.wire.gen import task_pb2, worker_pb2
 from delaybox.wire.proto import views
@@ -88,3 +90,15 @@ def test_nodes_of_any_kind_fit():
     large = Activity(types="w", workers=(worker,) * 200, worker_count=900)
     answer = views.nodes(nodes_of([Member(id=f"n{n}", seen_ms=1, activity=large) for n in range(20)]))
     assert answer.truncated and 1 <= len(answer.infos) == len(answer.nodes) < 20 and answer.ByteSize() <= 3 << 20
+
+
+def test_the_python_client_shows_the_processes_of_nodes_as_rest_does():
+    member = Member(id="m", kind="work", seen_ms=1, activity=Activity(types="pshw", rules_version=7, rules_ms=5))
+    found = nodes_of([member])
+    (mine,) = fleet.nodes().parse(views.nodes(found))[0]["members"]
+    (rest,) = members.nodes_json(found).nodes[0].members
+    assert sorted(mine["types"]) == sorted(rest.types) == ["http", "pub_sub", "shell", "worker"]
+    # Python has moments in milliseconds.
+    named = {name.removesuffix("_ms") for name in mine}
+    assert named == {name.removesuffix("_ms") for name in rest.__struct_fields__}
+    assert (mine["rules_version"], mine["rules_since_ms"]) == (7, 5)

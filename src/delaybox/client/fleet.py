@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from delaybox.client.models import TYPES
 from delaybox.client.retries import Repeating, RpcCall
 from delaybox.client.values import Duration
 from delaybox.core.durations import span_ms
@@ -96,7 +97,7 @@ def _member_of(member: pb.NodeMember) -> dict[str, Any]:
         "id": member.id,
         "kind": member.kind,
         "pid": member.pid,
-        "types": [pb.TaskType.Name(number).removeprefix("TASK_TYPE_").lower() for number in member.types],
+        "types": [TYPES[number].value for number in member.types if number in TYPES],
         "in_flight": member.in_flight,
         "troubles": list(member.troubles),
         "partitions": list(member.partitions),
@@ -105,6 +106,7 @@ def _member_of(member: pb.NodeMember) -> dict[str, Any]:
         "lag_ms": member.lag_ms,
         "clock_offset_ms": member.clock_offset_ms if member.HasField("clock_offset_ms") else None,
         "rules_version": member.rules_version,
+        "rules_since_ms": member.rules_since_ms,
         "seen_ms": member.seen_ms,
         "started_ms": member.started_ms,
     }
