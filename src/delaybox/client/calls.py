@@ -143,7 +143,7 @@ def queues(queue: str | None) -> RpcCall[tuple[Queue, ...]]:
         "Queues",
         pb.QueuesRequest(queue=queue or ""),
         Repeating.READ,
-        lambda answer: tuple(Queue.of(one, complete=not answer.due_soon) for one in answer.queues),
+        lambda answer: tuple(Queue.of(one, pending_complete=not answer.due_soon) for one in answer.queues),
     )
 
 

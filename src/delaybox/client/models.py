@@ -311,7 +311,7 @@ class BulkDone:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Queue:
     """One queue of one task type. ``unserved``: functions with ready tasks that no connected worker serves.
-    ``complete``: False: the store holds more than 10,000 tasks, of which ``pending`` counts those due soon.
+    ``pending_complete``: False: the store holds more than 10,000 tasks, of which ``pending`` counts those due soon.
 
     ``waits``: why its due tasks wait by the rules of the queue; "" where they do not. ``oldest_wait``: for how long the
     first in line of its due tasks waits.
@@ -325,10 +325,10 @@ class Queue:
     unserved: tuple[str, ...]
     waits: str = ""
     oldest_wait: timedelta = timedelta()
-    complete: bool = True
+    pending_complete: bool = True
 
     @classmethod
-    def of(cls, answer: pb.QueueInfo, *, complete: bool) -> Queue:
+    def of(cls, answer: pb.QueueInfo, *, pending_complete: bool) -> Queue:
         return cls(
             queue=answer.queue,
             type=TYPES[answer.type],
@@ -338,7 +338,7 @@ class Queue:
             unserved=tuple(answer.unserved),
             waits=answer.waits,
             oldest_wait=timedelta(milliseconds=answer.oldest_wait_ms),
-            complete=complete,
+            pending_complete=pending_complete,
         )
 
 
