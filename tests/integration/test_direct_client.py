@@ -102,6 +102,8 @@ def test_addresses_that_cannot_be_used_are_named() -> None:
         ("unix://nowhere", "three slashes"),
         ("valkey://a?partitions=12", "partitions is '12'; give a power of two from 1 to"),
         ("file:data?partitions=0", "partitions is '0'"),
+        ("file:data?partitions=%D9%A4", "partitions is '٤'"),
+        (f"file:data?replicas={'9' * 5_000}", "replicas is '9999"),
     ):
         with pytest.raises(ConfigError, match=words) as wrong:
             Client(servers)

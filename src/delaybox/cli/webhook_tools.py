@@ -46,7 +46,7 @@ def listen(
         def handle_any(self) -> None:
             nonlocal done
             size = self.headers.get("content-length", "0")
-            if not size.isdigit() or int(size) > _LONGEST_BODY:
+            if not (size.isascii() and size.isdigit()) or int(size) > _LONGEST_BODY:
                 self.send_error(413)
                 return
             body = self.rfile.read(int(size))

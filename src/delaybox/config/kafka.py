@@ -136,7 +136,7 @@ class Kafka(Section):
 
 def _is_address(broker: str) -> bool:
     host, colon, port = broker.rpartition(":")
-    return bool(host and colon) and port.isdigit() and 0 < int(port) < 65_536 and "/" not in broker
+    return bool(host and colon) and port.isascii() and port.isdigit() and 0 < int(port) < 65_536 and "/" not in broker
 
 
 def _secret(value: SecretStr | None) -> str:

@@ -96,7 +96,7 @@ def _partitions(options: Mapping[str, str]) -> int | None:
     given = options.get("partitions")
     if given is None:
         return None
-    count = int(given) if given.isdecimal() and len(given) < 10 else 0
+    count = _number(given)
     if not 1 <= count <= MAX_PARTITIONS or count & (count - 1):
         raise ConfigError(f"partitions is {given[:80]!r}; give a power of two from 1 to {MAX_PARTITIONS}")
     return count
@@ -106,6 +106,12 @@ def _durability(options: Mapping[str, str]) -> Durability:
     mode, replicas = options.get("durability", FAST.mode.value), options.get("replicas", "1")
     if mode not in list(DurabilityMode):
         raise ConfigError(f"durability {mode[:80]!r} is not one; give fast, durable or strict")
-    if not replicas.isdecimal() or not 1 <= int(replicas) <= MOST_REPLICAS:
+    count = _number(replicas)
+    if not 1 <= count <= MOST_REPLICAS:
         raise ConfigError(f"replicas is {replicas[:80]!r}; give a number from 1 to {MOST_REPLICAS}")
-    return Durability(mode=DurabilityMode(mode), replicas=int(replicas))
+    return Durability(mode=DurabilityMode(mode), replicas=count)
+
+
+def _number(text: str) -> int:
+    """0 for what is no number, or far too long for one."""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 10 else 0
