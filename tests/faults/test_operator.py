@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import resource
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -23,6 +22,7 @@ from tests.alerts import Alerts, needs_promtool, scraped
 from tests.faults.harness.previous import unpacked, why_not
 from tests.faults.harness.scale import FULL, scaled
 from tests.nodes import Node
+from tests.ports import free_port
 from tests.servers import RealServer
 from tests.waiting import until
 
@@ -207,9 +207,8 @@ def test_a_host_does_not_answer(site: Site, tmp_path: Path) -> None:
     node = site.another({"DELAYBOX_WEBHOOKS_ENABLED": "true", "DELAYBOX_WEBHOOKS_ALLOW": "127.0.0.1"})
     address = f"127.0.0.1:{node.port}"
     try:
-        with socket.create_server(("127.0.0.1", 0), backlog=1) as server:
-            port = server.getsockname()[1]
-        # Nobody listens there any more.
+        # Nobody listens there.
+        port = free_port()
         url = f"http://127.0.0.1:{port}/hook"
         posted = [node.call("POST", "/v1/tasks", {"type": "http", "url": url, "queue": "hooks"})[0] for _ in range(20)]
         assert posted == [201] * 20

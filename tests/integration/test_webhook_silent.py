@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ from delaybox.client import TaskState
 from delaybox.core.limits import DEFAULT_PAGE
 from delaybox.targets.http_hosts import FAILURES
 from tests.nodes import Node, node
+from tests.ports import free_port
 from tests.receivers import Receiver
 from tests.servers import RealServer
 
@@ -31,9 +31,7 @@ def on(server: RealServer, prefix: str, tmp_path: Path) -> Iterator[Node]:
 
 def test_they_wait_say_why_and_come_when_it_answers(on: Node) -> None:
     assert COUNT < DEFAULT_PAGE
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port = taken.getsockname()[1]
+    port = free_port()
     url = f"http://127.0.0.1:{port}/hook"
     with Client(f"127.0.0.1:{on.grpc_port}") as client:
         lost = [client.webhook(url, retry=0) for _ in range(FAILURES)]
