@@ -23,6 +23,7 @@ from delaybox.cli.app import app as cli
 from delaybox.cli.exits import MEANINGS
 from delaybox.config import FLAGS
 from delaybox.config.load import _FIELDS, _VARIABLES, ORIGINAL_VARIABLES, _plain, variable
+from delaybox.core.limits import CLUSTER_PARTITIONS, DEFAULT_PARTITIONS
 from delaybox.store import event_metrics  # noqa: F401 - adds its metrics to the others
 from delaybox.store.fsck_kinds import KINDS
 from delaybox.targets import http_metrics  # noqa: F401 - adds its metrics to the others
@@ -221,13 +222,14 @@ MEANING = {
     "deadLetters.age": "dead letters older than this are deleted for good; the oldest go past 100,000 a partition too",
     "quarantine.age": "records that cannot be read are deleted for good after this; `delaybox quarantine` lists them",
     "insecure": "listen on more than loopback without any credential",
-    "partitions": "parts of the store; fixed when the store is created. Where it is left out, 16, and 64 on a cluster",
+    "partitions": "parts of the store; fixed when the store is created",
     "lease": "how long a node that died keeps what it had taken",
     "heartbeat": "how often a node extends its leases",
     "dataDir": "folder of the embedded server",
     "logFormat": "readable text, or one JSON object a line",
 }
 DEFAULTS = {
+    "partitions": f"`{DEFAULT_PARTITIONS}`, on a cluster `{CLUSTER_PARTITIONS}`",
     "dataDir": "`$XDG_DATA_HOME/delaybox`, else `~/.local/share/delaybox`; on macOS "
     "`~/Library/Application Support/delaybox`",
 }
