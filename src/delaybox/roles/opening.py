@@ -11,6 +11,7 @@ from typing import TypeVar
 from delaybox import metrics
 from delaybox.core.errors import StoreUnavailable
 from delaybox.core.limits import BY_SERVER
+from delaybox.core.partition import chosen
 from delaybox.processes.child import Stopping
 from delaybox.store import labels, rules
 from delaybox.store.durability import check_durability
@@ -67,7 +68,7 @@ async def prepared(settings: Settings) -> Settings:
     log.info("store %r on %s %s at %s", store.prefix, features.kind, features.version, server)
     if settings.durability.waits:
         log.info("durability is %s: callers are answered when their tasks are confirmed", settings.durability.mode)
-    if store.partitions != settings.partitions:
+    if store.partitions != chosen(settings.partitions, cluster=servers.sharded):
         log.info("the store has %d partitions; that is fixed at creation", store.partitions)
         if settings.partitions != BY_SERVER:
             log.warning(
