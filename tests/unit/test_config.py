@@ -212,6 +212,7 @@ def test_yaml_does_not_change_what_was_written() -> None:
         ("a: [", "line 1 is not valid YAML"),
         ("kafka: {enabled: true}", "kafka.enabled (config.yaml) is true, but kafka.brokers is not set; give host:port"),
         ("kafka: {enabled: true, brokers: 'a:1,b'}", "kafka.brokers holds 'b'; each must be host:port"),
+        ("kafka: {enabled: true, brokers: 'a:²'}", "kafka.brokers holds 'a:²'; each must be host:port"),
         (
             "kafka: {enabled: true, brokers: 'b:1', saslEnabled: true, saslUser: me}",
             "the mechanism is PLAIN, which needs kafka.saslUser and kafka.saslPassword; set both",
