@@ -114,6 +114,31 @@ async def test_what_a_claim_promised_is_kept_by_a_taker_that_waits_to_be_called_
     assert taker.got == added
 
 
+async def test_a_call_that_meets_a_claim_which_asks_for_all_room_is_answered_after_it(
+    client: Redis, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It passed for one that meets no room, and nothing told of that room: it was never taken by anybody."""
+    store = await Store.open(Servers(client), prefix=prefix, partitions=2)
+    taker = Takes("send")
+    taker.free = 10
+    tracker = Tracker(store, taker, GUEST, RedisClock())
+    tracker.wait_to_be_called()
+    tracker.keep(frozenset({1}))
+    waiting = await add(store, "send")
+    run_many, called = store.runner.run_many, list[str]()
+
+    async def called_meanwhile(calls: Sequence[ScriptCall]) -> Sequence[Any]:
+        if calls[0].script == "claim" and not called:
+            called.append(calls[0].tag)
+            tracker.call(0)
+        return await run_many(calls)
+
+    monkeypatch.setattr(store.runner, "run_many", called_meanwhile)
+    async with stepping(tracker):
+        await until(lambda: taker.got != [])
+    assert taker.got == [waiting] and called == [store.tags[1]]
+
+
 async def test_who_claims_nothing_knows_the_servers_clock_all_the_same(
     client: Redis, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

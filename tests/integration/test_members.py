@@ -290,7 +290,7 @@ async def test_what_a_busy_placer_has_no_room_for_goes_to_others(fleet: Any):
     assert not busy.got
 
 
-async def test_who_was_called_stays_for_what_comes_due_next(fleet: Any, monkeypatch: pytest.MonkeyPatch):
+async def test_who_was_called_stays_for_what_comes_due_next(fleet: Any, client: Redis, monkeypatch: pytest.MonkeyPatch):
     """Between two calls of a member without room nothing waits that was known before."""
     store, _, (full, _), (busy, idle) = fleet
     # There is one call alone, and no time keeper helps.
@@ -302,7 +302,15 @@ async def test_who_was_called_stays_for_what_comes_due_next(fleet: Any, monkeypa
     tasks = [NewTask(type=TaskType.WORKER, queue="mail", name="send", delay_ms=100 * n) for n in range(4)]
     for answer in await store.schedule([Batch(p, [draft(task) for task in tasks])]):
         assert not isinstance(answer, BaseException), answer
-    await store.servers.publish(keys.help_channel(store.prefix), f"{await store.ping()} {p}")
+    channel = keys.help_channel(store.prefix)
+
+    async def both_listen() -> bool:
+        ((_, count),) = await client.pubsub_numsub(channel)
+        return int(count) == 2
+
+    # The call is not repeated, so nobody may miss it.
+    await until(both_listen)
+    await store.servers.publish(channel, f"{await store.ping()} {p}")
     await until(lambda: len(idle.got) == 4)
     assert not busy.got
 

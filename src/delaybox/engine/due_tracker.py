@@ -137,7 +137,7 @@ class Tracker:
         such work."""
         if stay_ms:
             self._stays.begin(partition, self._clock.now_ms(), stay_ms)
-        if self._taker.free - self._asked.count <= 0:
+        if self._taker.free - (self._asked.count if self._asked.fewer else 0) <= 0:
             self._hungry.add(partition)
             return
         self._called.add(partition)

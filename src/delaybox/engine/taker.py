@@ -53,7 +53,8 @@ _FULL_CLAIM = 150
 
 class Asked:
     """What claims under way may bring, of all trackers of one taker. ``count``: how many tasks; ``rounds``: those that
-    overlap. ``fewer`` is called when the count falls: another tracker may wait for just that room."""
+    overlap. ``fewer`` is called when the count falls: another tracker may wait for just that room; None for a tracker
+    alone, which looks after its own claims at what they left."""
 
     def __init__(self) -> None:
         self.count = 0
