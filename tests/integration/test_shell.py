@@ -194,6 +194,19 @@ async def test_commands_whose_tasks_are_cancelled_end_whether_they_run_or_wait()
         assert (await d.result("echo the slot is free again")).ok
 
 
+async def test_what_waits_behind_a_command_of_several_slots_runs_when_that_one_is_cancelled():
+    word = mark()
+    async with desk(concurrency=2) as d:
+        runs, wide, behind = delivery(f"export MARK={word}; sleep 60"), delivery(":", cost=2), delivery("echo ran")
+        running = asyncio.create_task(d.run(runs, wide, behind))
+        await until_alive(word)
+        d.target.end(wide.task_id)
+        await until_async(lambda: behind.id in d.order)
+        d.target.end(runs.task_id)
+        await running
+        assert d.order == [wide.id, behind.id, runs.id]
+
+
 def _job_of(pid: int) -> str:
     try:
         raw = Path(f"/proc/{pid}/environ").read_bytes()

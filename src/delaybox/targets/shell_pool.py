@@ -142,6 +142,8 @@ class ShellPool:
         self.cancel([job])
         if waits:
             job.done(job, Ended({"why": "cancelled", "ms": 0}, b""))
+            # If it waited for several slots, those behind it waited for it.
+            self._feed()
 
     async def _launch(self) -> None:
         pairs = [socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(self._size)]
