@@ -16,6 +16,7 @@ from delaybox.core.delivery import Delivery
 from delaybox.core.errors import PartAway, StoreUnavailable
 from delaybox.core.queue import LiveRules, QueueRules
 from delaybox.core.task import DeliveryMode, NewTask, TaskType
+from delaybox.core.webhook import Webhook
 from delaybox.engine.clock_estimate import Clocks, RedisClock
 from delaybox.engine.expander import Expander
 from delaybox.engine.leftovers import Leftovers
@@ -30,6 +31,7 @@ from delaybox.store import keys, rules
 from delaybox.store.leases import new_lease
 from delaybox.store.loader import ScriptCall
 from delaybox.store.record import draft
+from delaybox.store.resuming import resume
 from delaybox.store.servers import Command, Servers
 from delaybox.store.store import Batch, ClaimLimits, Store
 from tests.engines import running, until
@@ -99,6 +101,22 @@ async def test_leases_of_dead_nodes_are_reaped_elsewhere(broken: Broken) -> None
     assert (await store.counts())[0].in_flight == 1
     broken.scripts = set()
     await steps(reaper.step, lambda: store.servers.ask("HEXISTS", keys.clock(store.tags[0]), "reaped"))
+
+
+async def test_what_was_put_off_is_brought_back_elsewhere(broken: Broken) -> None:
+    store, moments = broken.store, dict[int, list[tuple[bytes, int]]]()
+    for p in (0, 1):
+        (task_id,) = await broken.add(p, NewTask(type=TaskType.HTTP, webhook=Webhook("https://example.com/hook")))
+        lease_id = new_lease(10_000)
+        claimed = await store.claim(p, lease_id, ClaimLimits(slots=1, types="h", lease_ms=10_000))
+        moments[p] = [(task_id, claimed.now_ms + 60_000)]
+        assert await store.release(p, lease_id, [task_id], until_ms=moments[p][0][1]) == []
+    broken.scripts = {"resume"}
+    assert await resume(store, moments) == 1
+    with pytest.raises(PartAway):
+        await resume(store, {0: moments[0]})
+    broken.scripts = set()
+    assert await resume(store, moments) == 1, "that of the other one is due already"
 
 
 async def test_permits_that_cannot_be_kept_cost_no_lease(broken: Broken) -> None:

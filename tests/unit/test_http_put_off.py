@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from delaybox.core.delivery import Delivery
-from delaybox.core.errors import StoreUnavailable
+from delaybox.core.errors import PartAway, StoreUnavailable
 from delaybox.metrics.exposition import REGISTRY
 from delaybox.targets import http_put_off
 from delaybox.targets.http_hosts import FAILURES, Host, NoRoom
@@ -61,6 +61,8 @@ class World:
         self.answers = False
         self.elsewhere = False
         self.away = False
+        self.apart: int | None = None
+        """A partition whose server is away."""
         self.due: dict[bytes, int] = {}
         """What waits in the store, and until when."""
         self.handed = Counter[bytes]()
@@ -123,11 +125,13 @@ class World:
         await asyncio.sleep(0.001)
         if self.away:
             raise StoreUnavailable("it is away")
+        if {*by} == {self.apart}:
+            raise PartAway("its server is away")
         moved = 0
         for partition, tasks in by.items():
             for task_id, until_ms in tasks:
                 assert task_id[-1] % 4 == partition
-                if self.due.get(task_id) == until_ms > self.now_ms():
+                if partition != self.apart and self.due.get(task_id) == until_ms > self.now_ms():
                     moved += 1
                     self._wait(task_id, self.now_ms())
         self.resumed += moved
@@ -232,6 +236,21 @@ def test_while_the_store_is_away_it_is_asked_again():
         while len(world.done) < 10:
             await asyncio.sleep(0.01)
         assert world.loop.time() - began < 3
+
+    in_no_time(test)
+
+
+def test_a_partition_that_is_away_holds_up_no_other():
+    async def test() -> None:
+        world = World()
+        await silent(world, 40)
+        world.apart, world.answers = 0, True
+        began = world.loop.time()
+        while len(world.done) < 30:
+            await asyncio.sleep(0.01)
+        assert world.loop.time() - began < 5, "the pause is one second, and each of ten may be the first that is tried"
+        assert all(task_id[-1] % 4 for task_id in world.done)
+        world.put_off.stop()
 
     in_no_time(test)
 

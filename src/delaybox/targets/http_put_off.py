@@ -199,7 +199,14 @@ class PutOff:
         by: defaultdict[int, list[tuple[bytes, int]]] = defaultdict(list)
         for task_id, task in chosen:
             by[task.partition].append((task_id, task.until_ms))
-        moved = await self.resume(by)
+        try:
+            moved = await self.resume(by)
+        except DelayBoxError:
+            # Their server may be away, and those of others are brought back meanwhile.
+            for task_id, task in chosen:
+                if waiting.tasks.get(task_id) is task:
+                    waiting.tasks[task_id] = waiting.tasks.pop(task_id)
+            raise
         for task_id, task in chosen:
             if waiting.tasks.get(task_id) is task:
                 self._forget(waiting, task_id)
