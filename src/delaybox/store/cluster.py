@@ -401,7 +401,9 @@ class ServerCluster:
         is sent to the new one."""
         await asyncio.sleep(_LEAVE_S)
         if not link.slots:
-            self._links.pop(link.address, None)
+            # It may have come and gone twice, and be back as another link by now.
+            if self._links.get(link.address) is link:
+                del self._links[link.address]
             await link.client.connection_pool.disconnect(inuse_connections=True)
 
     # -- what is wrong ------------------------------------------------------------------------------------------
