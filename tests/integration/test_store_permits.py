@@ -323,3 +323,25 @@ async def test_a_claim_says_that_there_is_more_only_while_there_are_permits(benc
     for slots, more in ((1, True), (5, False)):
         claimed = await bench.lab.claim(types="w", slots=slots)
         assert (len(leased(claimed)), claimed.more) == (1, more)
+
+
+async def test_where_a_lone_task_is_due_the_rules_of_its_own_queue_hold(bench: Bench) -> None:
+    """A claim that finds one due task takes a shorter way, also where other queues have rules."""
+    lab = bench.lab
+
+    async def claimed(queue: str) -> int:
+        await lab.add(call(queue))
+        return len(leased(await lab.claim(types="w", guest=True, slots=10)))
+
+    assert await claimed("post") == 1
+    await bench.set(concurrency=1)
+    assert await claimed("post") == 1
+    assert await claimed("mail") == 0, "it has no permit"
+    assert await claimed("post") == 1, "and holds up no other queue"
+    await bench.settle()
+    assert len(await bench.claim()) == 1
+    await Rules(lab.store).set("mail", QueueRules(paused=True), whole=True)
+    assert await claimed("mail") == 0
+    await Rules(lab.store).set("*", QueueRules(concurrency=1), whole=True)
+    assert await claimed("news") == 0, "what holds for all others holds for it"
+    assert await lab.problems() == []

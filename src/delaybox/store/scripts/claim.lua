@@ -119,12 +119,13 @@ end
 function ends.named(rec, body) return ARGV[16] == 'r' and rec or sub(rec, 1, body - 1) end
 
 -- Most claims find nothing due or one task: nothing of what stands below is even made for these, because that takes as long as all else.
--- Where queues are steered, keys take turns, or something is ready, it is.
+-- Where keys take turns, something is held back or ready, or the task's queue has rules, it is.
 ends.active = {}
 for letter in string.gmatch(types .. (channel ~= '' and 'p' or ''), '.') do
   ends.active[#ends.active + 1], ends.active[#ends.active + 2] = k_active(letter, true), k_active(letter, false)
 end
-if (slots > 1 or channel ~= '') and most > 1 and (ARGV[15] == '' or ARGV[15] == 's') and not ends.read[6] and not ends.read[7]
+if (slots > 1 or channel ~= '') and most > 1 and (ARGV[15] == '' or ARGV[15] == 's') and not ends.read[7]
+  and (not ends.read[6] or redis.call('EXISTS', T .. ':held', T .. ':held:keys') == 0)
   and (fresh > 0 or #ends.active == 0 or redis.call('EXISTS', unpack(ends.active)) == 0) then
   local found, few, due = nil, true, -1
   for _, n in ipairs(own) do
@@ -146,6 +147,10 @@ if (slots > 1 or channel ~= '') and most > 1 and (ARGV[15] == '' or ARGV[15] == 
     -- An idempotency key may be a lock, which ends here.
     few = kind == 'ok' and its_due <= now and #rec <= max_bytes and not (byte(rec, 1) >= FRESH_EXT and is_keyed(flags))
       and rec_lane(rec, at) == lane and how[byte(lane)] and whose.serves(served, lane)
+    if few and ends.read[6] then
+      local paused, rules = steered_rules(string.match(lane, '^.([^:]*)'))
+      few = not paused and (rules or '') == ''
+    end
     fires = few and how[byte(lane)] == 2 and byte(rec, 1) < FRESH_EXT and may_fire_in_place(flags)
     if fires then
       -- A key outlives its task, for as long as the rules say.
@@ -171,7 +176,7 @@ if (slots > 1 or channel ~= '') and most > 1 and (ARGV[15] == '' or ARGV[15] == 
     end
     ends.promise(due)
     return { now, due, id and not fires and { id, rec } or {}, fires and { late } or {}, { unheard, 0, 0, trimmed, 0, 0, 0,
-      alone == 4 and fresh == 0 and 1 or 0 }, fires and { lane, 1 } or {}, {}, fires and ARGV[16] ~= '' and { id, ends.named(rec, body) } or {},
+      alone == 4 and fresh == 0 and not ends.read[6] and 1 or 0 }, fires and { lane, 1 } or {}, {}, fires and ARGV[16] ~= '' and { id, ends.named(rec, body) } or {},
       whose.met }
   end
 end
