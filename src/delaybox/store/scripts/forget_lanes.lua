@@ -9,6 +9,8 @@
 --@include lib/time.lua
 --@include lib/keys.lua
 --@include lib/guard.lua
+--@include lib/pauses.lua
+--@include lib/turns.lua
 local err = guard({ K_FAIR, K_CLOCK, unpack(K_NEAR, 0, 11) })
 if err then return err end
 local latest = now_ms() - tonumber(ARGV[3])
@@ -25,10 +27,5 @@ for i = 1, #scan[2], 2 do
   end
 end
 for from = 1, #gone, 1000 do redis.call('HDEL', K_FAIR, unpack(gone, from, math.min(from + 999, #gone))) end
--- The field without a name says how many keys are known: none is, of no lane.
-local left = redis.call('HLEN', K_FAIR)
-if left == 0 or left == 1 and redis.call('HEXISTS', K_FAIR, '') == 1 then
-  redis.call('DEL', K_FAIR)
-  redis.call('HDEL', K_CLOCK, 'fair')
-end
+end_fair()
 return { scan[1], #gone }

@@ -33,6 +33,15 @@ local function virtual_time(critical)
   return known
 end
 
+-- Where no lane has tasks with a fairness key any more, claims need not look for these. The field without a name says how many keys are known.
+local function end_fair()
+  local left = redis.call('HLEN', K_FAIR)
+  if left == 0 or left == 1 and redis.call('HEXISTS', K_FAIR, '') == 1 then
+    redis.call('DEL', K_FAIR)
+    redis.call('HDEL', K_CLOCK, 'fair')
+  end
+end
+
 local retire
 do
 -- Forgets the fairness keys of a lane that has no ready work: they start anew when it has some again (lib/fair.lua).
@@ -46,12 +55,7 @@ local function forget_keys(lane, critical)
   local last = tonumber(redis.call('HGET', K_FAIR, '.' .. lane) or '')
   if not last or last <= now_ms() and redis.call('EXISTS', k_ready(lane, not critical)) == 0 then
     redis.call('HDEL', K_FAIR, '.' .. lane)
-    -- The field without a name says how many keys are known.
-    local left = redis.call('HLEN', K_FAIR)
-    if left == 0 or left == 1 and redis.call('HEXISTS', K_FAIR, '') == 1 then
-      redis.call('DEL', K_FAIR)
-      redis.call('HDEL', K_CLOCK, 'fair')
-    end
+    end_fair()
   end
 end
 
