@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 import pytest
@@ -26,42 +26,26 @@ from delaybox.store import keys
 from delaybox.store.loader import ScriptCall
 from delaybox.store.record import draft
 from delaybox.store.servers import Servers
-from delaybox.store.store import Batch, Claimed, Store
+from delaybox.store.store import Batch, Store
 from tests.engines import until
 from tests.lab import Lab
+from tests.takers import Collecting
 
 POLL_MS = 100
 GUEST = EngineOptions(node_id="test", clock=False, channel="", poll_ms=POLL_MS)
 
 
-class Takes:
+class Takes(Collecting):
     """A taker of WORKER tasks of one function."""
 
-    types, in_flight = "w", 0
+    types = "w"
 
     def __init__(self, name: str) -> None:
+        super().__init__()
         self.lane = lane_of(TaskType.WORKER, "default", name)
-        self.free = 1_000
-        self.got: list[bytes] = []
 
     def lanes_at(self, partition: int, *, all_: bool) -> tuple[bytes, ...]:
         return (self.lane,)
-
-    def waits(self, partition: int, queues: Mapping[bytes, bool]) -> None: ...
-
-    def names(self) -> str:
-        return ""
-
-    def fired_in_place(self, partition: int, claimed: Claimed) -> None: ...
-
-    def met(self, lanes: Sequence[bytes]) -> bool:
-        return False
-
-    def full(self, partitions: Sequence[int]) -> None: ...
-
-    def accept(self, partition: int, lease_id: bytes, leased: Sequence[bytes]) -> list[float]:
-        self.got += leased[::2]
-        return [0.0] * (len(leased) // 2)
 
     async def has(self, count: int) -> None:
         """Returns when so many tasks came."""

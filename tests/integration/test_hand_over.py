@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -23,33 +23,19 @@ from delaybox.store import keys
 from delaybox.store.loader import ScriptCall
 from delaybox.store.record import draft, read_dead
 from delaybox.store.servers import Servers
-from delaybox.store.store import Batch, Claimed, Store
+from delaybox.store.store import Batch, Store
 from delaybox.targets.pubsub import PubSubTarget
 from tests.engines import running, until
+from tests.takers import Collecting
 from tests.waiting import PATIENCE_S
 
 
-class Clumsy:
-    """Takes tasks for a tracker, and fails at the first hand-over of each partition."""
-
-    types, free, in_flight = "s", 100, 0
+class Clumsy(Collecting):
+    """Fails at the first hand-over of each partition."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.tried: set[int] = set()
-        self.got: list[bytes] = []
-
-    def lanes_at(self, partition: int, *, all_: bool) -> tuple[bytes, ...]:
-        return ()
-
-    def waits(self, partition: int, queues: Mapping[bytes, bool]) -> None: ...
-
-    def names(self) -> str:
-        return ""
-
-    def fired_in_place(self, partition: int, claimed: Claimed) -> None: ...
-
-    def met(self, lanes: Sequence[bytes]) -> bool:
-        return False
 
     def full(self, partitions: Sequence[int]) -> None:
         raise AssertionError("it has room")
@@ -58,31 +44,23 @@ class Clumsy:
         if partition not in self.tried:
             self.tried.add(partition)
             raise ZeroDivisionError("a defect")
-        self.got += leased[::2]
-        return [0.0] * (len(leased) // 2)
+        return super().accept(partition, lease_id, leased)
 
 
-class Narrow(Clumsy):
+class Narrow(Collecting):
     """Has room for one message at a time."""
 
     types, free = "p", 1
 
-    def full(self, partitions: Sequence[int]) -> None: ...
-
     def accept(self, partition: int, lease_id: bytes, leased: Sequence[bytes]) -> list[float]:
-        self.got += leased[::2]
         self.free = 0
-        return [0.0] * (len(leased) // 2)
+        return super().accept(partition, lease_id, leased)
 
 
-class Wide(Narrow):
+class Wide(Collecting):
     """Has always room for just as many as one claim brings."""
 
-    free = 250
-
-    def accept(self, partition: int, lease_id: bytes, leased: Sequence[bytes]) -> list[float]:
-        self.got += leased[::2]
-        return [0.0] * (len(leased) // 2)
+    types, free = "p", 250
 
 
 async def add(store: Store, partition: int, task: NewTask) -> bytes:

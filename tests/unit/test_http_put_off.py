@@ -5,10 +5,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-import selectors
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any
 
 import pytest
 
@@ -18,36 +16,15 @@ from delaybox.metrics.exposition import REGISTRY
 from delaybox.targets import http_put_off
 from delaybox.targets.http_hosts import FAILURES, Host, NoRoom
 from delaybox.targets.http_put_off import FOR_S, PutOff
+from tests.virtual_time import VirtualLoop
 
 TIMEOUT_S = 2.0
 HOST = "http://silent.example"
 
 
-class Jumping(selectors.SelectSelector):
-    """Does not wait: the time jumps to when the next timer ends."""
-
-    now = 0.0
-
-    def select(self, timeout: float | None = None) -> Any:
-        found = super().select(0)
-        assert found or timeout is not None, "nothing will ever happen again"
-        if not found:
-            self.now += timeout or 0.0
-        return found
-
-
-class Loop(asyncio.SelectorEventLoop):
-    def __init__(self) -> None:
-        self.clock = Jumping()
-        super().__init__(self.clock)
-
-    def time(self) -> float:
-        return self.clock.now
-
-
 def in_no_time(test: Callable[[], Awaitable[None]]) -> None:
     random.seed(7)
-    with asyncio.Runner(loop_factory=Loop) as runner:
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
         runner.run(asyncio.wait_for(test(), 100_000))
 
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-import selectors
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -22,33 +21,12 @@ from delaybox.engine.clock_estimate import Clocks
 from delaybox.engine.ownership import Ownership
 from delaybox.engine.permit_dealer import PermitDealer
 from delaybox.store.loader import ScriptCall
+from tests.virtual_time import VirtualLoop
 
 START_S = 10_000.0
 POOL = b"rpaced"
 CAP_MS = 1_000
 WARM = 3
-
-
-class _AtOnce(selectors.DefaultSelector):
-    """Waits for nothing: the time that was to be waited for is over."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.now_s = START_S
-
-    def select(self, timeout: float | None = None) -> list[Any]:
-        assert timeout is not None, "nobody would wake again"
-        self.now_s += max(timeout, 1e-6)
-        return []
-
-
-class VirtualLoop(asyncio.SelectorEventLoop):
-    def __init__(self) -> None:
-        self._at_once = _AtOnce()
-        super().__init__(self._at_once)
-
-    def time(self) -> float:
-        return self._at_once.now_s
 
 
 @dataclass
@@ -214,7 +192,7 @@ async def used(world: World, engines: int, part: float) -> float:
 
 
 def run(monkeypatch: pytest.MonkeyPatch, world: World, engines: int, part: float) -> float:
-    loop = VirtualLoop()
+    loop = VirtualLoop(START_S)
     for module in (permit_dealer, clock_estimate):
         monkeypatch.setattr(module, "local_ms", lambda: loop.time() * 1000)
     try:

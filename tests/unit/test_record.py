@@ -14,10 +14,13 @@ from delaybox.core.delivery import Delivery
 from delaybox.core.errors import InvalidTask
 from delaybox.core.lane import NAMED
 from delaybox.core.limits import MAX_DUE_MS
+from delaybox.core.needs import WorkerNeeds
 from delaybox.core.retry import DEFAULT_RETRY, RetryPolicy
-from delaybox.core.task import NewTask, Priority, TaskType
+from delaybox.core.task import DeliveryMode, NewTask, Priority, TaskType, UniqueWhile
+from delaybox.core.webhook import Webhook
 from delaybox.store.record import STUB_OVER, UnreadableRecord, delivery_of, draft, read, read_dead
 from delaybox.wire import body as wire_body
+from delaybox.wire import encoded
 
 TASK_ID = (1_800_000_000_000).to_bytes(6, "big") + ids.tails(5, bytes(8))[0]
 
@@ -133,6 +136,28 @@ def test_published_is_the_body_with_its_id() -> None:
 
 
 BASE: dict[str, Any] = {"payload": b"a", "due_ms": 5, "header": {"k": b"v"}, "labels": {"l": "m"}}
+
+
+IN_EVERY_RECORD = {"payload", "due_ms", "delay_ms", "type", "queue", "priority"}
+"""Fields whose values stand in a record without an extension, and in a body that is a payload alone."""
+BY_OTHERS = {"reject_past", "queue_unstated", "on_conflict", "max_wait_ms", "fairness_weight"}
+"""Fields that whoever stores the task goes by, or that say something about a key that another field has."""
+OTHER_VALUES: dict[str, Any] = {
+    "header": {"k": b"v"}, "name": "n", "idempotency_key": "k", "retry": RetryPolicy(), "timeout_ms": 1,
+    "expire_after_ms": 1, "labels": {"l": "m"}, "keep_result_ms": 1, "max_snooze_ms": 1,
+    "unique_while": UniqueWhile.RUNNING, "delivery": DeliveryMode.AT_MOST_ONCE, "group": "g", "fairness_key": "f",
+    "needs": WorkerNeeds(cost=2), "zone": "Europe/Berlin", "webhook": Webhook("https://example.org/"),
+}  # fmt: skip
+
+
+def test_a_task_is_plain_only_where_nothing_else_of_it_is_to_be_kept() -> None:
+    """A new field of a task must be asked for in `is_plain`, or records would lack it."""
+    assert encoded.is_plain(NewTask(payload=b"x", due_ms=5))
+    assert set(NewTask.__struct_fields__) == {*IN_EVERY_RECORD, *BY_OTHERS, *OTHER_VALUES}
+    for name, value in OTHER_VALUES.items():
+        assert not encoded.is_plain(NewTask(payload=b"x", due_ms=5, **{name: value})), name
+    for named in NAMED:
+        assert encoded.is_plain(NewTask(type=named, name="n")), "it stands in the lane"
 
 
 @pytest.mark.parametrize(
