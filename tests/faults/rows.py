@@ -122,7 +122,7 @@ ROWS = (
         "grace; three nodes behind nginx with TLS at 500 requests/s; open streams of events there",
         _faults("t26_rolling", "t26_fleet", "behind_nginx", "streams_behind_nginx")),
     Row("T27", "members of a fleet freeze, die, come and go",
-        "four claiming nodes for two minutes under 120,000 tasks, half of them fired in place",
+        "four claiming nodes for five minutes under 300,000 tasks, half of them fired in place",
         _faults("t27_fleet")),
     Row("T28", "a reconnect storm",
         "500 clients lose their server three times; a server that takes few connections; a node that may open 128 "
