@@ -45,8 +45,8 @@ ROWS = (
         "tests/faults/test_controls.py::test_i5_without_the_fence_a_zombie_completes_too",
         *_others("worker_process.py::test_a_frozen_workers_late_answers_count_for_nothing"))),
     Row("T4", "SIGKILL of whole nodes of a fleet",
-        "four `delaybox serve` are killed, frozen, stopped and joined under 100,000 tasks at 1,000/s; three behind a "
-        "balancer run the original's shell tasks, each once",
+        "four `delaybox serve` are killed, frozen, stopped and joined under 100,000 tasks at 1,000/s; three behind "
+        "nginx and three behind a TCP balancer run 1,000 shell tasks of the original, each once",
         _faults("t27_nodes", "turns")),
     Row("T5", "tasks longer than their lease; loops that stand still",
         "heartbeats keep what is healthy, what is not runs again once and is refused when it answers",

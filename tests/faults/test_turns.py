@@ -1,5 +1,5 @@
-"""Three nodes behind a balancer that takes them in turn, connection by connection, as nginx does: the original's shell
-tasks, each of which must run exactly once."""
+"""Three nodes in turn, behind nginx as deploy/ sets it up and behind a balancer that only passes connections on: the
+original's shell tasks, each of which must run exactly once."""
 
 from __future__ import annotations
 
@@ -8,14 +8,18 @@ import base64
 import contextlib
 import itertools
 import json
+import re
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
+from typing import TypeAlias
 
 import pytest
 
 from tests.faults.harness.rig import Rig, soon
 from tests.faults.harness.scale import FULL
+from tests.proxy_nginx import needs_nginx, nginx
 from tests.waiting import until_async
 
 pytestmark = [
@@ -27,6 +31,7 @@ pytestmark = [
 NODES = 3
 COUNT = 1_000
 SHELL = {"DELAYBOX_WORKERS_SHELL_ENABLED": "true"}
+Balancer: TypeAlias = Callable[[Sequence[int], Path], AbstractAsyncContextManager[int]]
 
 
 def coded(command: str) -> str:
@@ -35,7 +40,7 @@ def coded(command: str) -> str:
 
 
 @contextlib.asynccontextmanager
-async def in_turn(ports: Sequence[int]) -> AsyncIterator[int]:
+async def passed_on_in_turn(ports: Sequence[int], _: Path) -> AsyncIterator[int]:
     """The port of a proxy that passes each connection on to the next of ``ports``."""
     turns = itertools.cycle(ports)
 
@@ -55,6 +60,14 @@ async def in_turn(ports: Sequence[int]) -> AsyncIterator[int]:
         yield server.sockets[0].getsockname()[1]
 
 
+@contextlib.asynccontextmanager
+async def behind_nginx(ports: Sequence[int], folder: Path) -> AsyncIterator[int]:
+    """The port of nginx in front of ``ports``, which it takes in turn, request by request."""
+    # Nobody calls its port of gRPC.
+    with nginx(folder / "nginx", ports, ports) as (port, _):
+        yield port
+
+
 async def post(port: int, body: object) -> int:
     """One request on a connection of its own, as the original's script sends it; its status."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -68,12 +81,24 @@ async def post(port: int, body: object) -> int:
     return int(answer.split(b" ", 2)[1])
 
 
-async def test_each_shell_task_of_the_original_runs_exactly_once(tmp_path: Path) -> None:
+async def took(port: int) -> bool:
+    """Whether a node took in tasks of the original's form."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+    answer = await reader.read()
+    writer.close()
+    return re.search(rb'^delaybox_http_requests_total\{[^}]*"/task"', answer, re.MULTILINE) is not None
+
+
+@pytest.mark.parametrize(
+    "balancer", [pytest.param(behind_nginx, marks=needs_nginx, id="nginx"), pytest.param(passed_on_in_turn, id="tcp")]
+)
+async def test_each_shell_task_of_the_original_runs_exactly_once(balancer: Balancer, tmp_path: Path) -> None:
     ran = tmp_path / "ran"
     async with Rig(tmp_path, "turns", partitions=16) as rig:
         nodes = await asyncio.gather(*(rig.serve(env=SHELL) for _ in range(NODES)))
         due_ms = soon(20_000)
-        async with in_turn([node.port for node in nodes]) as port:
+        async with balancer([node.port for node in nodes], tmp_path) as port:
             numbers = iter(range(COUNT))
 
             async def caller() -> None:
@@ -83,6 +108,7 @@ async def test_each_shell_task_of_the_original_runs_exactly_once(tmp_path: Path)
                     assert await post(port, body) in (200, 201)
 
             await asyncio.gather(*(caller() for _ in range(8)))
+        assert all([await took(node.port) for node in nodes]), "the balancer left a node out"
 
         def done() -> list[int]:
             return [int(line) for line in ran.read_text().split()] if ran.exists() else []
