@@ -8,7 +8,18 @@ import msgspec
 import pytest
 from google.protobuf.json_format import MessageToDict
 
-from delaybox.core.membership import Activity, ConnectedWorker, Member, holders, keeps_time, most_left, nodes_of, places
+from delaybox.core.membership import (
+    Activity,
+    ConnectedWorker,
+    Member,
+    help_of,
+    holders,
+    keeps_time,
+    most_left,
+    nodes_of,
+    places,
+    together,
+)
 from delaybox.core.partition import Shape
 from delaybox.wire import members
 
@@ -111,6 +122,23 @@ def test_heartbeats_of_other_versions_are_read() -> None:
     halves = Member(id="n", seen_ms=9, host="h\udc80", activity=Activity(troubles=("\udc80",)))
     assert members.decode("n", members.encode(halves)).activity.troubles == ("?",)
     assert members.decode("n", b'{"seen_ms": 9, "types": ["p", "SHELL_CMD", "z"]}').activity.types == "psz"
+
+
+def test_who_answers_a_call_has_free_places_and_is_punctual() -> None:
+    def member(free: int = -1, *, lag_ms: float = 0.0, in_flight: int = 0) -> Member:
+        workers = (ConnectedWorker(concurrency=10),)
+        return Member(
+            id="n", lag_ms=lag_ms, activity=Activity(workers=workers, worker_count=1, free=free, in_flight=in_flight)
+        )
+
+    # What its workers give to other nodes is not free here; of a version that does not state that, it is.
+    assert help_of(member(2)) == 2 and help_of(member(in_flight=3)) == 7
+    assert help_of(None) < help_of(member(0)) == 0
+    # One that wakes late comes behind one that has a little less room, and before one that has hardly any.
+    late = member(10, lag_ms=40.0)
+    assert help_of(member(2)) < help_of(late) < help_of(member(5)) and help_of(late) > 0
+    both = together([Activity(), Activity(free=2), Activity(free=3)])
+    assert both.free == 5 and together([Activity(), Activity()]).free == -1
 
 
 @pytest.mark.parametrize("raw", [b"", b"{", b"[]", b"{}", b'{"seen_ms": "?"}', b'{"seen_ms": 1, "pid": "x"}', b"\xff"])

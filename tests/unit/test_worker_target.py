@@ -162,4 +162,7 @@ async def test_the_heartbeat_reports_who_is_connected_and_what_is_served() -> No
     worker = ConnectedWorker(
         identity="host-1", labels={"zone": "a"}, functions=1, concurrency=5, places=5, since_ms=NOW
     )
-    assert activity.workers == (worker,)
+    assert activity.workers == (worker,) and activity.free == 5
+    # A worker of several nodes with fewer places than nodes gives some of these none.
+    desk.open(credit=0, identity="host-2", concurrency=5)
+    assert desk.gateway.activity().free == 5

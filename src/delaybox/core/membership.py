@@ -11,6 +11,8 @@ SILENT_MS = 1_500
 """A member that has not beaten for this long does not rank any more."""
 LEAST = 3
 """Least number of holders. Fewer that go away together may be chance, or the work of one task."""
+_LATE_MS = 20.0
+"""Whose loop wakes this late counts with half of its free places."""
 _QUIET_MS = 2_500
 """Members beat once a second: two beats were missed."""
 _HOLD_NOTHING = frozenset({"rest", "kafka", "probe", "dashboard"})
@@ -47,7 +49,8 @@ class Activity:
     ``limits``: of a task type that has a lane here, only these lanes are carried out (ANY_QUEUE for the queue).
     ``places``: by the letter of a type, how many places there are for tasks of it; a type that is missing: unknown.
     ``lanes``: the lanes of connected workers, the first ones where there are very many; ``lane_count``: how many in
-    all. ``workers``: the first of the connected workers; ``worker_count``: how many in all. ``fired_per_s``: over the
+    all. ``workers``: the first of the connected workers; ``worker_count``: how many in all. ``free``: how many more
+    tasks all of these can be sent now; -1: unknown. ``fired_per_s``: over the
     last minute, by the letter of a type and its queue. ``unforeseen_per_s``: tasks stored here with less notice than
     `scaling.LEAD_MS`, by lane. ``service_ms``: how long tasks took here from hand-out to success, by lane.
     ``troubles``: sentences on what this member cannot do now.
@@ -65,6 +68,7 @@ class Activity:
     lane_count: int = 0
     workers: tuple[ConnectedWorker, ...] = ()
     worker_count: int = 0
+    free: int = -1
     fired_per_s: Mapping[str, float] = field(default_factory=dict)
     unforeseen_per_s: Mapping[str, float] = field(default_factory=dict)
     service_ms: Mapping[str, float] = field(default_factory=dict)
@@ -210,6 +214,7 @@ def together(activities: Sequence[Activity]) -> Activity:
         lane_count=sum(a.lane_count for a in activities),
         workers=tuple(worker for a in activities for worker in a.workers),
         worker_count=sum(a.worker_count for a in activities),
+        free=sum(a.free for a in activities if a.free >= 0) if any(a.free >= 0 for a in activities) else -1,
         fired_per_s=fired,
         unforeseen_per_s=unforeseen,
         service_ms=service_ms,
@@ -236,9 +241,14 @@ def places(activity: Activity) -> int:
     return sum(max(worker.concurrency, 1) for worker in shown) * max(activity.worker_count, len(shown)) // len(shown)
 
 
-def free_places(member: Member | None) -> int:
-    """How many more tasks its workers can run, about; -1: it is not known, so it is no one's first choice."""
-    return -1 if member is None else max(places(member.activity) - member.activity.in_flight, 0)
+def help_of(member: Member | None) -> float:
+    """How well a member suits to take what another one has no room for: its free places, the fewer the later its event
+    loop wakes. -1: it is not known, so it is no one's first choice."""
+    if member is None:
+        return -1.0
+    activity = member.activity
+    free = activity.free if activity.free >= 0 else max(places(activity) - activity.in_flight, 0)
+    return free / (1.0 + max(member.lag_ms, 0.0) / _LATE_MS)
 
 
 def holders(members: Iterable[Member]) -> list[tuple[int, int]]:

@@ -1,9 +1,9 @@
 """Calls for members whose workers have room: who makes one, and who of all that receive it answers.
 
 If every idle member claimed what one task is announced for, 99 of them would cost 6.7 ms of the server's time. So each
-call draws two members, and the one with more places free claims at once. The other one looks a moment later whether
-work still waits, because what heartbeats show of places is up to half a second old. If neither takes it, all
-that run it and have room are called.
+call draws two members, and the one that suits better, by its free places and its punctuality, claims at once. The
+other one looks a moment later whether work still waits, because what heartbeats show of both is up to half a second
+old, and free places may be those of other work. If neither takes it, all that run it and have room are called.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import contextlib
 from collections.abc import Callable, Sequence
 
 from delaybox.core.errors import DelayBoxError
-from delaybox.core.membership import free_places
+from delaybox.core.membership import help_of
 from delaybox.engine.clock_estimate import local_ms
 from delaybox.engine.placement import Placement
 from delaybox.store import keys, nodes
@@ -22,8 +22,8 @@ from delaybox.store.store import Store
 
 ASK_AGAIN_MS = 50.0
 """A member without room asks others for help no more often."""
-_SECOND_S = 0.05
-"""The second of two members looks this long after the first was called."""
+_SECOND_S = 0.02
+"""The second of two members looks this long after the first was called. It only reads, and claims where work waits."""
 ALL_AGAIN_MS = 1_000.0
 """All are called to a lane in a partition no more often: each with room claims there, most for nothing."""
 _ANNOUNCED_MS = 1_000.0
@@ -130,7 +130,7 @@ class WorkerCalls:
             if self._placement.run_the_same(pair):
                 # Both go by what is stored of both, so that they come to the same result.
                 first, second = await nodes.some(self._store, pair)
-                better = pair[0] if free_places(first) >= free_places(second) else pair[1]
+                better = pair[0] if help_of(first) >= help_of(second) else pair[1]
             else:
                 # What one of them has room for, the other one does not run.
                 self._claim_at(partitions)

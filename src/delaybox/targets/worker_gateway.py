@@ -253,6 +253,7 @@ class Gateway:
             types=TaskType.WORKER.value if lanes else "",
             workers=workers,
             worker_count=len(self._sessions),
+            free=sum(s.room for s in self._sessions.values()),
             running=self._running(),
             lanes=tuple(lanes[:_LANES_SHOWN]),
             lane_count=len(lanes),

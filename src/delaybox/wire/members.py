@@ -66,6 +66,7 @@ class _Beat(Struct):
     """None: as many as there are in ``lanes``."""
     workers: list[_Worker] = []
     worker_count: _Count | None = None
+    free: int = -1
     fired_per_s: dict[str, float] = {}
     unforeseen_per_s: dict[str, float] = {}
     service_ms: dict[str, float] = {}
@@ -136,6 +137,7 @@ def decode(member_id: str, raw: bytes) -> Member:
                 for worker in beat.workers
             ),
             worker_count=len(beat.workers) if beat.worker_count is None else beat.worker_count,
+            free=beat.free,
             fired_per_s=beat.fired_per_s,
             unforeseen_per_s=beat.unforeseen_per_s,
             service_ms=beat.service_ms,
@@ -196,6 +198,7 @@ def _beat(member: Member) -> _Beat:
             for worker in activity.workers
         ],
         worker_count=activity.worker_count,
+        free=activity.free,
         fired_per_s=dict(activity.fired_per_s),
         unforeseen_per_s=dict(activity.unforeseen_per_s),
         service_ms=dict(activity.service_ms),
