@@ -19,10 +19,11 @@ from delaybox.engine.guest import Guest
 from delaybox.engine.listener import Wakeups
 from delaybox.engine.placement import Placement
 from delaybox.store import keys, nodes
+from delaybox.store.leases import new_lease
 from delaybox.store.leftovers import Unclaimed, unclaimed
 from delaybox.store.record import draft
 from delaybox.store.servers import Servers
-from delaybox.store.store import Batch, Store
+from delaybox.store.store import Batch, ClaimLimits, Store
 from tests.engines import until
 
 SENDS, PRINTS = lane_of(TaskType.WORKER, "mail", "send"), lane_of(TaskType.WORKER, "mail", "print")
@@ -139,6 +140,30 @@ async def test_all_are_called_to_a_lane_in_a_partition_once_in_a_while(
     # By another one as well, because all receive the call.
     await callers.all["d"].calls._call_all([(0, SENDS), (0, PRINTS)])
     assert published == [f"0={SENDS.decode()}", f"0={PRINTS.decode()}"]
+
+
+async def test_what_a_member_has_no_room_for_a_moment_after_its_last_call_it_calls_others_to_as_well(
+    callers: Callers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A call came and was left out: the task waited until the owner of its partition called, 100 ms later."""
+    published: list[str] = []
+
+    async def noted(_: Store, channel: str, message: str) -> None:
+        published.append(message.partition(" ")[2])
+
+    monkeypatch.setattr(calls, "publish", noted)
+    full = callers.all["a"].calls
+    for _ in range(3):
+        full.ask([0])
+    await until(lambda: not full._tasks)
+    assert published == ["0", "0"]
+    # What was taken meanwhile nobody is called to.
+    full.ask([0])
+    limits = ClaimLimits(slots=1, types="w", lanes=(SENDS,), guest=True)
+    taken = await callers.store.claim(0, new_lease(15_000), limits)
+    assert len(taken.leased) == 2
+    await until(lambda: not full._tasks)
+    assert published == ["0", "0"]
 
 
 async def test_what_waits_is_read_with_its_lanes(callers: Callers) -> None:

@@ -13,8 +13,7 @@ from delaybox.core.delivery import DONE
 from delaybox.core.lane import lane_of
 from delaybox.core.membership import Activity, ConnectedWorker, Member
 from delaybox.core.task import NewTask, TaskType
-from delaybox.engine import guest as guests
-from delaybox.engine import handover, leftovers
+from delaybox.engine import handover, leftovers, stays
 from delaybox.engine.calls import WorkerCalls
 from delaybox.engine.engine import Engine
 from delaybox.engine.loops import Loop
@@ -245,6 +244,9 @@ class Pool:
         else:
             await asyncio.Event().wait()
 
+    def has(self, count: int) -> Callable[[], bool]:
+        return lambda: len(self.got) == count
+
     def room(self) -> int:
         return max(0, self.places - len(self.got)) if self.hold else self.places
 
@@ -296,7 +298,7 @@ async def test_who_was_called_stays_for_what_comes_due_next(fleet: Any, client: 
     # There is one call alone, and no time keeper helps.
     monkeypatch.setattr(WorkerCalls, "ask", lambda *_: None)
     monkeypatch.setattr(leftovers, "LATE_MS", 10**9)
-    monkeypatch.setattr(guests, "STAY_MS", 600_000.0)
+    monkeypatch.setattr(stays, "STAY_MS", 600_000.0)
     busy.hold, busy.places = True, 0
     p = next(p for p in range(PARTITIONS) if full._placement.among(p, [LANE]))
     tasks = [NewTask(type=TaskType.WORKER, queue="mail", name="send", delay_ms=100 * n) for n in range(4)]
@@ -312,6 +314,11 @@ async def test_who_was_called_stays_for_what_comes_due_next(fleet: Any, client: 
     await until(both_listen)
     await store.servers.publish(channel, f"{await store.ping()} {p}")
     await until(lambda: len(idle.got) == 4)
+    # Nor what is stored from now on, and due at once.
+    for count in range(5, 8):
+        (answers,) = await store.schedule([Batch(p, [draft(NewTask(type=TaskType.WORKER, queue="mail", name="send"))])])
+        assert not isinstance(answers, BaseException), answers
+        await until(idle.has(count))
     assert not busy.got
 
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from delaybox.core.errors import DelayBoxError
 from delaybox.core.membership import help_of
 from delaybox.engine.clock_estimate import local_ms
+from delaybox.engine.helping import Helping
 from delaybox.engine.placement import Placement
 from delaybox.store import keys, nodes
 from delaybox.store.leftovers import unclaimed
@@ -43,7 +44,7 @@ async def publish(store: Store, channel: str, message: str) -> None:
 
 class WorkerCalls:
     """The calls for WORKER tasks. ``claim`` is called with a partition from which this member's guests are to claim;
-    ``free``: how many more tasks of a lane they can take."""
+    ``free``: how many more tasks of a lane they can take; ``changed``: those of ``helping`` are others now."""
 
     def __init__(
         self,
@@ -53,6 +54,7 @@ class WorkerCalls:
         now_ms: Callable[[], int],
         claim: Callable[[int], None],
         free: Callable[[bytes], int],
+        changed: Callable[[], None] = lambda: None,
     ) -> None:
         self._store = store
         self._placement = placement
@@ -60,7 +62,11 @@ class WorkerCalls:
         self._now_ms = now_ms
         self._claim = claim
         self._free = free
+        self.helping = Helping(changed)
         self._asked = -1e9
+        self._unasked: set[int] = set()
+        """Partitions without room that no call has named yet, because the last call was a moment ago."""
+        self._asking: asyncio.Task[None] | None = None
         self._all_called: dict[tuple[int, bytes], float] = {}
         """Lanes of partitions to which all were called, by whomever, and when."""
         self._announced: dict[bytes, float] = {}
@@ -79,15 +85,36 @@ class WorkerCalls:
         self._begin(asyncio.create_task(publish(self._store, keys.lanes_channel(self._store.prefix), message)))
 
     def ask(self, partitions: Sequence[int]) -> None:
-        """Calls others to these partitions, where the workers here have no room; not more than once in a while."""
-        now = local_ms()
-        if self._placement.alone or now - self._asked < ASK_AGAIN_MS:
+        """Calls others to these partitions, where the workers here have no room: at once, or, as it calls no more than
+        once in a while, then."""
+        if self._placement.alone:
             return
-        self._asked = now
+        wait_ms = self._asked + ASK_AGAIN_MS - local_ms()
+        if wait_ms <= 0:
+            self._asked = local_ms()
+            self._begin(asyncio.create_task(self._ask(partitions)))
+            return
+        self._unasked.update(partitions)
+        if self._asking is None:
+            self._asking = asyncio.create_task(self._ask_later(wait_ms / 1000))
+            self._begin(self._asking)
+
+    async def _ask(self, partitions: Sequence[int]) -> None:
         seed = self._placement.seed_for_others(self._now_ms())
         message = " ".join(map(str, [seed, *partitions[:MOST_NAMED]]))
         # Where it is lost, the owner of the partition calls a little later.
-        self._begin(asyncio.create_task(publish(self._store, keys.help_channel(self._store.prefix), message)))
+        await publish(self._store, keys.help_channel(self._store.prefix), message)
+
+    async def _ask_later(self, wait_s: float) -> None:
+        await asyncio.sleep(wait_s)
+        partitions, self._unasked, self._asking = sorted(self._unasked)[:MOST_NAMED], set(), None
+        self._asked = local_ms()
+        # Places may have come free meanwhile, and whoever is called claims in every partition that is named.
+        with contextlib.suppress(DelayBoxError):
+            now_ms, found = await unclaimed(self._store, partitions)
+            partitions = [p for p, one in zip(partitions, found, strict=True) if one.lanes(now_ms)]
+        if partitions:
+            await self._ask(partitions)
 
     def asked(self, seed: int, partitions: Sequence[int]) -> None:
         """Another member has no room for what waits in these partitions."""
@@ -106,6 +133,7 @@ class WorkerCalls:
 
     def stop(self) -> None:
         """Answers no calls any more. Twice is harmless."""
+        self.helping.close()
         for task in self._tasks:
             task.cancel()
 
@@ -118,6 +146,7 @@ class WorkerCalls:
     def _claim_at(self, partitions: Sequence[int]) -> None:
         for p in partitions:
             self._claim(p)
+        self.helping.begin(partitions)
 
     def _begin(self, task: asyncio.Task[None]) -> None:
         self._tasks.add(task)

@@ -34,7 +34,7 @@ from delaybox.engine.loops import end
 from delaybox.engine.options import EngineOptions
 from delaybox.engine.shares import Chooser
 from delaybox.engine.spared_claims import Clear, SparedClaims
-from delaybox.engine.stays import Stays
+from delaybox.engine.stays import THEIRS_MS, Stays
 from delaybox.engine.taker import Asked, Taker
 from delaybox.store.leases import new_lease
 from delaybox.store.loader import ScriptCall
@@ -128,15 +128,13 @@ class Tracker:
 
         ``when_ready``: not for what is due later, either: time keepers make that ready, and call.
         """
-        self._called_only = True
-        self._when_ready = when_ready
+        self._called_only, self._when_ready = True, when_ready
 
     def call(self, partition: int, *, stay_ms: float = 0.0) -> None:
         """Ready work waits there, whoever claims there as a rule. It is claimed as soon as there is room, and for
         ``stay_ms`` also what others do not claim of what is known to come due there, again and again while there is
         such work."""
-        if stay_ms:
-            self._stays.begin(partition, self._clock.now_ms(), stay_ms)
+        self._stays.begin(partition, self._clock.now_ms(), stay_ms)
         if self._taker.free - (self._asked.count if self._asked.fewer else 0) <= 0:
             self._hungry.add(partition)
             return
@@ -147,7 +145,10 @@ class Tracker:
     def kick(self, partition: int | None = None, due_ms: float = 0.0) -> None:
         """Something in ``partition`` (None: in any) is due at ``due_ms`` or may be due now (0)."""
         learned = self._beside.number()
-        for p in self._mine if partition is None else self._mine & {partition}:
+        if partition is not None and partition not in self._mine and self._stays.on(partition, self._clock.now_ms()):
+            self._called.add(partition)
+            due_ms += THEIRS_MS
+        for p in self._mine if partition is None else (self._mine | self._called) & {partition}:
             self._learned[p] = learned
             if due_ms < self._look[p]:
                 self._look[p] = due_ms
@@ -452,8 +453,7 @@ class Tracker:
             self._deep.discard(p)
         if look <= c.now_ms and not progress:
             look = c.now_ms + _NO_PROGRESS_MS
-        if named:
-            look = 0.0
+        look = 0.0 if named else look
         if c.pressed:
             self._chooser.press([p])
             look = 0.0

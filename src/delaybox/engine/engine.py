@@ -101,16 +101,16 @@ class Engine:
             lambda: self._clocks.now_ms(0),
             self._claim_for_guests,
             lambda lane: max((guest.free for guest in self._guests if guest.runs(lane)), default=0),
+            self._listen,
         )
         self._called_others = -1e9
         self.meets: Callable[[Sequence[bytes]], None] = lambda _: None
         """Is called with lanes with needs that a claim met, here or at another member."""
         self._stations: dict[int, Station] = {}
         self._rule_reader = RuleReader(store, rules, self._ownership, keeps=options.clock)
-        self._others = [Loop("rules of queues", self._rule_reader.step)]
+        self._others = [Loop("rules of queues", self._rule_reader.step), Loop("permits of queues", self._dealer.step)]
         if self._recorder.on:
             self._others.append(Loop("history", self._recorder.step))
-        self._others.append(Loop("permits of queues", self._dealer.step))
         who = Identity(id=options.node_id, node=options.node, kind=options.kind, roles=options.roles)
         # Whoever waits to be called claims nothing for hours, and would be late by how far the clocks drift meanwhile.
         self._membership = Membership(store, who, self._activity, self, lambda *seen: self._clocks.of(0).observe(*seen))
@@ -339,7 +339,7 @@ class Engine:
         """Subscribes to the wake-ups of partitions that this process claims from, or stands in for."""
         every = range(self._store.partitions)
         o, keeps = self._ownership, self._options.clock
-        for_workers = {p for guest in self._guests for p in guest.partitions}
+        for_workers = {p for guest in self._guests for p in guest.partitions} | self._calls.helping.partitions
         if TaskType.WORKER.value in self._dispatcher.serves:
             for_workers.update(every)
         looks = self._claims and not self._called_only and not self._claims_due

@@ -8,6 +8,7 @@ from dataclasses import replace
 from delaybox.core.delivery import Delivery, Report, Target
 from delaybox.core.lane import ANY_QUEUE, without_needs
 from delaybox.core.queue import LiveRules
+from delaybox.engine import stays
 from delaybox.engine.clock_estimate import Clocks
 from delaybox.engine.dispatcher import Dispatcher
 from delaybox.engine.options import EngineOptions
@@ -17,9 +18,6 @@ from delaybox.engine.trackers import Trackers
 from delaybox.store.store import Claimed, Store
 
 _CLAIM_PATIENCE_S = 2.0
-STAY_MS = 1_000.0
-"""A member without room learns of nothing that comes due, so what it has no room for would be late by the 100 ms after
-which the owner of the partition calls others. Whoever came once looks there as long as it finds something."""
 
 
 class Guest:
@@ -93,7 +91,7 @@ class Guest:
 
     def call(self, partition: int) -> None:
         """Others have no room for what waits there, and maybe not for what comes next, either."""
-        self.tracker.call(partition, stay_ms=0.0 if self._called_only else STAY_MS)
+        self.tracker.call(partition, stay_ms=0.0 if self._called_only else stays.STAY_MS)
 
     def serve(self, lanes: Sequence[bytes]) -> None:
         """Other lanes than before; `place` comes after it."""

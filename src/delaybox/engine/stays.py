@@ -5,7 +5,10 @@ from __future__ import annotations
 from delaybox.engine.asks import UNTIL_CALLED
 from delaybox.store.store import Claimed
 
-_THEIRS_MS = 5.0
+STAY_MS = 1_000.0
+"""A member without room learns of nothing that comes due, so what it has no room for would be late by the 100 ms after
+which the owner of the partition calls others. Whoever came once looks there as long as it finds something."""
+THEIRS_MS = 5.0
 """What whoever claims there as a rule has not taken after this time, it has no room for."""
 
 
@@ -19,6 +22,10 @@ class Stays:
         """It was called there, and stays for so long."""
         self._until[partition] = now_ms + stay_ms, stay_ms
 
+    def on(self, partition: int, now_ms: float) -> bool:
+        """Whether it stays there."""
+        return self._until.get(partition, (0.0, 0.0))[0] > now_ms
+
     def look(self, partition: int, claimed: Claimed, due_ms: float) -> float:
         """When to look again where the taker was called, and has taken what was there: when others should have taken
         what is due next."""
@@ -26,4 +33,4 @@ class Stays:
         if claimed.leased and until:
             until = claimed.now_ms + stay_ms
             self._until[partition] = until, stay_ms
-        return due_ms + _THEIRS_MS if due_ms <= until else UNTIL_CALLED
+        return due_ms + THEIRS_MS if due_ms <= until else UNTIL_CALLED
