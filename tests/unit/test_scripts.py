@@ -61,6 +61,14 @@ def test_the_header_is_a_contract(name: str) -> None:
         assert re.search(r"^-- ERRORS TRYAGAIN", doc, re.MULTILINE), f"{name}.lua can answer TRYAGAIN"
 
 
+@pytest.mark.parametrize("name", ["ack", "release", "fail", "snooze"])
+def test_what_most_tasks_do_not_need_is_not_made_for_them(name: str) -> None:
+    """To make the functions of an included file takes longer than what is done for a lone task."""
+    lines = text(name).splitlines()
+    first = min(lines.index(f"--@include lib/{one}.lua") for one in ("fair", "permits", "finish"))
+    assert any(line.startswith("  return ") for line in lines[:first])
+
+
 @pytest.mark.parametrize("name", names())
 def test_flags(name: str) -> None:
     shebang = text(name).splitlines()[0]

@@ -48,6 +48,7 @@ end
 --@include lib/pauses.lua
 --@include lib/turns.lua
 --@include lib/permits.lua
+--@include lib/hint.lua
 --@include lib/place.lua
 --@include lib/finish.lua
 --@include lib/callback.lua

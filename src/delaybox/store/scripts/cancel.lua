@@ -17,6 +17,7 @@
 --@include lib/fair.lua
 --@include lib/pauses.lua
 --@include lib/turns.lua
+--@include lib/hint.lua
 --@include lib/place.lua
 --@include lib/finish.lua
 --@include lib/leased.lua

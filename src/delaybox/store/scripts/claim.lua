@@ -184,6 +184,7 @@ end
 --@include lib/extension.lua
 --@include lib/gather.lua
 --@include lib/fair.lua
+--@include lib/hint.lua
 --@include lib/place.lua
 --@include lib/finish.lua
 --@include lib/pauses.lua

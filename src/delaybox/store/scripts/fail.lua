@@ -11,6 +11,59 @@
 --@include lib/record.lua
 --@include lib/extension.lua
 --@include lib/guard.lua
+--@include lib/alone.lua
+--@include lib/hint.lua
+--@include lib/settle.lua
+local now = now_ms()
+local lid, W, cap, idem_ttl = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[4]), ARGV[5]
+local lease = k_lease(lid)
+local ids = {}
+-- alone: whether all are tried again, leave no result and need nothing else.
+local alone = true
+for i = 7, #ARGV, 5 do
+  ids[#ids + 1] = ARGV[i]
+  alone = alone and tonumber(ARGV[i + 1]) >= 0 and ARGV[i + 3] == ''
+end
+if MOVES then
+  local keys = { lease, K_LEASES, K_LEASED, K_BUCKETS, K_CLOCK, K_DEAD, K_DEAD_AT, K_RESULTS, K_RESULTS_AT, K_GROUPS }
+  -- Calls of webhooks are stored as due now.
+  for _, key in ipairs({ k_bucket(math.floor(now / W)), unpack(K_NEAR, 0, 11) }) do keys[#keys + 1] = key end
+  for _, id in ipairs(ids) do keys[#keys + 1] = k_bucket(math.floor(id_due(id) / W)) end
+  local err = guard(keys)
+  if err then return err end
+end
+local read = clock_fields()
+local records = redis.call('HMGET', lease, unpack(ids))
+local reply = { 0 }
+for i, id in ipairs(ids) do
+  local rec = records[i]
+  if not rec then
+    reply[#reply + 1] = id
+  else
+    alone = alone and goes_alone(id, rec)
+  end
+end
+-- Puts one home that is tried again. attempt: with this failure.
+local function home(c, id, rec, flags, at, attempt, losses, deliveries, delay)
+  local due = math.min(now + delay, MAX_DUE)
+  rec = EXT.due_anew(rec, at, flags)
+  place(id, rec_build(rec, at, flags, attempt, losses, deliveries, due), flags, rec_lane(rec, at), due, W, c)
+end
+if alone then
+  -- The functions below are not even made: for a lone task that takes longer than all else.
+  local c = clock(now, read)
+  for i, id in ipairs(ids) do
+    local rec = records[i]
+    if rec then
+      local _, flags, _, at = rec_head(id, rec)
+      local attempt, losses, deliveries = rec_counters(rec)
+      home(c, id, rec, flags, at, math.min(attempt + 1, 65535), losses, deliveries, tonumber(ARGV[5 * i + 3]))
+      leave(lease, lid, id)
+    end
+  end
+  wake(c, ARGV[3])
+  return reply
+end
 --@include lib/gather.lua
 --@include lib/fair.lua
 --@include lib/pauses.lua
@@ -20,22 +73,11 @@
 --@include lib/place.lua
 --@include lib/finish.lua
 --@include lib/callback.lua
---@include lib/settle.lua
-local now = now_ms()
-local lid, W, cap, idem_ttl = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[4]), ARGV[5]
-local lease = k_lease(lid)
-local c = clock(now)
-local keys = { lease, K_LEASES, K_LEASED, K_BUCKETS, K_CLOCK, K_DEAD, K_DEAD_AT, K_RESULTS, K_RESULTS_AT, K_GROUPS, callback_keys(now, W) }
-for i = 7, #ARGV, 5 do keys[#keys + 1] = k_bucket(math.floor(id_due(ARGV[i]) / W)) end
-local err = guard(keys)
-if err then return err end
-local reply, ended = { 0 }, {}
-for i = 7, #ARGV, 5 do
-  local id, delay, reason = ARGV[i], tonumber(ARGV[i + 1]), ARGV[i + 2]
-  local rec = redis.call('HGET', lease, id)
-  if not rec then
-    reply[#reply + 1] = id
-  else
+local c, ended = clock(now, read), {}
+for n, id in ipairs(ids) do
+  local rec, i = records[n], 5 * n + 2
+  if rec then
+    local delay, reason, result = tonumber(ARGV[i + 1]), ARGV[i + 2], ARGV[i + 3]
     rec = without_permit(id, rec, now)
     local _, flags, due, at = rec_head(id, rec)
     local attempt, losses, deliveries = rec_counters(rec)
@@ -43,17 +85,16 @@ for i = 7, #ARGV, 5 do
     local superseded = is_superseded(rec, at, flags)
     if superseded then
       -- Another task took its place: it is not tried again, and it is no dead letter.
-      if ARGV[i + 3] ~= '' then keep_result(id, ARGV[i + 3], rec, now + tonumber(ARGV[i + 4])) end
+      if result ~= '' then keep_result(id, result, rec, now + tonumber(ARGV[i + 4])) end
       forget(id, rec, flags, at, idem_ttl)
       ended[#ended + 1] = id
     elseif delay < 0 then
       reply[1] = reply[1] + bury(id, rec_build(rec, at, flags, attempt, losses, deliveries, due), now, reason, cap, idem_ttl)
       ended[#ended + 1] = id
     else
-      due, rec = math.min(now + delay, MAX_DUE), EXT.due_anew(rec, at, flags)
-      place(id, rec_build(rec, at, flags, attempt, losses, deliveries, due), flags, rec_lane(rec, at), due, W, c)
+      home(c, id, rec, flags, at, attempt, losses, deliveries, delay)
     end
-    if ARGV[i + 3] ~= '' and not superseded then keep_result(id, ARGV[i + 3], '', now + tonumber(ARGV[i + 4])) end
+    if result ~= '' and not superseded then keep_result(id, result, '', now + tonumber(ARGV[i + 4])) end
     leave(lease, lid, id)
   end
 end

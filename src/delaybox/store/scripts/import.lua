@@ -21,6 +21,7 @@
 --@include lib/fair.lua
 --@include lib/pauses.lua
 --@include lib/turns.lua
+--@include lib/hint.lua
 --@include lib/place.lua
 --@include lib/leased.lua
 local now, W = now_ms(), tonumber(ARGV[2])

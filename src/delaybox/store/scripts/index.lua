@@ -18,6 +18,7 @@
 --@include lib/turns.lua
 --@include lib/limit_keys.lua
 --@include lib/permits.lua
+--@include lib/hint.lua
 --@include lib/place.lua
 --@include lib/run.lua
 local now = now_ms()

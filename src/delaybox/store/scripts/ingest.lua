@@ -20,6 +20,7 @@
 --@include lib/fair.lua
 --@include lib/pauses.lua
 --@include lib/turns.lua
+--@include lib/hint.lua
 --@include lib/place.lua
 --@include lib/newborn.lua
 local now = now_ms()

@@ -18,6 +18,7 @@
 --@include lib/turns.lua
 --@include lib/permits.lua
 --@include lib/lent.lua
+--@include lib/hint.lua
 --@include lib/place.lua
 --@include lib/finish.lua
 --@include lib/callback.lua

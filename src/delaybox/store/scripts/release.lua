@@ -11,6 +11,56 @@
 --@include lib/record.lua
 --@include lib/extension.lua
 --@include lib/guard.lua
+--@include lib/alone.lua
+--@include lib/hint.lua
+--@include lib/settle.lua
+local now = now_ms()
+local lid, W, delay, moment = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[4]), tonumber(ARGV[5])
+local lease = k_lease(lid)
+local ids = { unpack(ARGV, 6) }
+if MOVES then
+  local keys = { lease, K_LEASES, K_LEASED, K_BUCKETS, K_CLOCK, K_GROUPS, unpack(K_NEAR, 0, 11) }
+  for _, id in ipairs(ids) do keys[#keys + 1] = k_bucket(math.floor(id_due(id) / W)) end
+  local err = guard(keys)
+  if err then return err end
+end
+local read = clock_fields()
+local records = redis.call('HMGET', lease, unpack(ids))
+local stale, alone = {}, true
+for i, id in ipairs(ids) do
+  local rec = records[i]
+  if not rec then
+    stale[#stale + 1] = id
+  else
+    alone = alone and goes_alone(id, rec)
+  end
+end
+-- Puts one home that no other task took the place of.
+local function home(c, id, rec, flags, due, at)
+  if delay > 0 or moment > 0 then
+    local attempt, losses, deliveries = rec_counters(rec)
+    -- It may expire, and whoever hands it out asks how late it is, which a hand-back does not mend.
+    if flags % 32 >= 16 and not ext_get(rec, at, flags, EXT.FIRST_DUE) then rec = ext_set(rec, at, flags, EXT.FIRST_DUE, u48(due)) end
+    due = math.min(moment > 0 and math.max(moment, now) or now + delay, MAX_DUE)
+    rec = rec_build(rec, at, flags, attempt, losses, deliveries, due)
+    at = 16
+  end
+  place(id, rec, flags, rec_lane(rec, at), due, W, c)
+  leave(lease, lid, id)
+end
+if alone then
+  -- The functions below are not even made: for a lone task that takes longer than all else.
+  local c = clock(now, read)
+  for i, id in ipairs(ids) do
+    local rec = records[i]
+    if rec then
+      local _, flags, due, at = rec_head(id, rec)
+      home(c, id, rec, flags, due, at)
+    end
+  end
+  wake(c, ARGV[3])
+  return stale
+end
 --@include lib/gather.lua
 --@include lib/fair.lua
 --@include lib/pauses.lua
@@ -19,38 +69,19 @@
 --@include lib/lent.lua
 --@include lib/place.lua
 --@include lib/finish.lua
---@include lib/settle.lua
-local now = now_ms()
-local lid, W, delay, moment = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[4]), tonumber(ARGV[5])
-local lease = k_lease(lid)
-local c = clock(now)
-local keys = { lease, K_LEASES, K_LEASED, K_BUCKETS, K_CLOCK, K_GROUPS, unpack(K_NEAR, 0, 11) }
-for i = 6, #ARGV do keys[#keys + 1] = k_bucket(math.floor(id_due(ARGV[i]) / W)) end
-local err = guard(keys)
-if err then return err end
-local stale = {}
-for i = 6, #ARGV do
-  local id = ARGV[i]
-  local rec = redis.call('HGET', lease, id)
-  if not rec then
-    stale[#stale + 1] = id
-  else
+local c = clock(now, read)
+for i, id in ipairs(ids) do
+  local rec = records[i]
+  if rec then
     rec = without_permit(id, rec, now)
     local _, flags, due, at = rec_head(id, rec)
-    if delay > 0 or moment > 0 then
-      local attempt, losses, deliveries = rec_counters(rec)
-      -- It may expire, and whoever hands it out asks how late it is, which a hand-back does not mend.
-      if flags % 32 >= 16 and not ext_get(rec, at, flags, EXT.FIRST_DUE) then rec = ext_set(rec, at, flags, EXT.FIRST_DUE, u48(due)) end
-      due = math.min(moment > 0 and math.max(moment, now) or now + delay, MAX_DUE)
-      rec = rec_build(rec, at, flags, attempt, losses, deliveries, due)
-    end
     if is_superseded(rec, at, flags) then
       -- Another task took its place: it is not tried again.
       forget(id, rec, flags, at, 0)
+      leave(lease, lid, id)
     else
-      place(id, rec, flags, rec_lane(rec, at), due, W, c)
+      home(c, id, rec, flags, due, at)
     end
-    leave(lease, lid, id)
   end
 end
 part()

@@ -14,6 +14,7 @@
 --@include lib/fair.lua
 --@include lib/pauses.lua
 --@include lib/turns.lua
+--@include lib/hint.lua
 --@include lib/place.lua
 local now, W = now_ms(), tonumber(ARGV[1])
 local keys = { K_DEAD, K_DEAD_AT, K_BUCKETS, K_CLOCK, unpack(K_NEAR, 0, 11) }

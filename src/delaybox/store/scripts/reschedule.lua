@@ -15,6 +15,7 @@
 --@include lib/fair.lua
 --@include lib/pauses.lua
 --@include lib/turns.lua
+--@include lib/hint.lua
 --@include lib/place.lua
 --@include lib/leased.lua
 --@include lib/find.lua

@@ -12,6 +12,7 @@
 --@include lib/guard.lua
 --@include lib/gather.lua
 --@include lib/fair.lua
+--@include lib/hint.lua
 --@include lib/place.lua
 --@include lib/leased.lua
 --@include lib/find.lua

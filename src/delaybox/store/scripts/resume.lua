@@ -14,6 +14,7 @@
 --@include lib/fair.lua
 --@include lib/pauses.lua
 --@include lib/turns.lua
+--@include lib/hint.lua
 --@include lib/place.lua
 local now = now_ms()
 local W = tonumber(ARGV[1])

@@ -13,6 +13,66 @@
 --@include lib/record.lua
 --@include lib/extension.lua
 --@include lib/guard.lua
+--@include lib/alone.lua
+--@include lib/hint.lua
+--@include lib/settle.lua
+local now = now_ms()
+local lid, W, cap, idem_ttl = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[4]), ARGV[5]
+local lease = k_lease(lid)
+local ids = {}
+for i = 7, #ARGV, 6 do ids[#ids + 1] = ARGV[i] end
+if MOVES then
+  local keys = { lease, K_LEASES, K_LEASED, K_BUCKETS, K_CLOCK, K_DEAD, K_DEAD_AT, K_RESULTS, K_RESULTS_AT, K_GROUPS }
+  -- Calls of webhooks are stored as due now.
+  for _, key in ipairs({ k_bucket(math.floor(now / W)), unpack(K_NEAR, 0, 11) }) do keys[#keys + 1] = key end
+  for _, id in ipairs(ids) do keys[#keys + 1] = k_bucket(math.floor(id_due(id) / W)) end
+  local err = guard(keys)
+  if err then return err end
+end
+local read = clock_fields()
+local records = redis.call('HMGET', lease, unpack(ids))
+-- Since when its own code puts a task off, or nil; and whether it may be put off for so long.
+local function allowed(rec, at, flags, delay, longest)
+  local first = ext_get(rec, at, flags, EXT_SNOOZED)
+  return first, now + delay <= (first and of_u48(first) or now) + longest
+end
+-- alone: whether all are put off, and need nothing else.
+local stale, alone = {}, true
+for n, id in ipairs(ids) do
+  local rec, i = records[n], 6 * n + 1
+  if not rec then
+    stale[#stale + 1] = id
+  elseif alone then
+    alone = goes_alone(id, rec)
+    if alone then
+      local _, flags, _, at = rec_head(id, rec)
+      local _, may = allowed(rec, at, flags, tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2]))
+      alone = may
+    end
+  end
+end
+-- Puts one home.
+local function home(c, id, rec, flags, at, first, delay)
+  local attempt, losses, deliveries = rec_counters(rec)
+  local due = math.min(now + delay, MAX_DUE)
+  rec = EXT.due_anew(rec, at, flags)
+  if not first then rec = ext_set(rec, at, flags, EXT_SNOOZED, u48(now)) end
+  place(id, rec_build(rec, at, flags, attempt, losses, deliveries, due), flags, rec_lane(rec, at), due, W, c)
+  leave(lease, lid, id)
+end
+if alone then
+  -- The functions below are not even made: for a lone task that takes longer than all else.
+  local c = clock(now, read)
+  for n, id in ipairs(ids) do
+    local rec = records[n]
+    if rec then
+      local _, flags, _, at = rec_head(id, rec)
+      home(c, id, rec, flags, at, ext_get(rec, at, flags, EXT_SNOOZED), tonumber(ARGV[6 * n + 2]))
+    end
+  end
+  wake(c, ARGV[3])
+  return { 0, 0, unpack(stale) }
+end
 --@include lib/gather.lua
 --@include lib/fair.lua
 --@include lib/pauses.lua
@@ -22,40 +82,26 @@
 --@include lib/place.lua
 --@include lib/finish.lua
 --@include lib/callback.lua
---@include lib/settle.lua
-local now = now_ms()
-local lid, W, cap, idem_ttl = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[4]), ARGV[5]
-local lease = k_lease(lid)
-local c = clock(now)
-local keys = { lease, K_LEASES, K_LEASED, K_BUCKETS, K_CLOCK, K_DEAD, K_DEAD_AT, K_RESULTS, K_RESULTS_AT, K_GROUPS, callback_keys(now, W) }
-for i = 7, #ARGV, 6 do keys[#keys + 1] = k_bucket(math.floor(id_due(ARGV[i]) / W)) end
-local err = guard(keys)
-if err then return err end
-local dropped, ended, gone, stale = 0, {}, {}, {}
-for i = 7, #ARGV, 6 do
-  local id, delay, longest = ARGV[i], tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2])
-  local rec = redis.call('HGET', lease, id)
-  if not rec then
-    stale[#stale + 1] = id
-  else
+local c, dropped, ended, gone = clock(now, read), 0, {}, {}
+for n, id in ipairs(ids) do
+  local rec, i = records[n], 6 * n + 1
+  if rec then
     rec = without_permit(id, rec, now)
-    local _, flags, due, at = rec_head(id, rec)
-    local attempt, losses, deliveries = rec_counters(rec)
-    local first = ext_get(rec, at, flags, EXT_SNOOZED)
-    local since = first and of_u48(first) or now
+    local _, flags, _, at = rec_head(id, rec)
+    local delay = tonumber(ARGV[i + 1])
+    local first, may = allowed(rec, at, flags, delay, tonumber(ARGV[i + 2]))
     if is_superseded(rec, at, flags) then
       forget(id, rec, flags, at, idem_ttl)
       gone[#gone + 1] = id
-    elseif now + delay > since + longest then
+      leave(lease, lid, id)
+    elseif not may then
       dropped = dropped + bury(id, rec, now, ARGV[i + 3], cap, idem_ttl)
       if ARGV[i + 4] ~= '' then keep_result(id, ARGV[i + 4], '', now + tonumber(ARGV[i + 5])) end
       ended[#ended + 1] = id
+      leave(lease, lid, id)
     else
-      due, rec = math.min(now + delay, MAX_DUE), EXT.due_anew(rec, at, flags)
-      if not first then rec = ext_set(rec, at, flags, EXT_SNOOZED, u48(now)) end
-      place(id, rec_build(rec, at, flags, attempt, losses, deliveries, due), flags, rec_lane(rec, at), due, W, c)
+      home(c, id, rec, flags, at, first, delay)
     end
-    leave(lease, lid, id)
   end
 end
 part()

@@ -13,7 +13,7 @@ local K_KAFKA = T .. ':kafka'
 -- group + NUL + id, all scored 0: the tasks of each group that have not ended.
 local K_GROUPS = T .. ':groups'
 -- Near by priority: 0 to 3 for those who keep time, 4 to 7 the same of WORKER tasks, 8 to 11 of HTTP tasks, which guests take. hooks: where
--- hints of HTTP tasks go, set by clock() of lib/place.lua.
+-- hints of HTTP tasks go, set by clock() of lib/hint.lua.
 local K_NEAR = {
   [0] = T .. ':near:0', T .. ':near:1', T .. ':near:2', T .. ':near:3',
   T .. ':near:w:0', T .. ':near:w:1', T .. ':near:w:2', T .. ':near:w:3',
@@ -49,7 +49,7 @@ local K_PARKED = T .. ':parked'
 local K_FAIR = T .. ':fair'
 -- Lanes of limited queues with ready work (lib/permits.lua, which spells the other keys of limits).
 local K_LIMITED = T .. ':limited'
--- What clock() of lib/place.lua knows: horizon, wake, wake:w, store, looked, steered, fair, wake:h.
+-- What clock() of lib/hint.lua knows: horizon, wake, wake:w, store, looked, steered, fair, wake:h.
 local function clock_fields()
   return redis.call('HMGET', K_CLOCK, 'horizon', 'wake', 'wake:w', 'store', 'looked', 'steered', 'fair', 'wake:h')
 end

@@ -1,4 +1,4 @@
--- Leaving a lease without completion. Needs everything but claim_order.
+-- Leaving a lease without completion. Needs keys.
 -- Takes one record out of the lease; the last one takes the lease with it.
 local function leave(lease, lid, id)
   redis.call('HDEL', lease, id)
