@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import pytest
 
-from delaybox.core.delivery import Delivery
+from delaybox.core.delivery import Delivery, HandBack
 from delaybox.core.errors import PartAway, StoreUnavailable
 from delaybox.metrics.exposition import REGISTRY
 from delaybox.targets import http_put_off
@@ -46,6 +46,10 @@ class World:
         self.done: dict[bytes, float] = {}
         self.tries = 0
         self.retry_ms = 5_000
+        self.stored_after_s = 0.01
+        """So long a hand-back is on its way into the store."""
+        self.taken = False
+        """Hand-backs come too late: others have the tasks."""
         self.resumed = 0
         self.leases = Counter[tuple[bytes, int]]()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -82,7 +86,9 @@ class World:
                 return self._wait(task_id, self.now_ms() + full.after_ms)
             back = self.put_off.put_off(self.host, HOST, d, full.after_ms, self.now_ms())
             self.leases[lease_id, back.until_ms or back.delay_ms] += 1
-            return self._wait(task_id, back.until_ms or self.now_ms() + back.delay_ms)
+            until_ms = back.until_ms or self.now_ms() + back.delay_ms
+            self.loop.call_later(self.stored_after_s, self._handed_back, task_id, until_ms, back)
+            return None
         answers, was_closed, took_s = self.answers, self.host.closed, 0.005 if self.answers else TIMEOUT_S
         self.tries += 1
         await asyncio.sleep(took_s)
@@ -93,6 +99,12 @@ class World:
             return self._wait(task_id, self.now_ms() + self.retry_ms)
         self.done[task_id] = self.loop.time()
         return None
+
+    def _handed_back(self, task_id: bytes, until_ms: int, back: HandBack) -> None:
+        if not self.taken:
+            self._wait(task_id, until_ms)
+        if back.stored is not None:
+            back.stored(task_id, not self.taken)
 
     async def claimed_together(self, numbers: Sequence[int]) -> None:
         lease_id = random.randbytes(16)
@@ -164,6 +176,69 @@ def test_a_host_that_is_back_after_a_moment_has_all_a_moment_later():
         while len(world.done) < 100:
             await asyncio.sleep(0.01)
         assert world.loop.time() - began < 2.5, "the pause is one second"
+
+    in_no_time(test)
+
+
+def test_what_is_stored_only_when_the_host_is_back_is_not_forgotten():
+    """The store was away for a moment. Before, such a task came half a minute late: it was brought back in vain."""
+
+    async def test() -> None:
+        world = World()
+        await silent(world, 20)
+        world.stored_after_s = 5.0
+        began = world.loop.time()
+        for number in range(100, 130):
+            world.schedule(number, began)
+        await asyncio.sleep(0.1)
+        world.answers = True
+        while len(world.done) < 50:
+            await asyncio.sleep(0.01)
+        assert world.loop.time() - began < 5.5
+        assert world.put_off._count == shown() == 0
+
+    in_no_time(test)
+
+
+def test_what_is_stored_only_when_the_pause_is_over_is_the_probe_then():
+    async def test() -> None:
+        world = World()
+        await silent(world, 0)
+        world.stored_after_s = 5.0
+        world.schedule(1, world.loop.time())
+        await asyncio.sleep(0.1)
+        world.answers = True
+        began = world.loop.time()
+        while not world.done:
+            await asyncio.sleep(0.01)
+        assert world.loop.time() - began < 5.0 + 1.5, "it is looked for once a second"
+
+    in_no_time(test)
+
+
+def test_what_others_have_by_now_is_not_remembered():
+    async def test() -> None:
+        world = World()
+        world.taken = True
+        await silent(world, 0)
+        world.schedule(1, world.loop.time())
+        await asyncio.sleep(0.1)
+        assert world.put_off._count == shown() == 0 and (1).to_bytes(16, "big") not in world.due
+        world.put_off.stop()
+
+    in_no_time(test)
+
+
+def test_one_of_which_nothing_is_learnt_is_not_remembered_for_ever():
+    async def test() -> None:
+        world = World()
+        world.stored_after_s = 10**6
+        await silent(world, 0)
+        world.schedule(1, world.loop.time())
+        await asyncio.sleep(60)
+        assert world.put_off._count == 1
+        await asyncio.sleep(300)
+        assert world.put_off._count == shown() == 0 and not world.put_off._by_host
 
     in_no_time(test)
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 from msgspec import Struct
@@ -106,10 +106,12 @@ class Snoozed:
 @dataclass(frozen=True, slots=True)
 class HandBack:
     """The task was not tried; nothing is charged. It is due again after ``delay_ms``, or at ``until_ms`` (Unix ms by
-    its server's clock) where that is given."""
+    its server's clock) where that is given. ``stored`` is called with its id once that is stored; False: others have
+    the task by now."""
 
     delay_ms: int = 0
     until_ms: int = 0
+    stored: Callable[[bytes, bool], None] | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

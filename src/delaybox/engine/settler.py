@@ -265,11 +265,20 @@ class Settler:
             self._note_results(items, stale)
 
     def _release(
-        self, partition: int, lease_id: bytes, delay_ms: int, until_ms: int, items: Sequence[_Item]
+        self,
+        partition: int,
+        lease_id: bytes,
+        delay_ms: int,
+        until_ms: int,
+        items: Sequence[tuple[Delivery, HandBack]],
     ) -> Iterator[_Settling]:
         def ended(replies: Sequence[Any]) -> None:
-            if stale := sum(map(len, replies)):
-                metrics.stale_ack(stale)
+            stale = {task_id for reply in replies for task_id in reply}
+            if stale:
+                metrics.stale_ack(len(stale))
+            for d, outcome in items:
+                if outcome.stored is not None:
+                    outcome.stored(d.task_id, d.task_id not in stale)
 
         ids = [d.task_id for d, _ in items]
         calls = release_calls(self._store, partition, lease_id, ids, delay_ms=delay_ms, until_ms=until_ms)

@@ -11,6 +11,8 @@ import asyncio
 import logging
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
+from itertools import islice
 from typing import Final, NamedTuple
 
 from delaybox.core.delivery import Delivery, HandBack
@@ -32,8 +34,9 @@ _LONGEST_S: Final = 120.0
 _COME_BACK_A_SECOND: Final = 100
 """A host for which very many wait has them put off for longer, so that hardly more than these come back in vain."""
 _STEP_S: Final = 0.25
-"""So much work as a host does in this time is brought back at once. A hand-back is stored well within it: what is
-younger is not brought back yet."""
+"""So much work as a host does in this time is brought back at once."""
+_UNSTORED_S: Final = 300.0
+"""A hand-back of which nothing was learnt for so long is not remembered any more: its task came by its own time."""
 _MOST_AT_ONCE: Final = 500
 _TRIES: Final = 32
 """So often others are brought back where none of those still waited."""
@@ -46,12 +49,26 @@ class _Task(NamedTuple):
 
 
 class _Waiting:
-    """What waits for one host, the first that was put off first."""
+    """What waits for one host, the first that was put off first. ``stored``: see `HandBack.stored`."""
 
-    __slots__ = ("asked", "asked_for", "bringing", "lease_id", "place", "tasks", "timer", "until_ms")
+    __slots__ = (
+        "asked",
+        "asked_for",
+        "bringing",
+        "lease_id",
+        "place",
+        "stored",
+        "storing",
+        "tasks",
+        "timer",
+        "until_ms",
+    )
 
-    def __init__(self, place: str) -> None:
+    def __init__(self, place: str, stored: Callable[[_Waiting, bytes, bool], None]) -> None:
         self.place = place
+        self.stored = partial(stored, self)
+        self.storing: dict[bytes, _Task] = {}
+        """Those whose hand-back is not stored yet, so that they cannot be brought back."""
         self.tasks: dict[bytes, _Task] = {}
         self.lease_id = b""
         """Of the last one that was put off."""
@@ -92,20 +109,35 @@ class PutOff:
         now = asyncio.get_running_loop().time()
         waiting = self._by_host.get(host)
         if waiting is None:
-            waiting = self._by_host[host] = _Waiting(place)
+            waiting = self._by_host[host] = _Waiting(place, partial(self._stored, host))
         if waiting.lease_id != d.lease_id:
-            for_s = min(_LONGEST_S, max(FOR_S, len(waiting.tasks) / _COME_BACK_A_SECOND))
+            count = len(waiting.tasks) + len(waiting.storing)
+            for_s = min(_LONGEST_S, max(FOR_S, count / _COME_BACK_A_SECOND))
             # The same for all of one claim, so that one script hands them back.
             waiting.lease_id, waiting.until_ms = d.lease_id, int(now_ms) + spread_ms(for_s)
         self._drop_old(waiting, now_ms)
         self._forget(waiting, d.task_id)
-        if self._count < self._most:
-            waiting.tasks[d.task_id] = _Task(d.partition, waiting.until_ms, now)
+        remembered = self._count < self._most
+        if remembered:
+            waiting.storing[d.task_id] = _Task(d.partition, waiting.until_ms, now)
             self._count += 1
             http_metrics.waiting(place, 1)
         if waiting.timer is None and waiting.bringing is None:
             self.changed(host)
-        return HandBack(until_ms=waiting.until_ms)
+        return HandBack(until_ms=waiting.until_ms, stored=waiting.stored if remembered else None)
+
+    def _stored(self, host: Host, waiting: _Waiting, task_id: bytes, stored: bool) -> None:
+        """A task that was put off lies in the store now, or others have it."""
+        task = waiting.storing.get(task_id)
+        if task is None:
+            return
+        if not stored:
+            self._forget(waiting, task_id)
+            return
+        del waiting.storing[task_id]
+        waiting.tasks[task_id] = task
+        if waiting.bringing is None and (waiting.timer is None or not host.closed):
+            self.changed(host)
 
     def came(self, host: Host, task_id: bytes) -> None:
         """A task of the host came, by its own time or brought back."""
@@ -137,10 +169,20 @@ class PutOff:
             return
         if not host.closed:
             self.changed(host)
-        elif not waiting.tasks:
-            del self._by_host[host]
-        else:
+        elif waiting.tasks:
             self._begin(host, waiting, self._bring_some)
+        else:
+            self._over(host, waiting)
+
+    def _over(self, host: Host, waiting: _Waiting) -> None:
+        """None is left that could be brought back."""
+        oldest = asyncio.get_running_loop().time() - _UNSTORED_S
+        for task_id in [task_id for task_id, task in waiting.storing.items() if task.at < oldest]:
+            self._forget(waiting, task_id)
+        if waiting.storing:
+            self._ask_at(host, waiting, asyncio.get_running_loop().time() + FIRST_PAUSE_S)
+        else:
+            del self._by_host[host]
 
     def _begin(self, host: Host, waiting: _Waiting, bring: Callable[[Host, _Waiting], Awaitable[None]]) -> None:
         async def bringing() -> None:
@@ -168,7 +210,7 @@ class PutOff:
         elif waiting.tasks:
             self._ask_at(host, waiting, again)
         else:
-            del self._by_host[host]
+            self._over(host, waiting)
 
     async def _bring_some(self, host: Host, waiting: _Waiting) -> None:
         count = min(max(1, 2 * waiting.asked), _MOST_AT_ONCE)
@@ -185,15 +227,9 @@ class PutOff:
             await asyncio.sleep(_STEP_S)
 
     async def _bring(self, waiting: _Waiting, count: int) -> int | None:
-        """Brings so many back, and forgets them; how many of them still waited. None: none is old enough.
-        DelayBoxError."""
+        """Brings so many back, and forgets them; how many of them still waited. None: there is none. DelayBoxError."""
         assert self.resume is not None
-        youngest = asyncio.get_running_loop().time() - _STEP_S
-        chosen: list[tuple[bytes, _Task]] = []
-        for task_id, task in waiting.tasks.items():
-            if len(chosen) == count or task.at > youngest:
-                break
-            chosen.append((task_id, task))
+        chosen = list(islice(waiting.tasks.items(), count))
         if not chosen:
             return None
         by: defaultdict[int, list[tuple[bytes, int]]] = defaultdict(list)
@@ -221,11 +257,13 @@ class PutOff:
             self._forget(waiting, task_id)
 
     def _forget_all(self, waiting: _Waiting) -> None:
-        self._count -= len(waiting.tasks)
-        http_metrics.waiting(waiting.place, -len(waiting.tasks))
+        count = len(waiting.tasks) + len(waiting.storing)
+        self._count -= count
+        http_metrics.waiting(waiting.place, -count)
         waiting.tasks.clear()
+        waiting.storing.clear()
 
     def _forget(self, waiting: _Waiting, task_id: bytes) -> None:
-        if waiting.tasks.pop(task_id, None) is not None:
+        if waiting.tasks.pop(task_id, None) is not None or waiting.storing.pop(task_id, None) is not None:
             self._count -= 1
             http_metrics.waiting(waiting.place, -1)
