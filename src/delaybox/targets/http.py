@@ -169,7 +169,7 @@ class HttpTarget:
         self.put_off.came(host, d.task_id)
         loop = asyncio.get_running_loop()
         try:
-            doubted = await self._hosts.enter(host, loop.time())
+            share = await self._hosts.enter(host, loop.time())
         except NoRoom as full:
             http_metrics.put_off()
             if full.silent and d.fired_ms and not d.once:
@@ -204,7 +204,7 @@ class HttpTarget:
             return self._of_answer(d, keep_ms, asked, answer, began)
         finally:
             was_closed = host.closed
-            self._hosts.leave(host, loop.time(), loop.time() - began, answered=answered, doubted=doubted)
+            self._hosts.leave(host, loop.time(), loop.time() - began, answered=answered, share=share)
             if host.closed or was_closed:
                 self.put_off.changed(host)
             if host.closed != was_closed:

@@ -24,6 +24,8 @@ _FIRST_TOOK_S: Final = 0.1
 _TURNS_AHEAD_S: Final = 0.1
 """By so much the requests of a host may be ahead of its rate."""
 _MOST_HOSTS: Final = 10_000
+_PLAIN, _DOUBTED, _PROBE = range(3)
+"""Which share of the places a request takes: its host answers, may well not, or is asked whether it does again."""
 _DOUBTED_S: Final = 1.0
 """When a task comes again for which hosts that have not answered yet leave no place."""
 
@@ -98,6 +100,14 @@ class Host:
     def doubted(self) -> bool:
         """Whether it may well not answer: it never has, or did not the last time. Not where only probes are sent."""
         return not self._pause_s and (self._failures > 0 or not self._proven)
+
+    def may_probe(self, now: float) -> bool:
+        """Whether the next request that enters is the probe."""
+        return self._pause_s > 0 and now >= self._closed_until and not self._probing and self._running < self._limit
+
+    def put_off_probe(self, now: float) -> None:
+        """There is no place for the probe: the host is left alone for a moment longer."""
+        self._closed_until = now + FIRST_PAUSE_S
 
     @property
     def unused(self) -> bool:
@@ -181,15 +191,17 @@ class Host:
 class Hosts:
     """The hosts that are known, the least lately used first.
 
-    ``most_doubted``: so many requests at once, running or waiting, may be for hosts that have not answered yet. However
-    many such names somebody makes up, there is room for the hosts that answer.
+    ``most_doubted``: so many requests at once, running or waiting, may be for hosts that have not answered yet, or do
+    not any more; half as many may be probes, so that hosts which nobody has asked yet have their turn. However many
+    such hosts there are, there is room for those that answer.
     """
 
     def __init__(self, per_host: int, rate: int = 0, *, most_doubted: int = 500) -> None:
         self._per_host = per_host
         self._rate = rate
         self._most_doubted = most_doubted
-        self._doubted = 0
+        self._most_probes = max(1, most_doubted // 2)
+        self._held = [0, 0, 0]
         self._known: OrderedDict[tuple[str, str, int], Host] = OrderedDict()
 
     def of(self, scheme: str, host: str, port: int) -> Host:
@@ -203,23 +215,27 @@ class Hosts:
         self._known.move_to_end(key)
         return found
 
-    async def enter(self, host: Host, now: float) -> bool:
-        """As `Host.enter`; answers whether the host was doubted, for `leave`. NoRoom."""
-        doubted = host.doubted
-        if doubted:
-            if self._doubted >= self._most_doubted:
+    async def enter(self, host: Host, now: float) -> int:
+        """As `Host.enter`; answers which share of the places it takes, for `leave`. NoRoom."""
+        share = _DOUBTED if host.doubted else _PROBE if host.may_probe(now) else _PLAIN
+        if share:
+            full = self._held[_DOUBTED] + self._held[_PROBE] >= self._most_doubted
+            if share == _PROBE and (full or self._held[_PROBE] >= self._most_probes):
+                host.put_off_probe(now)
+                raise NoRoom(spread_ms(FIRST_PAUSE_S), silent=True)
+            if full:
                 raise NoRoom(spread_ms(_DOUBTED_S))
-            self._doubted += 1
+        self._held[share] += 1
         try:
             await host.enter(now)
         except BaseException:
-            self._doubted -= doubted
+            self._held[share] -= 1
             raise
-        return doubted
+        return share
 
-    def leave(self, host: Host, now: float, took_s: float, *, answered: bool | None, doubted: bool) -> None:
+    def leave(self, host: Host, now: float, took_s: float, *, answered: bool | None, share: int) -> None:
         """As `Host.leave`."""
-        self._doubted -= doubted
+        self._held[share] -= 1
         host.leave(now, took_s, answered=answered)
 
     @property
