@@ -75,6 +75,47 @@ async def test_nothing_is_left_of_it_when_it_is_handed_out(store: Store, outcome
     assert (counts.pending, counts.in_flight, counts.dead) == (0, 0, 0)
 
 
+class Late(Target):
+    """Learns late whether there is room: it hands the first ones back, and has the others acked itself."""
+
+    ack_first: Any = None
+
+    def __init__(self, store: Store, back: int) -> None:
+        super().__init__(store, lambda _: DONE)
+        self.back = back
+
+    async def deliver(self, batch: Any, report: Any) -> None:
+        for d in batch:
+            self.back -= 1
+            if self.back >= 0:
+                report([d], HandBack())
+            elif await self.ack_first(d):
+                await super().deliver([d], report)
+
+
+@pytest.mark.parametrize("size", [1, 5_000])
+async def test_one_that_finds_no_room_is_handed_back_and_not_lost(store: Store, size: int) -> None:
+    """Before, it was acked first, so what was handed back was a failed task."""
+    target, service = Late(store, 3), Service(store)
+    async with running(store, {TaskType.WORKER: target}, concurrency=2, poll_ms=50) as engine:
+        once = [(await service.submit(NewTask(payload=bytes(size), **ONCE))).task_id for _ in range(3)]
+        got = await target.wait_for(3)
+        assert {d.id: place for d, place in got} == dict.fromkeys(once, "")
+        await until_async(lambda: not engine.in_flight and not engine._dispatcher._acked_late)
+    assert max(d.token for d, _ in got) > 1 and len(got) == 3
+
+
+async def test_one_that_others_have_by_then_is_not_handed_out(store: Store) -> None:
+    target, service = Late(store, 0), Service(store)
+    raw = ids.parse((await service.submit(NewTask(**ONCE))).task_id)
+    reply = await store.claim(0, b"a lease of others"[:16], ClaimLimits(slots=5, types="w"))
+    assert await store.release(0, b"a lease of others"[:16], [raw], delay_ms=3_600_000) == []
+    async with running(store, {TaskType.WORKER: target}, concurrency=2, poll_ms=50) as engine:
+        engine._dispatcher.accept(0, b"a lease of others"[:16], reply.leased)
+        await until_async(lambda: not engine.in_flight)
+    assert target.got == [] and (await store.get(raw)).place == "home"
+
+
 async def test_one_whose_lease_is_over_is_not_handed_out(store: Store) -> None:
     """Somebody else may have it: the ack decides."""
     service = Service(store)

@@ -1,10 +1,89 @@
-"""Probes of silent hosts hold few places."""
+"""What may be handed out once at most is acked when its host has room, and probes of silent hosts hold few places."""
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Sequence
+from typing import Any
+
 import pytest
 
+from delaybox.core.delivery import Delivery, Done, HandBack, Outcome
+from delaybox.core.lane import lane_of
+from delaybox.core.task import DeliveryMode, NewTask, TaskType
+from delaybox.core.webhook import Webhook, WebhookRules
+from delaybox.targets.http import HttpOptions, HttpTarget
 from delaybox.targets.http_hosts import FAILURES, LONGEST_PAUSE_S, Host, Hosts, NoRoom
+from delaybox.wire import body
+from tests.receivers import Receiver, receiver
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Receiver]:
+    with receiver() as found:
+        yield found
+
+
+@pytest.fixture
+async def to() -> AsyncIterator[HttpTarget]:
+    found = HttpTarget(HttpOptions(rules=WebhookRules(enabled=True, allow=("127.0.0.1",)), per_host=1))
+    yield found
+    await found.stop()
+
+
+class Acks:
+    """Stands for the store. ``taken``: others have the task."""
+
+    def __init__(self, server: Receiver, taken: bool = False) -> None:
+        self.server, self.taken = server, taken
+        self.arrived_before: list[int] = []
+
+    async def __call__(self, d: Delivery) -> bool:
+        await asyncio.sleep(0)
+        self.arrived_before.append(len(self.server.requests))
+        return not self.taken
+
+
+async def sent(to: HttpTarget, url: str) -> Outcome:
+    found: list[Outcome] = []
+
+    def report(deliveries: Sequence[Delivery], outcome: Outcome) -> None:
+        found.append(outcome)
+
+    once: Any = {"type": TaskType.HTTP, "delivery": DeliveryMode.AT_MOST_ONCE, "webhook": Webhook(url)}
+    lane = lane_of(TaskType.HTTP, "default")
+    d = Delivery(bytes(16), 0, b"lease", 1, 0, 0, 0, lane, False, body.encode(NewTask(**once)), once=True)
+    await to.deliver([d], report)
+    return found[0]
+
+
+async def test_it_is_acked_right_before_it_is_sent(server: Receiver, to: HttpTarget):
+    to.ack_first = acks = Acks(server)
+    before = len(server.requests)
+    assert await sent(to, server.url("/once")) == Done()
+    assert acks.arrived_before == [before] and len(server.to("/once")) == 1
+
+
+async def test_one_that_others_have_is_not_sent_and_leaves_its_place(server: Receiver, to: HttpTarget):
+    to.ack_first = Acks(server, taken=True)
+    await sent(to, server.url("/taken"))
+    assert not server.to("/taken")
+    to.ack_first = Acks(server)
+    async with asyncio.timeout(60):
+        assert await sent(to, server.url("/next")) == Done(), "the only place of the host is free again"
+
+
+async def test_it_is_not_acked_while_its_host_is_left_alone_or_has_no_room(server: Receiver, to: HttpTarget):
+    """Before, it was acked first, and then a failed task though it was never sent."""
+    to.ack_first = acks = Acks(server)
+    host = to._hosts.of("http", "127.0.0.1", server.port)
+    loop = asyncio.get_running_loop()
+    for _ in range(FAILURES):
+        await host.enter(loop.time())
+        host.leave(loop.time(), 0.01, answered=False)
+    assert host.closed
+    assert isinstance(await sent(to, server.url("/alone")), HandBack)
+    assert not server.to("/alone") and not acks.arrived_before
 
 
 async def silent_hosts(hosts: Hosts, count: int) -> list[Host]:

@@ -169,6 +169,17 @@ class SideBySide(Protocol):
 
 
 @runtime_checkable
+class AcksFirst(Protocol):
+    """A target that learns only when a delivery's turn comes whether there is room for it. So it has those that may be
+    handed out once at most (``Delivery.once``) acked itself, right before it carries them out: what it hands back
+    before that is not lost."""
+
+    ack_first: Callable[[Delivery], Awaitable[bool]] | None
+    """Given by whoever hands out. Whether the delivery was acked; if not, others may have it, and its report counts no
+    more."""
+
+
+@runtime_checkable
 class Pausing(Protocol):
     """A target that may be unable to carry out tasks for a while; meanwhile nothing is claimed for it."""
 

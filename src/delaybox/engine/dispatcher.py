@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from delaybox import failpoints, metrics
 from delaybox.core.delivery import (
     HAND_BACK,
+    AcksFirst,
     Delivery,
     Done,
     Failed,
@@ -82,6 +83,11 @@ class Dispatcher:
         self._recorder = recorder
         self._targets = {t.value: target for t, target in targets.items()}
         self._pausing = {letter: target for letter, target in self._targets.items() if isinstance(target, Pausing)}
+        for target in targets.values():
+            if isinstance(target, AcksFirst):
+                target.ack_first = self._ack_one
+        self._acked_late: dict[tuple[bytes, bytes], tuple[dict[bytes, Delivery], set[bytes]]] = {}
+        """By lease and task, of deliveries that their target has acked itself: what `_deliver` knows of their claim."""
         self._limited = list({id(t): t for t in self._targets.values() if isinstance(t, Limited)}.values())
         self._serves = "".join(sorted(self._targets))
         self._options = options
@@ -293,7 +299,6 @@ class Dispatcher:
                 if isinstance(outcome, Done):
                     self.tally.done(fresh, began)
 
-        first = partial(self._acked_first, left, acked)
         if target is None:
             target = self._targets.get(letter)
         if target is None:
@@ -302,6 +307,13 @@ class Dispatcher:
             report(batch, _LATER)
             return
         task_type = batch[0].type
+        first: _First = partial(self._acked_first, left, acked)
+        late = [(d.lease_id, d.task_id) for d in batch if d.once]
+        if late and isinstance(target, AcksFirst):
+            first = _later
+            self._acked_late.update(dict.fromkeys(late, (left, acked)))
+        else:
+            late = []
         try:
             failpoints.hit("before_deliver")
             apart = [d for d in batch if d.stub]
@@ -332,6 +344,9 @@ class Dispatcher:
             report(list(left.values()), Failed(f"{type(error).__name__}: {error}"[:500]))
         else:
             report(list(left.values()), _LATER)
+        finally:
+            for key in late:
+                del self._acked_late[key]
 
     async def _deliver_stubs(self, target: Target, stubs: list[Delivery], report: Report, first: _First) -> None:
         groups = [stubs[at : at + BODIES_AT_ONCE] for at in range(0, len(stubs), BODIES_AT_ONCE)]
@@ -395,6 +410,11 @@ class Dispatcher:
         self._kept.add(d for d in once if d.task_id not in refused)
         return [d for d in batch if d.task_id not in refused]
 
+    async def _ack_one(self, d: Delivery) -> bool:
+        """`AcksFirst.ack_first`."""
+        left, acked = self._acked_late[d.lease_id, d.task_id]
+        return bool(await self._acked_first(left, acked, [d]))
+
     def _over(self, deliveries: Sequence[Delivery], outcome: Outcome) -> None:
         """What was acked before it was handed out has ended, so nothing is stored of its end."""
         for d in deliveries if not isinstance(outcome, Done) else ():
@@ -432,6 +452,11 @@ def _traced() -> tuple[HandOut, PlacedSpans | None]:
     from delaybox.engine import traced
 
     return traced.traced(tracing.spans), traced.PlacedSpans(tracing.spans)
+
+
+async def _later(batch: list[Delivery]) -> list[Delivery]:
+    """Their target has them acked itself."""
+    return batch
 
 
 def _to_target(target: Target, batch: Sequence[Delivery], report: Report) -> Awaitable[None]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC
 from email.utils import parsedate_to_datetime
@@ -16,7 +16,7 @@ from typing import Final
 from google.protobuf.message import DecodeError
 
 from delaybox import __version__
-from delaybox.core.delivery import DONE, Delivery, Done, Failed, HandBack, Outcome, Report
+from delaybox.core.delivery import DONE, HAND_BACK, Delivery, Done, Failed, HandBack, Outcome, Report
 from delaybox.core.errors import InvalidTask
 from delaybox.core.keeping import wished_ms
 from delaybox.core.lane import cost_of, split
@@ -102,6 +102,8 @@ class HttpTarget:
         most_doubted = max(1, options.concurrency // 2)
         self._hosts = Hosts(options.per_host, options.per_host_rate, most_doubted=most_doubted)
         self.put_off = PutOff()
+        self.ack_first: Callable[[Delivery], Awaitable[bool]] | None = None
+        """See `AcksFirst`: a webhook whose host has no room, or is left alone, is handed back and not lost."""
         self._places = PlacesInTurn(options.concurrency)
         self._held_bytes = 0
         self._now_ms = now_ms or (lambda: time.time() * 1000)
@@ -172,10 +174,19 @@ class HttpTarget:
             share = await self._hosts.enter(host, loop.time())
         except NoRoom as full:
             http_metrics.put_off()
-            if full.silent and d.fired_ms and not d.once:
+            if full.silent and d.fired_ms:
                 now_ms = d.fired_ms + (loop.time() - arrived) * 1000
                 return self.put_off.put_off(host, url.place, d, full.after_ms, now_ms)
             return HandBack(delay_ms=full.after_ms)
+        if d.once and self.ack_first is not None:
+            may = False
+            try:
+                may = await self.ack_first(d)
+            finally:
+                if not may:
+                    self._hosts.leave(host, loop.time(), None, answered=None, share=share)
+            if not may:
+                return HAND_BACK  # which nobody counts: others may have it
         began = loop.time()
         late = max(0.0, (d.fired_ms - d.due_ms) / 1000 + began - arrived) if d.fired_ms else None
         answered: bool | None = None
