@@ -15,7 +15,7 @@ from delaybox.core.webhook import Webhook, WebhookRules
 from delaybox.targets.http import HttpOptions, HttpTarget
 from delaybox.targets.http_hosts import FAILURES, LONGEST_PAUSE_S, Host, Hosts, NoRoom
 from delaybox.wire import body
-from tests.receivers import Receiver, receiver
+from tests.receivers import Receiver, receiver, reply
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,11 @@ async def test_it_is_not_acked_while_its_host_is_left_alone_or_has_no_room(serve
         host.leave(loop.time(), 0.01, answered=False)
     assert host.closed
     assert isinstance(await sent(to, server.url("/alone")), HandBack)
-    assert not server.to("/alone") and not acks.arrived_before
+    server.answers["/wait"] = reply(429, retry_after="9")
+    host._pause_s = host._closed_until = 0.0
+    assert isinstance(await sent(to, server.url("/wait")), HandBack) and len(acks.arrived_before) == 1
+    assert isinstance(await sent(to, server.url("/wait?b")), HandBack) and len(acks.arrived_before) == 1
+    assert not server.to("/alone") and not server.to("/wait?b")
 
 
 async def silent_hosts(hosts: Hosts, count: int) -> list[Host]:

@@ -182,7 +182,8 @@ async def test_retry_after_is_waited_for_without_a_charge_up_to_a_bound(server: 
         assert isinstance(found, Failed) and found.retryable and found.delay_ms == 3_600_000
         found = await outcome(to, task(server.url("/strange")))
         assert isinstance(found, Failed) and found.delay_ms is None
-        found = await outcome(to, task(server.url("/busy")), token=2_000)
+        server.answers["/busy/again"] = reply(429, retry_after="7")
+        found = await outcome(to, task(server.url("/busy/again")), token=2_000)
         assert isinstance(found, Failed) and found.delay_ms == 7_000
 
 

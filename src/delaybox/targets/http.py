@@ -26,8 +26,9 @@ from delaybox.core.webhook import NO_EVENT, WITHOUT_BODY, Url, Webhook, WebhookR
 from delaybox.targets import http_metrics
 from delaybox.targets.http_client import Forbidden, HttpClient, NoAnswer, Resolve
 from delaybox.targets.http_connection import HttpAnswer
-from delaybox.targets.http_hosts import Hosts, NoRoom, spread_ms
+from delaybox.targets.http_hosts import Host, Hosts, NoRoom, spread_ms
 from delaybox.targets.http_put_off import PutOff
+from delaybox.targets.http_waits import Waits
 from delaybox.targets.places import PlacesInTurn
 from delaybox.wire import body as wire_body
 from delaybox.wire import webhook_signing
@@ -104,6 +105,7 @@ class HttpTarget:
         self.put_off = PutOff()
         self.ack_first: Callable[[Delivery], Awaitable[bool]] | None = None
         """See `AcksFirst`: a webhook whose host has no room, or is left alone, is handed back and not lost."""
+        self._waits = Waits()
         self._places = PlacesInTurn(options.concurrency)
         self._held_bytes = 0
         self._now_ms = now_ms or (lambda: time.time() * 1000)
@@ -169,6 +171,17 @@ class HttpTarget:
     async def _sent(self, d: Delivery, arrived: float, task: task_pb2.Task, asked: Webhook, url: Url) -> Outcome:
         host = self._hosts.of(url.scheme, url.host, url.port)
         self.put_off.came(host, d.task_id)
+        if wait_ms := self._waits.put_off_ms(url, asyncio.get_running_loop().time(), d.lease_id):
+            http_metrics.put_off()
+            return HandBack(delay_ms=wait_ms)
+        try:
+            return await self._sent_now(d, arrived, task, asked, url, host)
+        finally:
+            self._waits.ended(url)
+
+    async def _sent_now(
+        self, d: Delivery, arrived: float, task: task_pb2.Task, asked: Webhook, url: Url, host: Host
+    ) -> Outcome:
         loop = asyncio.get_running_loop()
         try:
             share = await self._hosts.enter(host, loop.time())
@@ -212,7 +225,7 @@ class HttpTarget:
                 return Failed(f"not sent: its URL {error}", retryable=False)
             answered = True
             http_metrics.sent(url.place, f"{answer.status // 100}xx", loop.time() - began, late, d.trace)
-            return self._of_answer(d, keep_ms, asked, answer, began)
+            return self._of_answer(d, keep_ms, asked, url, answer, began)
         finally:
             was_closed = host.closed
             self._hosts.leave(host, loop.time(), loop.time() - began, answered=answered, share=share)
@@ -250,7 +263,9 @@ class HttpTarget:
     def _keys_for(self, queue: str, host: str) -> tuple[bytes, ...]:
         return self._keys.get(host) or self._keys.get(queue) or self._key
 
-    def _of_answer(self, d: Delivery, keep_ms: int, asked: Webhook, answer: HttpAnswer, began: float) -> Outcome:
+    def _of_answer(
+        self, d: Delivery, keep_ms: int, asked: Webhook, url: Url, answer: HttpAnswer, began: float
+    ) -> Outcome:
         status = answer.status
         if 200 <= status < 300:
             return Done(self._result(answer, began, ""), keep_ms) if keep_ms else DONE
@@ -260,6 +275,7 @@ class HttpTarget:
             return self._failed(keep_ms, reason + where, began, answer, retryable=False)
         wait_ms = retry_after_ms(answer.headers.get("retry-after", ""), self._now_ms()) if status in _BUSY else None
         if wait_ms is not None:
+            self._waits.asked(url, asyncio.get_running_loop().time(), wait_ms / 1000)
             if wait_ms <= self._options.longest_wait_ms and d.token - d.attempt <= _MOST_UNCHARGED:
                 return HandBack(delay_ms=max(wait_ms, _LEAST_WAIT_MS))
             wait_ms = min(wait_ms, self._options.longest_wait_ms)
