@@ -46,6 +46,7 @@ def test_they_wait_say_why_and_come_when_it_answers(on: Node) -> None:
             return [one for one in answer["tasks"] if one["deliveries"] and one["due_ms"] > late_ms]
 
         shown = on.until(lambda: found if len(found := waiting()) >= COUNT - FAILURES else None)
+        assert all(f"http://127.0.0.1:{port} did not answer" in one["reason"] for one in shown), "lists say it, too"
         _, _, moved = on.call("GET", f"/v1/tasks/{shown[0]['id']}")
         assert f"http://127.0.0.1:{port} did not answer" in moved["reason"] and "no attempt" in moved["reason"]
         client.cancel(shown[1]["id"])

@@ -13,6 +13,7 @@ from delaybox.core.history import ENDED, EndedTask, HistoryPage, HistoryQuery, H
 from delaybox.core.partition import of_id
 from delaybox.core.task import Priority, TaskState, TaskView
 from delaybox.service.recorder import Recorder
+from delaybox.service.why_waiting import put_off
 from delaybox.store import failures, history, keys
 from delaybox.store.record import Record, UnreadableRecord, read, read_dead
 from delaybox.store.store import Store
@@ -46,6 +47,18 @@ class History:
         if not view.attempt and view.deliveries < 2:  # of one that was brought back nothing has failed again yet
             return view
         return replace(view, failures=await failures.of(self._store, ids.parse(view.task_id)))
+
+    async def put_off(self, views: list[TaskView]) -> list[TaskView]:
+        """The views; those of webhooks that were put off with that reason. StoreUnavailable."""
+        found = [put_off(view) for view in views]
+        # Of some of these the last failure says that they wait for their next try.
+        doubtful = [at for at, view in enumerate(views) if found[at] is not view and view.deliveries > 1]
+        if doubtful:
+            failed = await failures.of_many(self._store, [ids.parse(views[at].task_id) for at in doubtful])
+            for at, of_one in zip(doubtful, failed, strict=True):
+                if put_off(replace(views[at], failures=of_one)).reason == views[at].reason:
+                    found[at] = views[at]
+        return found
 
     async def completed(self, view: TaskView) -> TaskView:
         """The view of a task with its failed attempts, and with its moments if it has ended, where remembered."""

@@ -71,9 +71,14 @@ def explain_call(
 
 async def of(store: Store, task_id: bytes) -> tuple[FailedAttempt, ...]:
     """The last failures of a task that are remembered, in order. StoreUnavailable."""
-    tag = store.tags[of_id(task_id, store.partitions)]
-    value = await store.servers.ask("HGET", keys.failures(tag), task_id)
-    return tuple(_read(value)) if value else ()
+    (found,) = await of_many(store, [task_id])
+    return found
+
+
+async def of_many(store: Store, task_ids: Sequence[bytes]) -> list[tuple[FailedAttempt, ...]]:
+    """The same of several tasks, in one round trip. StoreUnavailable."""
+    asked = [("HGET", keys.failures(store.tags[of_id(task_id, store.partitions)]), task_id) for task_id in task_ids]
+    return [tuple(_read(value)) if value else () for value in await store.servers.ask_many(asked)]
 
 
 def _read(value: bytes) -> list[FailedAttempt]:
