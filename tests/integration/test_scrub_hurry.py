@@ -112,3 +112,16 @@ async def test_a_server_that_lost_the_store_gets_no_clock(client: Redis, prefix:
     scrubber._look_at = 0.0
     await hurried(scrubber)
     assert not await client.exists(keys.clock(store.tags[0]))
+
+
+async def test_where_there_are_no_groups_no_script_looks_for_them(client: Redis, prefix: str) -> None:
+    """An idle fleet is to cost hardly anything."""
+    calls: list[str] = []
+    store = await Store.open(
+        Servers(client), prefix=prefix, partitions=2, observe=lambda script, _: calls.append(script)
+    )
+    await hurried(Scrubber(store))
+    assert "reindex" in calls and "regroup" not in calls
+    await Service(store).submit_many([NewTask(delay_ms=60_000, group="g")])
+    await hurried(Scrubber(store))
+    assert calls.count("regroup") == 1, "of the partition that has some"

@@ -156,12 +156,12 @@ class Scrubber:
     async def _groups(self, p: int) -> AsyncIterator[None]:
         """Drops entries of groups whose tasks are gone, as when a node of an earlier version carried them out. What a
         group lacks comes back by the walk over the buckets."""
-        after = b""
-        while True:
+        # Most stores have none, and then an idle one runs no script for them.
+        after, left = b"", await groups.exist(self._store, p)
+        while left:
             after, _, _ = await groups.regroup(self._store, p, after, count=self._chunk)
             yield
-            if not after:
-                return
+            left = bool(after)
 
     async def _labels(self, p: int) -> AsyncIterator[None]:
         """As `_groups`, of the index of labels."""
