@@ -7,6 +7,7 @@ import os
 import pytest
 from redis.asyncio import Redis
 
+from delaybox.core.limit_keys import KeyLimit
 from delaybox.core.membership import Activity, ConnectedWorker, Member
 from delaybox.core.needs import WorkerNeeds
 from delaybox.core.queue import QueueRules
@@ -15,6 +16,7 @@ from delaybox.core.task import NewTask, TaskType
 from delaybox.core.webhook import Webhook
 from delaybox.service import Service
 from delaybox.store import nodes
+from delaybox.store.lanes import all_waiting
 from delaybox.store.servers import Servers
 from delaybox.store.store import ClaimLimits, Store
 from delaybox.store.upcoming import upcoming
@@ -162,6 +164,26 @@ async def test_what_limits_hold_up_counts_as_far_as_they_let_it_run(client: Redi
     (later,) = (await service.scaling(ScalingQuery(queue="later", places=1))).needs
     assert [(load.name, load.backlog, load.most) for load in later.loads] == [("later:send", 100, 0.0)]
     assert (later.places, later.members) == (0.0, 0)
+
+
+async def test_tasks_that_wait_for_their_limit_key_need_no_workers(client: Redis, prefix: str) -> None:
+    """A backlog of one customer asked for as many workers as if all of it could begin."""
+    store, service, _ = await _open(client, prefix)
+    await service.rules.set("mail", QueueRules(keys=(KeyLimit(by="label:customer", concurrency=1),)))
+    for name in ("a", "b"):
+        task = NewTask(type=TaskType.WORKER, name="send", queue="mail", due_ms=0, labels={"customer": name})
+        await service.submit_many([task] * 300)
+    for partition in range(2):
+        # Nobody deals permits, so both keys have none.
+        claimed = await store.claim(partition, os.urandom(16), ClaimLimits(types="w", guest=True, slots=500))
+        assert not claimed.leased
+    found = await all_waiting(store, await store.ping())
+    lane = b"wmail:send"
+    assert (found.apart[lane], found.waiting_keys[lane], found.held[lane]) == (600, 2, 0)
+    await service.submit_many([_worker("send", "mail", 0)])
+    (need,) = (await service.scaling(ScalingQuery(queue="mail", places=1, clear_ms=5_000))).needs
+    # One of each key, and the one without a key. 601 in 5 s, of 0.1 s each as assumed, would need 17.2.
+    assert [load.backlog for load in need.loads] == [3] and (need.places, need.members) == (0.086, 1)
 
 
 async def test_what_workers_run_needs_its_places(client: Redis, prefix: str) -> None:

@@ -108,7 +108,7 @@ def needed(loads: Sequence[Load], goal: Goal) -> tuple[int, float]:
 
 def within_limits(loads: Sequence[Load], costs: Sequence[int], rules: QueueRules, goal: Goal) -> list[Load]:
     """The loads of one queue with what its rules let run at once, divided as they need it. ``costs``: places of a task
-    of each. Limits by key are left out, because nobody knows how many keys there will be.
+    of each. Limits by key bound the backlog alone (`store.lanes.DueByLane`): nobody knows how many keys there will be.
     """
     if rules.paused:
         return [replace(load, most=0.0) for load in loads]

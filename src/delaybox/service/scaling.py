@@ -175,7 +175,7 @@ class Scaler:
                 due=sample[lane],
                 busiest_per_s=round(_busiest(coming.workers, step_ms) * share, 3),
                 unforeseen_per_s=round(now.unforeseen.get(lane, 0.0), 3),
-                backlog=sum(counter[lane] for counter in now.waiting),
+                backlog=now.waiting.backlog(lane),
                 service_ms=round(took_ms * parts.needs.cost, 3),
                 measured=lane in took,
                 occupied=float(now.running.get(lane, 0) * parts.needs.cost),
@@ -203,7 +203,7 @@ def _work_of(kind: str, mine: Sequence[Member], now: _Now, coming: Upcoming) -> 
     # What others carry out, or its queue holds up, is no work for those who keep time.
     own = set("".join(member.activity.types for member in mine)) | {TaskType.PUB_SUB.value}
     others = sum(now.free(task_type.value) for task_type in TaskType if task_type.value not in own)
-    standing = now.waiting.held.total() + now.waiting.parked.total()
+    standing = sum(found.total() for found in (now.waiting.held, now.waiting.parked, now.waiting.apart))
     return "tasks", steps, unforeseen, max(0, now.due - others - standing)
 
 

@@ -36,12 +36,20 @@ _PARTITIONS = 64
 
 
 class DueByLane(NamedTuple):
-    """Due tasks that nobody has taken yet, by lane. ``held``: those of a queue or limit key that has no permits left.
-    ``parked``: those of a paused queue."""
+    """Due tasks that nobody has taken yet, by lane. ``held``: those of a queue that has no permits left. ``parked``:
+    those of a paused queue. ``apart``: those of limit keys that have none left; ``waiting_keys``: of how many keys."""
 
     free: Counter[bytes]
     held: Counter[bytes]
     parked: Counter[bytes]
+    apart: Counter[bytes]
+    waiting_keys: Counter[bytes]
+
+    def backlog(self, lane: bytes) -> int:
+        """Those of a lane that wait for somebody to take them, or will when the queue lets them. Of a limit key without
+        permits that is one at most: the others wait for the key, however many could take them."""
+        next_of_keys = min(self.apart[lane], self.waiting_keys[lane])
+        return self.free[lane] + self.held[lane] + self.parked[lane] + next_of_keys
 
 
 async def waiting(store: Store, now_ms: int, turn: int = 0) -> dict[bytes, int]:
@@ -71,8 +79,9 @@ async def _waiting(store: Store, now_ms: int, turn: int, *, all_: bool) -> DueBy
             apart = (keys.parked(tag), keys.limited(tag), keys.apart(tag))
             commands += [("ZRANGE", lanes, 0, _HEADS - 1) for lanes in apart]
     replies = iter(await store.servers.ask_many(commands))
-    found = DueByLane(Counter(), Counter(), Counter())
+    found = DueByLane(Counter(), Counter(), Counter(), Counter(), Counter())
     counted: list[tuple[Counter[bytes], bytes, Command]] = []
+    by_key: dict[bytes, bytes] = {}
     for tag in tags:
         for _ in keys.nears(tag):
             found.free.update(of_hint(member)[1] for member in next(replies))
@@ -86,13 +95,16 @@ async def _waiting(store: Store, now_ms: int, turn: int, *, all_: bool) -> DueBy
                     known.add((lane, count))
                     counted.append((counter, lane, count))
         for member in next(replies) if all_ else ():
-            counted.append((found.held, keys.parked_lane(member)[0], ("ZCARD", keys.waits(tag, member))))
+            lane = keys.parked_lane(member)[0]
+            counted.append((found.apart, lane, ("ZCARD", keys.waits(tag, member))))
+            by_key.setdefault(member, lane)
     for at in range(0, len(counted), 1_000):
         some = counted[at : at + 1_000]
         numbers = await store.servers.ask_many([command for _, _, command in some])
         for (counter, lane, _), number in zip(some, numbers, strict=True):
             if number:
                 counter[lane] += number
+    found.waiting_keys.update(by_key.values())
     return found
 
 
