@@ -16,10 +16,10 @@ from delaybox.core.errors import (
     TaskFinished,
 )
 from delaybox.core.membership import Activity, LivingNode, Member, nodes_of
-from delaybox.core.query import ForecastStep, Page, QueueList, QueueStats, TaskQuery
+from delaybox.core.query import BulkResult, ForecastStep, Page, QueueList, QueueStats, TaskQuery
 from delaybox.core.queue import QueueRules
 from delaybox.core.task import NewTask, Priority, Submitted, TaskState, TaskType, TaskView
-from delaybox.service import Service, ShownRules
+from delaybox.service import Selection, Service, ShownRules
 
 ID = "01a2b3c4-d5e6-8001-9f00-112233445566"
 JSON = {"content-type": "application/json", "host": "localhost:8088"}
@@ -31,6 +31,21 @@ def view(**changes: Any) -> TaskView:
         "task_id": ID, "state": TaskState.SCHEDULED, "due_ms": DUE, "type": TaskType.PUB_SUB, "queue": "default",
         "priority": Priority.NORMAL, "payload": b"hi", "header": {}, **changes,
     })  # fmt: skip
+
+
+@dataclass
+class FakeBulk:
+    service: FakeService
+
+    async def replay(self, selection: Selection) -> BulkResult:
+        return self._done("replay_many", selection)
+
+    async def discard(self, selection: Selection) -> BulkResult:
+        return self._done("discard_many", selection)
+
+    def _done(self, what: str, selection: Selection) -> BulkResult:
+        self.service._note(what, selection)
+        return BulkResult(matched=3, changed=0 if selection.dry_run else 3, sample=[ID])
 
 
 @dataclass
@@ -98,9 +113,9 @@ class FakeService:
     async def replay(self, task_id: str) -> None:
         self._note("replay", task_id)
 
-    async def replay_many(self, wanted: TaskQuery, *, limit: int = 1_000) -> int:
-        self._note("replay_many", wanted, limit)
-        return 3
+    @property
+    def bulk(self) -> FakeBulk:
+        return FakeBulk(self)
 
     async def discard(self, task_id: str) -> None:
         self._note("discard", task_id)

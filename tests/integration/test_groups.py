@@ -89,6 +89,61 @@ def test_a_function_is_a_filter_in_each_way(served: Node, client: Client, cli: C
     assert post(served, "/v1/dead/replay", {"function": "bill"})["replayed"] == 0
 
 
+def test_dead_letters_are_brought_back_and_deleted_by_filter_in_each_way(
+    served: Node, client: Client, cli: Command
+) -> None:
+    worker = Worker("breaks", servers=f"127.0.0.1:{served.grpc_port}")
+
+    @worker.task(name="broken", queue="broken")
+    async def broken(n: int) -> None:
+        raise ValueError(str(n))
+
+    def ids() -> set[str]:
+        return {task.id for task in client.dead(queue="broken")}
+
+    async def until_dead(count: int) -> None:
+        async with worker.running():
+            assert await asyncio.to_thread(until, lambda: len(ids()) == count)
+
+    made = [
+        client.schedule("broken", n, queue="broken", retry=0, labels={"n": str(n % 2)}, group=f"g{n % 3}").id
+        for n in range(12)
+    ]
+    asyncio.run(until_dead(12))
+    # Each way counts first, and changes nothing.
+    counted = {"queue": "broken", "labels": {"n": "1"}, "dry_run": True}
+    for what, changed in (("replay", "replayed"), ("discard", "changed")):
+        answer = post(served, f"/v1/dead/{what}", counted)
+        assert (answer["matched"], answer.get(changed, 0), set(answer["sample_ids"])) == (6, 0, set(made[1::2]))
+        looked = cli("dead", what, "--queue", "broken", "--label", "n=1", "--dry-run")
+        assert looked.out.splitlines()[0] == "6 match; nothing was changed" and made[1] in looked.out
+    for call in (client.replay_dead_many, client.discard_dead_many):
+        done = call(queue="broken", labels={"n": "1"}, dry_run=True)
+        assert (done.matched, done.changed) == (6, 0)
+        with pytest.raises(InvalidTask, match="everything=True for every one"):
+            call()
+    assert len(ids()) == 12
+
+    gone = cli("dead", "discard", "--queue", "broken", "--group", "g0", "--limit", "3")
+    assert gone.out == "3 discarded\n" and "there may be more than 3" in gone.err
+    assert cli("dead", "discard", "--all", "--queue", "broken", "--group", "g0", "--json").json()["changed"] == 1
+    assert made[1] in cli("dead", "list", "--group", "g1").out and cli("dead", "list", "--group", "g0").code == 0
+    assert ids() == set(made) - set(made[0::3])
+    assert client.discard_dead_many(queue="broken", group="g1", labels={"n": "1"}).changed == 2
+    assert post(served, "/v1/dead/discard", {"function": "broken", "group": "g1"})["changed"] == 2
+    assert ids() == set(made[2::3])
+    assert post(served, "/v1/dead/replay", {"queue": "broken", "group": "g2", "labels": {"n": "0"}}) == {"replayed": 2}
+    assert cli("dead", "replay", "--queue", "broken", "--group", "g2").out == "2 brought back\n"
+    asyncio.run(until_dead(4))
+    assert client.replay_dead_many(queue="broken", limit=3).changed == 3
+    assert cli("dead", "discard", "--queue", "no-such").out == "0 discarded\n"
+    assert post(served, "/v1/dead/discard", {}, 400)["field"] == "body"
+    assert post(served, "/v1/dead/discard", {"queue": "broken", "limit": 0}, 400)["field"] == "limit"
+    assert post(served, "/v1/dead/discard", {"queue": "broken", "all": True}, 400)["field"] == "all"
+    assert post(served, "/v1/dead/discard", {"all": True})["changed"] == 1
+    client.cancel_many(queue="broken")
+
+
 def test_wrong_selections(served: Node, client: Client, cli: Command) -> None:
     for path, body, field in (
         ("cancel", {}, "body"),

@@ -155,6 +155,9 @@ async def test_dead_letters(rpc: Rpc, store: Store):
     request.selection.dry_run = False
     assert (await rpc.scheduler.ReplayDeadMany(request)).changed == 28
     assert [r.tasks for r in [r async for r in rpc.scheduler.ListDead(pb.ListRequest())] if r.tasks] == []
+    discard = pb.DiscardDeadManyRequest(selection=selection(queue="q", dry_run=True))
+    assert (await rpc.scheduler.DiscardDeadMany(discard)).matched == 0
+    assert (await refused(rpc.scheduler.DiscardDeadMany(pb.DiscardDeadManyRequest()))).field == "selection.filter"
     gone = await refused(rpc.scheduler.ReplayDead(pb.ReplayDeadRequest(id=dead[1].id)))
     assert gone.status is grpc.StatusCode.NOT_FOUND
 

@@ -14,7 +14,7 @@ from delaybox.core.membership import Activity, Member
 from delaybox.core.query import TaskQuery
 from delaybox.core.queue import QueueRules
 from delaybox.core.task import NewTask, Priority, Submitted, TaskResult, TaskState, TaskType
-from delaybox.service import Service, arrivals
+from delaybox.service import Selection, Service, arrivals
 from delaybox.service.arrivals import Arrivals, ArrivingCall
 from delaybox.service.submit import Submitter
 from delaybox.store import keys, lanes, nodes, pages
@@ -256,7 +256,7 @@ async def test_queues_and_replay_of_many(client: Redis, prefix: str) -> None:
     assert {(q.queue, q.in_flight) for q in await service.queues()} == {("a", 2), ("b", 1)}
     await store.fail(partition, b"L" * 16, [(ids.parse(i), None, "no") for i in made])
     assert len((await service.dead_letters(TaskQuery(), limit=2)).items) == 2
-    assert await service.replay_many(TaskQuery(queue="a")) == 2
+    assert (await service.bulk.replay(Selection(wanted=TaskQuery(queue="a")))).changed == 2
     assert [v.queue for v in (await service.dead_letters(TaskQuery())).items] == ["b"]
 
 

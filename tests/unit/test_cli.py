@@ -158,9 +158,12 @@ def test_the_variables_of_the_command_line_are_no_configuration(run: Run, monkey
         ("cancel --group g --all", "--all and group are both given"),
         ("cancel --group g --running", "--running goes with ids"),
         ("reschedule --group g", "no time is given"),
-        ("dead replay", "give ids, or --all"),
-        ("dead replay x --all", "give ids, or --all"),
-        ("dead replay x --queue q", "queue: only with --all"),
+        ("dead replay", "no dead letters are named; give ids, a filter such as --queue, or --all"),
+        ("dead replay x --all", "all: not with ids"),
+        ("dead replay x --queue q", "queue: not with ids"),
+        ("dead discard", "no dead letters are named; give ids, a filter such as --queue, or --all"),
+        ("dead discard x --dry-run", "dry_run: not with ids"),
+        ("dead discard --queue q --limit 10001", "10001 is out of range"),
         ("forecast --next 1h --to 1900000000000", "exclude each other"),
         ("forecast --next soon", "'soon' is not a duration"),
         ("forecast --from 1900000000", "looks like seconds"),
@@ -178,7 +181,7 @@ def test_wrong_input_is_told_before_any_node_is_asked(run: Run, arguments: str, 
 @pytest.mark.parametrize(
     "arguments",
     ["schedule a", "get x", "list", "cancel x", "reschedule x --delay 1m", "run-now x", "dead list", "dead replay x",
-     "dead replay --all", "dead discard x", "queues", "stats", "forecast", "top"],
+     "dead replay --all", "dead discard x", "dead discard --queue q --dry-run", "queues", "stats", "forecast", "top"],
 )  # fmt: skip
 def test_without_a_node_every_command_says_what_to_start(run: Run, arguments: str) -> None:
     code, out, err = run(*arguments.split(), "--server", "http://127.0.0.1:1")

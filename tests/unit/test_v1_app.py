@@ -25,6 +25,7 @@ from delaybox.core.errors import (
 from delaybox.core.query import TaskQuery
 from delaybox.core.queue import QueueRules
 from delaybox.core.task import NewTask, Priority, TaskResult, TaskState, TaskType
+from delaybox.service import Selection
 from tests.v1_apps import DUE, ID, JSON, FakeService, call, view
 
 
@@ -216,7 +217,14 @@ async def test_one_task():
         ("GET", "/v1/tasks?limit=3&cursor=c", b"", 200, ("list", TaskQuery(), "c", 3), {"cursor": "next"}),
         ("GET", "/v1/dead?queue=q", b"", 200, ("dead", TaskQuery(queue="q"), "", 100), {"cursor": None}),
         ("POST", f"/v1/dead/{ID}/replay", b"", 200, ("replay", ID), {"replayed": 1}),
-        ("POST", "/v1/dead/replay", {"queue": "q"}, 200, ("replay_many", TaskQuery(queue="q"), 1000), {"replayed": 3}),
+        ("POST", "/v1/dead/replay", {"queue": "q"}, 200,
+         ("replay_many", Selection(wanted=TaskQuery(queue="q"), limit=1000)), {"replayed": 3}),
+        ("POST", "/v1/dead/replay", {"dry_run": True}, 200,
+         ("replay_many", Selection(wanted=TaskQuery(), limit=1000, dry_run=True)),
+         {"replayed": 0, "matched": 3, "sample_ids": [ID]}),
+        ("POST", "/v1/dead/discard", {"group": "g", "limit": 7}, 200,
+         ("discard_many", Selection(wanted=TaskQuery(group="g"), limit=7)),
+         {"matched": 3, "changed": 3, "sample_ids": [ID]}),
         ("DELETE", f"/v1/dead/{ID}", b"", 204, ("discard", ID), None),
         ("GET", "/v1/queues", b"", 200, ("queues",), {}),
         ("GET", "/v1/queues/mail", b"", 200, ("queues",),

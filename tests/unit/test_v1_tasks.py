@@ -388,16 +388,27 @@ def test_a_forecasts_query():
         assert words in str(caught.value)
 
 
-def test_a_replay():
-    wanted, limit = queries.parse_replay(body(queue="mail", type="shell", labels={"a": "b"}, limit=5.0))
-    assert (wanted.queue, wanted.type, dict(wanted.labels), limit) == ("mail", TaskType.SHELL_CMD, {"a": "b"}, 5)
-    assert queries.parse_replay(b"{}") == (TaskQuery(), 1000)
+@pytest.mark.parametrize("parse", [queries.parse_replay, queries.parse_discard])
+def test_a_selection_of_dead_letters(parse):
+    chosen = parse(body(queue="mail", type="shell", labels={"a": "b"}, group="g", limit=5.0, dry_run=True))
+    wanted = chosen.wanted
+    assert (wanted.queue, wanted.type, dict(wanted.labels)) == ("mail", TaskType.SHELL_CMD, {"a": "b"})
+    assert (wanted.group, chosen.limit, chosen.dry_run) == ("g", 5, True)
+    assert parse(body(all=True)) == queries.Chosen(TaskQuery(), 1000, False)
     for raw, words in (
-        (body(limit=0), "limit 0 is not in range; give a number from 1 to 10000"),
-        (body(state="failed"), "'state' is not a field of a replay"),
+        (body(queue="a", limit=0), "limit 0 is not in range; give a number from 1 to 10000"),
+        (body(queue="a", limit=10_001), "limit 10001 is not in range"),
+        (body(state="failed"), "'state' is not a field of a "),
         (body(due_from=5), "due_from 5 is outside"),
+        (body(all=True, queue="a"), "all is given with a filter"),
         (b'{"queue":"a","queue":"b"}', "names 'queue' twice"),
     ):
         with pytest.raises(InvalidTask) as caught:
-            queries.parse_replay(raw)
+            parse(raw)
         assert words in str(caught.value)
+
+
+def test_all_dead_letters_are_brought_back_without_a_word_and_deleted_only_with_one():
+    assert queries.parse_replay(b"{}") == queries.Chosen(TaskQuery(), 1000, False)
+    with pytest.raises(InvalidTask, match="names no dead letters; give queue"):
+        queries.parse_discard(b"{}")

@@ -25,7 +25,7 @@ WITHOUT_READ: Final[Mapping[str, Fields | None]] = {
     "ChangedTask": _STANDING,
     "Moved": _ALL,
     "BatchAnswer": _ALL,
-    "Replayed": _ALL,
+    "Replayed": frozenset({"replayed", "matched"}),
     "ChangedMany": frozenset({"matched", "changed", "skipped", "scanned"}),
     "RuledQueue": _ALL,
     # delaybox.v1

@@ -14,6 +14,7 @@ from delaybox.cli.options import (
     DEFAULT_SERVER,
     WHEN,
     AsJson,
+    DryRun,
     Fold,
     From,
     Function,
@@ -29,7 +30,7 @@ from delaybox.cli.options import (
     Zone,
     connect,
 )
-from delaybox.cli.several import address_of, each
+from delaybox.cli.several import address_of, each, show_changed
 from delaybox.core import texts
 from delaybox.core.errors import ConfigError
 
@@ -40,7 +41,6 @@ _ENDS: Final = frozenset({"succeeded", "failed", "cancelled"})
 SomeIds = Annotated[list[str] | None, typer.Argument(metavar="[ID...]", help="Ids; or give a filter below.")]
 Everything = Annotated[bool, typer.Option("--all", help="Every pending task; no filter then.")]
 Limit = Annotated[int | None, typer.Option("--limit", "-n", min=1, help="With a filter: change at most this many.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="With a filter: count and show a sample, change nothing.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -80,7 +80,9 @@ def cancel(
     """Cancel pending tasks: those with these ids, or all that match."""
     client = connect(server, token, as_json)
     named = [*(task_ids or ()), *((key,) if key is not None else ())]
-    chosen = _chosen(named, _filter(group, queue, type_, function, label, due_from, due_to), everything, limit, dry_run)
+    chosen = _chosen(
+        named, options.wanted(group, queue, type_, function, label, due_from, due_to), everything, limit, dry_run
+    )
     if chosen is not None:
         if running:
             raise ConfigError("--running goes with ids; a filter is for tasks that wait")
@@ -121,7 +123,7 @@ def run_now(
     """Make pending tasks due now: those with these ids, or all that match (--group releases a group)."""
     client = connect(server, token, as_json)
     chosen = _chosen(
-        task_ids, _filter(group, queue, type_, function, label, due_from, due_to), everything, limit, dry_run
+        task_ids, options.wanted(group, queue, type_, function, label, due_from, due_to), everything, limit, dry_run
     )
     if chosen is not None:
         return _many(client, "run", chosen, "due now", as_json=as_json)
@@ -160,7 +162,9 @@ def reschedule(
     """Move a pending task to another time, or give it another priority; or move all that match to one moment."""
     client = connect(server, token, as_json)
     named = [str(task_id or key)] if task_id or key else None
-    chosen = _chosen(named, _filter(group, queue, type_, function, label, due_from, due_to), everything, limit, dry_run)
+    chosen = _chosen(
+        named, options.wanted(group, queue, type_, function, label, due_from, due_to), everything, limit, dry_run
+    )
     when = options.without_nothing({"at": options.when(at, zone, fold), "delay": delay})
     if chosen is not None:
         if priority is not None:
@@ -215,28 +219,6 @@ def wait(
         raise typer.Exit(Exit.FAILED)
 
 
-def _filter(
-    group: str | None,
-    queue: str | None,
-    kind: str | None,
-    function: str | None,
-    labels: list[str] | None,
-    due_from: str | None,
-    due_to: str | None,
-) -> dict[str, Any]:
-    return options.without_nothing(
-        {
-            "group": group,
-            "queue": queue,
-            "type": kind,
-            "function": function,
-            "labels": options.pairs("--label", labels),
-            "due_from": due_from,
-            "due_to": due_to,
-        }
-    )
-
-
 def _chosen(
     task_ids: list[str] | str | None, wanted: dict[str, Any], everything: bool, limit: int | None, dry_run: bool
 ) -> dict[str, Any] | None:
@@ -255,10 +237,4 @@ def _chosen(
 
 def _many(client: RestClient, what: str, body: dict[str, Any], done: str, *, as_json: bool) -> None:
     answer = client.call("POST", f"/v1/tasks/{what}", options.without_nothing(body))
-    if as_json:
-        return messages.out_json(answer)
-    if body.get("dry_run"):
-        sample = "".join(f"\n  {task_id}" for task_id in answer.get("sample_ids", ()))
-        return messages.out(f"{answer['matched']:,} match; nothing was changed{sample}")
-    skipped = f", {answer['skipped']:,} had begun or ended before" if answer.get("skipped") else ""
-    return messages.out(f"{answer.get('changed', 0):,} {done}{skipped}")
+    return show_changed(answer, done, dry_run=bool(body.get("dry_run")), as_json=as_json)

@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from delaybox.cli import messages, options, render
-from delaybox.cli.client import segment
+from delaybox.cli.client import RestClient, segment
 from delaybox.cli.options import (
     DEFAULT_SERVER,
     AsJson,
+    DryRun,
     From,
     Function,
+    Group,
     Labels,
     Queue,
     Server,
-    TaskIds,
     To,
     Token,
     Type,
     connect,
 )
-from delaybox.cli.several import each, note_more, pages
+from delaybox.cli.several import each, note_more, pages, show_changed
 from delaybox.core.errors import ConfigError
 from delaybox.core.limits import DEFAULT_REPLAY, MAX_REPLAY
 
@@ -31,8 +32,14 @@ app = typer.Typer(
 )
 
 
+SomeIds = Annotated[list[str] | None, typer.Argument(metavar="[ID...]", help="Ids; or give a filter below, or --all.")]
+Everything = Annotated[bool, typer.Option("--all", help="All that the options below leave, newest first.")]
+Limit = Annotated[int, typer.Option("--limit", "-n", min=1, max=MAX_REPLAY, help="Without ids: at most this many.")]
+
+
 @app.command("list")
 def list_dead(
+    group: Group = None,
     type_: Type = None,
     queue: Queue = None,
     function: Function = None,
@@ -48,6 +55,7 @@ def list_dead(
     """List dead letters, newest first, each with its reason."""
     client = connect(server, token, as_json)
     query = {
+        "group": group,
         "type": type_,
         "queue": queue,
         "function": function,
@@ -64,52 +72,83 @@ def list_dead(
 
 @app.command()
 def replay(
-    task_ids: Annotated[list[str] | None, typer.Argument(metavar="[ID...]", help="Ids; or give --all.")] = None,
-    everything: Annotated[bool, typer.Option("--all", help="All that the options below leave, newest first.")] = False,
-    type_: Type = None,
+    task_ids: SomeIds = None,
+    everything: Everything = False,
+    group: Group = None,
     queue: Queue = None,
+    type_: Type = None,
     function: Function = None,
     label: Labels = None,
     due_from: From = None,
     due_to: To = None,
-    limit: Annotated[
-        int, typer.Option("--limit", "-n", min=1, max=MAX_REPLAY, help="With --all: at most.")
-    ] = DEFAULT_REPLAY,
+    limit: Limit = DEFAULT_REPLAY,
+    dry_run: DryRun = False,
     server: Server = DEFAULT_SERVER,
     token: Token = "",
     as_json: AsJson = False,
 ) -> None:
-    """Bring dead letters back: due at once, their attempts forgotten."""
+    """Bring dead letters back, due at once, their attempts forgotten: those with these ids, or all that match."""
     client = connect(server, token, as_json)
-    chosen = options.without_nothing(
-        {
-            "type": type_,
-            "queue": queue,
-            "function": function,
-            "labels": options.pairs("--label", label),
-            "due_from": due_from,
-            "due_to": due_to,
-        }
-    )
-    if bool(task_ids) == everything:
-        raise ConfigError("give ids, or --all (with --queue and so on for some of them)")
-    if task_ids:
-        if chosen:
-            raise ConfigError(f"{', '.join(sorted(chosen))}: only with --all; ids say already which tasks are meant")
-        each(
-            task_ids,
+    wanted = options.wanted(group, queue, type_, function, label, due_from, due_to)
+    if _by_ids(task_ids, wanted, everything=everything, dry_run=dry_run):
+        return each(
+            task_ids or (),
             lambda one: client.call("POST", f"/v1/dead/{segment(one)}/replay"),
             "brought back",
             as_json=as_json,
         )
-    answer = client.call("POST", "/v1/dead/replay", {**chosen, "limit": limit})
-    if as_json:
-        return messages.out_json(answer)
-    return messages.out(f"{answer['replayed']:,} brought back")
+    return _many(client, "replay", wanted, "brought back", limit=limit, dry_run=dry_run, as_json=as_json)
 
 
 @app.command()
-def discard(task_ids: TaskIds, server: Server = DEFAULT_SERVER, token: Token = "", as_json: AsJson = False) -> None:
-    """Delete dead letters for good."""
+def discard(
+    task_ids: SomeIds = None,
+    everything: Everything = False,
+    group: Group = None,
+    queue: Queue = None,
+    type_: Type = None,
+    function: Function = None,
+    label: Labels = None,
+    due_from: From = None,
+    due_to: To = None,
+    limit: Limit = DEFAULT_REPLAY,
+    dry_run: DryRun = False,
+    server: Server = DEFAULT_SERVER,
+    token: Token = "",
+    as_json: AsJson = False,
+) -> None:
+    """Delete dead letters for good: those with these ids, or all that match. Try a filter with --dry-run first."""
     client = connect(server, token, as_json)
-    each(task_ids, lambda one: client.call("DELETE", f"/v1/dead/{segment(one)}"), "discarded", as_json=as_json)
+    wanted = options.wanted(group, queue, type_, function, label, due_from, due_to)
+    if _by_ids(task_ids, wanted, everything=everything, dry_run=dry_run):
+        return each(
+            task_ids or (),
+            lambda one: client.call("DELETE", f"/v1/dead/{segment(one)}"),
+            "discarded",
+            as_json=as_json,
+        )
+    return _many(client, "discard", wanted, "discarded", limit=limit, dry_run=dry_run, as_json=as_json)
+
+
+def _by_ids(task_ids: list[str] | None, wanted: dict[str, Any], *, everything: bool, dry_run: bool) -> bool:
+    """Whether dead letters are named by their ids. ConfigError."""
+    if not task_ids:
+        if not wanted and not everything:
+            raise ConfigError("no dead letters are named; give ids, a filter such as --queue, or --all")
+        return False
+    if extra := [*sorted(wanted), *(["all"] if everything else []), *(["dry_run"] if dry_run else [])]:
+        raise ConfigError(f"{', '.join(extra)}: not with ids, which say already which dead letters are meant")
+    return True
+
+
+def _many(
+    client: RestClient, what: str, wanted: dict[str, Any], done: str, *, limit: int, dry_run: bool, as_json: bool
+) -> None:
+    # A node of an earlier version knows no `all` of a replay.
+    body = {**wanted, "all": (not wanted and what == "discard") or None, "limit": limit, "dry_run": dry_run or None}
+    answer = client.call("POST", f"/v1/dead/{what}", options.without_nothing(body))
+    if not as_json:
+        answer.setdefault("changed", answer.get("replayed", 0))
+    show_changed(answer, done, dry_run=dry_run, as_json=as_json)
+    if not as_json and max(answer["changed"], answer.get("matched") or 0) >= limit:
+        messages.note(f"there may be more than {limit:,}: --limit, up to {MAX_REPLAY:,}, or the same command again")

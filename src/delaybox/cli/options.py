@@ -92,6 +92,30 @@ From = Annotated[
     str | None, typer.Option("--from", metavar="TIME", help="Due at or after: RFC 3339 with offset, or Unix ms.")
 ]
 To = Annotated[str | None, typer.Option("--to", metavar="TIME", help="Due before.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="With a filter: count and show a sample, change nothing.")]
+
+
+def wanted(
+    group: str | None,
+    queue: str | None,
+    kind: str | None,
+    function: str | None,
+    labels: list[str] | None,
+    due_from: str | None,
+    due_to: str | None,
+) -> dict[str, Any]:
+    """The filter that a command's options say, as REST takes it. ConfigError."""
+    return without_nothing(
+        {
+            "group": group,
+            "queue": queue,
+            "type": kind,
+            "function": function,
+            "labels": pairs("--label", labels),
+            "due_from": due_from,
+            "due_to": due_to,
+        }
+    )
 
 
 def connect(server: str, token: str, as_json: bool) -> RestClient:

@@ -69,3 +69,14 @@ def each(task_ids: Sequence[str], act: Callable[[str], object], done: str, *, as
     if as_json:
         messages.out_json({"results": results})
     raise typer.Exit(codes.pop() if len(codes) == 1 else Exit.FAILED)
+
+
+def show_changed(answer: dict[str, Any], done: str, *, dry_run: bool, as_json: bool) -> None:
+    """What became of the tasks that a filter matched."""
+    if as_json:
+        return messages.out_json(answer)
+    if dry_run:
+        sample = "".join(f"\n  {task_id}" for task_id in answer.get("sample_ids", ()))
+        return messages.out(f"{answer['matched']:,} match; nothing was changed{sample}")
+    skipped = f", {answer['skipped']:,} had begun or ended before" if answer.get("skipped") else ""
+    return messages.out(f"{answer.get('changed', 0):,} {done}{skipped}")

@@ -340,6 +340,12 @@ class AsyncClient(Base):
         """See `Client.discard_dead`."""
         await self._carrier.run(self._session.unary(calls.discard_dead(task_id)))
 
+    async def discard_dead_many(
+        self, *, everything: bool = False, limit: int = 0, dry_run: bool = False, **wanted: Unpack[Filter]
+    ) -> BulkDone:
+        """See `Client.discard_dead_many`."""
+        return await self._bulk(calls.discard_dead_many, wanted, everything=everything, limit=limit, dry_run=dry_run)
+
     # -- the whole ----------------------------------------------------------------------------------------------
 
     async def queues(self, queue: str | None = None, /) -> tuple[Queue, ...]:

@@ -130,6 +130,10 @@ def replay_dead_many(wanted: Mapping[str, Any], **options: Any) -> RpcCall[BulkD
     return _selecting("ReplayDeadMany", pb.ReplayDeadManyRequest(), wanted, options)
 
 
+def discard_dead_many(wanted: Mapping[str, Any], **options: Any) -> RpcCall[BulkDone]:
+    return _selecting("DiscardDeadMany", pb.DiscardDeadManyRequest(), wanted, options)
+
+
 def replay_dead(task_id: str) -> RpcCall[None]:
     return RpcCall("ReplayDead", pb.ReplayDeadRequest(id=id_of(task_id)), Repeating.ONCE, _nothing)
 

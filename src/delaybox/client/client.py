@@ -411,6 +411,12 @@ class Client(Base):
         """Deletes a dead letter for good."""
         self._carrier.run(self._session.unary(calls.discard_dead(task_id)))
 
+    def discard_dead_many(
+        self, *, everything: bool = False, limit: int = 0, dry_run: bool = False, **wanted: Unpack[Filter]
+    ) -> BulkDone:
+        """Deletes the dead letters that match for good. As `cancel_many`."""
+        return self._bulk(calls.discard_dead_many, wanted, everything=everything, limit=limit, dry_run=dry_run)
+
     # -- the whole ----------------------------------------------------------------------------------------------
 
     def queues(self, queue: str | None = None, /) -> tuple[Queue, ...]:

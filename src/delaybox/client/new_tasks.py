@@ -493,5 +493,5 @@ def history_of(wanted: Mapping[str, Any]) -> pb.HistoryRequest:
 def selection_of(wanted: Mapping[str, Any], *, everything: bool, limit: int, dry_run: bool) -> pb.Selection:
     """The filter of a bulk call. InvalidTask when it is empty and ``everything`` is not given."""
     if not everything and not any(value is not None for value in wanted.values()):
-        raise InvalidTask("filter", "no filter is given; give one, or everything=True for every pending task")
+        raise InvalidTask("filter", "no filter is given; give one, or everything=True for every one")
     return pb.Selection(filter=filter_of(wanted), all=everything, limit=limit, dry_run=dry_run)

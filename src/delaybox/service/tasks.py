@@ -21,13 +21,13 @@ from delaybox.core.errors import (
 )
 from delaybox.core.events import NO_EVENTS, EventRules
 from delaybox.core.history import NO_HISTORY, HistoryPage, HistoryQuery, HistoryRules
-from delaybox.core.limits import DEFAULT_PAGE, DEFAULT_REPLAY
+from delaybox.core.limits import DEFAULT_PAGE
 from delaybox.core.membership import LivingNode, nodes_of
 from delaybox.core.query import ForecastStep, Page, QueueList, QueueWait, TaskQuery
 from delaybox.core.queue import RuleBook
 from delaybox.core.scaling import ScalingAnswer, ScalingQuery
 from delaybox.core.task import NewTask, Priority, Submitted, TaskState, TaskType, TaskView
-from delaybox.service.bulk import Bulk, Selection
+from delaybox.service.bulk import Bulk
 from delaybox.service.counts import StoreCounts, counts_of
 from delaybox.service.dead import DeadByReason
 from delaybox.service.feed import Feed
@@ -470,10 +470,6 @@ class Service:
         if word != "replayed":
             raise no_dead_letter(task_id)
         self._opened.history.changed(before, before, due_ms=self._opened.store.now_ms())
-
-    async def replay_many(self, wanted: TaskQuery, *, limit: int = DEFAULT_REPLAY) -> int:
-        """Brings back the dead letters that match, newest first, at most ``limit``; returns how many."""
-        return (await self.bulk.replay(Selection(wanted=wanted, limit=limit))).changed
 
     async def discard(self, task_id: str) -> None:
         """Deletes a dead letter for good."""

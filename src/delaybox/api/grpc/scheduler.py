@@ -209,6 +209,9 @@ class Scheduler:
     async def replay_dead_many(self, request: pb.ReplayDeadManyRequest, caller: Caller) -> pb.BulkResponse:
         return views.changed(await self._service.bulk.replay(_selection(request.selection)))
 
+    async def discard_dead_many(self, request: pb.DiscardDeadManyRequest, caller: Caller) -> pb.BulkResponse:
+        return views.changed(await self._service.bulk.discard(_selection(request.selection)))
+
     # -- lists --------------------------------------------------------------------------------------------------
 
     async def list(self, request: pb.ListRequest, caller: Caller) -> AsyncIterator[pb.ListResponse]:

@@ -530,6 +530,12 @@ class DiscardDeadResponse(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
+class DiscardDeadManyRequest(_message.Message):
+    __slots__ = ("selection",)
+    SELECTION_FIELD_NUMBER: _ClassVar[int]
+    selection: Selection
+    def __init__(self, selection: _Optional[_Union[Selection, _Mapping]] = ...) -> None: ...
+
 class QueuesRequest(_message.Message):
     __slots__ = ("queue",)
     QUEUE_FIELD_NUMBER: _ClassVar[int]

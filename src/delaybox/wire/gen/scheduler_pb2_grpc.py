@@ -114,6 +114,11 @@ class SchedulerStub(object):
                 request_serializer=delaybox_dot_v1_dot_scheduler__pb2.DiscardDeadRequest.SerializeToString,
                 response_deserializer=delaybox_dot_v1_dot_scheduler__pb2.DiscardDeadResponse.FromString,
                 _registered_method=True)
+        self.DiscardDeadMany = channel.unary_unary(
+                '/delaybox.v1.Scheduler/DiscardDeadMany',
+                request_serializer=delaybox_dot_v1_dot_scheduler__pb2.DiscardDeadManyRequest.SerializeToString,
+                response_deserializer=delaybox_dot_v1_dot_scheduler__pb2.BulkResponse.FromString,
+                _registered_method=True)
         self.Queues = channel.unary_unary(
                 '/delaybox.v1.Scheduler/Queues',
                 request_serializer=delaybox_dot_v1_dot_scheduler__pb2.QueuesRequest.SerializeToString,
@@ -279,6 +284,13 @@ class SchedulerServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DiscardDeadMany(self, request, context):
+        """The same for those that match, newest first. Scope admin.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Queues(self, request, context):
         """What each queue holds now. Scope read.
         """
@@ -425,6 +437,11 @@ def add_SchedulerServicer_to_server(servicer, server):
                     servicer.DiscardDead,
                     request_deserializer=delaybox_dot_v1_dot_scheduler__pb2.DiscardDeadRequest.FromString,
                     response_serializer=delaybox_dot_v1_dot_scheduler__pb2.DiscardDeadResponse.SerializeToString,
+            ),
+            'DiscardDeadMany': grpc.unary_unary_rpc_method_handler(
+                    servicer.DiscardDeadMany,
+                    request_deserializer=delaybox_dot_v1_dot_scheduler__pb2.DiscardDeadManyRequest.FromString,
+                    response_serializer=delaybox_dot_v1_dot_scheduler__pb2.BulkResponse.SerializeToString,
             ),
             'Queues': grpc.unary_unary_rpc_method_handler(
                     servicer.Queues,
@@ -904,6 +921,33 @@ class Scheduler(object):
             '/delaybox.v1.Scheduler/DiscardDead',
             delaybox_dot_v1_dot_scheduler__pb2.DiscardDeadRequest.SerializeToString,
             delaybox_dot_v1_dot_scheduler__pb2.DiscardDeadResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DiscardDeadMany(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/delaybox.v1.Scheduler/DiscardDeadMany',
+            delaybox_dot_v1_dot_scheduler__pb2.DiscardDeadManyRequest.SerializeToString,
+            delaybox_dot_v1_dot_scheduler__pb2.BulkResponse.FromString,
             options,
             channel_credentials,
             insecure,

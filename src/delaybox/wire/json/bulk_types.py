@@ -1,4 +1,4 @@
-"""The bodies of changes of many tasks over ``/v1``: as `types`, which these belong to."""
+"""The bodies of changes of many tasks, dead letters too, over ``/v1``: as `types`, which these belong to."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
+from delaybox.core.limits import DEFAULT_REPLAY, MAX_REPLAY
 from delaybox.wire.json.share_types import FunctionName
 from delaybox.wire.json.types import (
     GROUP_PATTERN,
@@ -79,3 +80,41 @@ class ChangedMany(Struct, omit_defaults=True, gc=False):
             "through"
         ),
     ] = False
+
+
+class DeadRequest(Struct, forbid_unknown_fields=True, omit_defaults=True, gc=False, kw_only=True):
+    """Which dead letters; everything that is given must hold."""
+
+    queue: Annotated[str | None, Meta(extra_json_schema={"pattern": QUEUE_PATTERN})] = None
+    type: Annotated[str | None, Meta(extra_json_schema={"enum": [*TYPES, None]})] = None
+    function: FunctionName = None
+    labels: Labels = None
+    group: Annotated[str | None, Meta(extra_json_schema={"pattern": GROUP_PATTERN})] = None
+    due_from: DueFrom = None
+    due_to: DueTo = None
+    all: Annotated[bool | None, Meta(description="true, and no filter: every dead letter, as far as `limit`")] = None
+    limit: Annotated[
+        int | float | None,
+        Meta(
+            description=f"at most this many; {DEFAULT_REPLAY:,} unless given",
+            extra_json_schema={"x-is": {"type": ["integer", "null"], "minimum": 1, "maximum": MAX_REPLAY}},
+        ),
+    ] = None
+    dry_run: Annotated[bool | None, Meta(description="true: count and show a sample, change nothing")] = None
+
+
+class ReplayRequest(DeadRequest, forbid_unknown_fields=True, omit_defaults=True, gc=False, kw_only=True):
+    """Which dead letters to bring back; everything that is given must hold."""
+
+
+class DiscardRequest(DeadRequest, forbid_unknown_fields=True, omit_defaults=True, gc=False, kw_only=True):
+    """Which dead letters to delete for good; everything that is given must hold. It must name something, or say
+    `all`."""
+
+
+class Replayed(Struct, omit_defaults=True, gc=False):
+    """How many dead letters were brought back."""
+
+    replayed: Annotated[int, Meta(description="0 in a dry run", extra_json_schema={"minimum": 0})]
+    matched: Annotated[int | None, Meta(description="in a dry run: how many match, as far as `limit`")] = None
+    sample_ids: Annotated[list[str], Meta(description="in a dry run: of up to ten of those")] = []

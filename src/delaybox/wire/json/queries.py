@@ -1,4 +1,4 @@
-"""The query strings of ``/v1``, and the filter of a replay -> domain. An unknown parameter is refused by name."""
+"""The query strings of ``/v1``, and the filters of changes of many -> domain. What is unknown is refused by name."""
 
 from __future__ import annotations
 
@@ -53,8 +53,6 @@ _MEANT = {
     "from": "due_from",
     "to": "due_to",
 }
-
-_read_replay = JsonReader(types.ReplayRequest, where="a field of a replay")
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,24 +128,16 @@ def parse_none(query: bytes) -> None:
     fields_of(query, (), {})
 
 
-def parse_replay(body: bytes) -> tuple[TaskQuery, int]:
-    """The body of ``POST /v1/dead/replay``: which, and how many at most. InvalidTask."""
-    asked = _read_replay(body)
-    _read_replay.check_names(body, asked)
-    limit = DEFAULT_REPLAY if asked.limit is None else whole("limit", asked.limit)
-    if not 1 <= limit <= MAX_REPLAY:
-        raise InvalidTask("limit", f"limit {limit} is not in range; give a number from 1 to {MAX_REPLAY}")
-    return _filter(asked), limit
-
-
 _read_cancel_many = JsonReader(bulk_types.CancelManyRequest, where="a field of a selection of tasks")
 _read_reschedule_many = JsonReader(bulk_types.RescheduleManyRequest, where="a field of a selection of tasks")
 _read_selection = JsonReader(bulk_types.SelectionRequest, where="a field of a selection of tasks")
+_read_replay = JsonReader(bulk_types.ReplayRequest, where="a field of a replay")
+_read_discard = JsonReader(bulk_types.DiscardRequest, where="a field of a selection of dead letters")
 
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """Which pending tasks are to be changed, how many at most (0: all), and whether only to count."""
+    """Which tasks are to be changed, how many at most (0: all), and whether only to count."""
 
     wanted: TaskQuery
     limit: int
@@ -178,10 +168,37 @@ def parse_run_many(body: bytes) -> Chosen:
     return _chosen(asked)
 
 
+def parse_replay(body: bytes) -> Chosen:
+    """The body of ``POST /v1/dead/replay``. InvalidTask."""
+    asked = _read_replay(body)
+    _read_replay.check_names(body, asked)
+    return _dead(asked)
+
+
+def parse_discard(body: bytes) -> Chosen:
+    """The body of ``POST /v1/dead/discard``. InvalidTask, also where it names nothing: what it deletes is gone."""
+    asked = _read_discard(body)
+    _read_discard.check_names(body, asked)
+    chosen = _dead(asked)
+    if chosen.wanted == TaskQuery() and not asked.all:
+        raise InvalidTask(
+            "body", "body names no dead letters; give queue, labels, group and so on, or all true for every one"
+        )
+    return chosen
+
+
+def _dead(asked: bulk_types.DeadRequest) -> Chosen:
+    limit = DEFAULT_REPLAY if asked.limit is None else whole("limit", asked.limit)
+    if not 1 <= limit <= MAX_REPLAY:
+        raise InvalidTask("limit", f"limit {limit} is not in range; give a number from 1 to {MAX_REPLAY}")
+    found = _filter(asked)
+    if asked.all and found != TaskQuery():
+        raise InvalidTask("all", "all is given with a filter; give one of them")
+    return Chosen(found, limit, bool(asked.dry_run))
+
+
 def _chosen(asked: bulk_types.SelectionRequest) -> Chosen:
     found = _filter(asked)
-    if asked.group is not None:
-        found = replace(found, group=group_of("group", asked.group))
     if asked.state is not None:
         if asked.state not in bulk_types.PENDING_STATES:
             raise InvalidTask("state", f"state {show(asked.state)} is not one of pending tasks; use scheduled or ready")
@@ -201,12 +218,13 @@ def _chosen(asked: bulk_types.SelectionRequest) -> Chosen:
     return Chosen(found, limit, bool(asked.dry_run))
 
 
-def _filter(asked: bulk_types.SelectionRequest | types.ReplayRequest) -> TaskQuery:
+def _filter(asked: bulk_types.SelectionRequest | bulk_types.DeadRequest) -> TaskQuery:
     found = TaskQuery(
         queue=None if asked.queue is None else queue_of("queue", asked.queue),
         type=None if asked.type is None else type_of("type", asked.type),
         name=None if asked.function is None else function_of("function", asked.function),
         labels=labels_of(asked.labels or {}),
+        group="" if asked.group is None else group_of("group", asked.group),
     )
     if asked.due_from is not None:
         found = replace(found, due_from_ms=_moment("due_from", asked.due_from))

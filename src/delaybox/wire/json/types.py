@@ -10,7 +10,6 @@ from typing import Annotated, Any, Final
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from delaybox.core.limits import (
-    DEFAULT_REPLAY,
     GROUP,
     LABEL,
     MAX_ATTEMPTS,
@@ -23,7 +22,6 @@ from delaybox.core.limits import (
     MAX_LABEL_VALUE,
     MAX_LABELS,
     MAX_NAME,
-    MAX_REPLAY,
     MIN_DUE_MS,
     QUEUE,
 )
@@ -31,7 +29,7 @@ from delaybox.core.localtime import MAX_ZONE
 from delaybox.core.task import DELIVERY_MODES
 from delaybox.wire.json.failure_types import FailedAttempt
 from delaybox.wire.json.key_types import OnConflictIn, UniqueWhileIn
-from delaybox.wire.json.share_types import Cost, FairnessKey, FairnessWeight, FunctionName, Group, Prefers, Requires
+from delaybox.wire.json.share_types import Cost, FairnessKey, FairnessWeight, Group, Prefers, Requires
 from delaybox.wire.json.webhook_types import CloudEvents, OnFailure, OnSuccess, RetryOn, WebhookMethod, WebhookUrl
 
 TYPES: Final = ("pub_sub", "shell", "http", "worker")
@@ -313,23 +311,6 @@ class ChangeRequest(Struct, forbid_unknown_fields=True, omit_defaults=True, gc=F
     labels: Labels = None
 
 
-class ReplayRequest(Struct, forbid_unknown_fields=True, omit_defaults=True, gc=False):
-    """Which dead letters to bring back; everything that is given must hold."""
-
-    queue: Annotated[str | None, Meta(extra_json_schema={"pattern": QUEUE_PATTERN})] = None
-    type: Annotated[str | None, Meta(extra_json_schema={"enum": [*TYPES, None]})] = None
-    function: FunctionName = None
-    labels: Labels = None
-    due_from: DueFrom = None
-    due_to: DueTo = None
-    limit: Annotated[
-        int | float | None,
-        Meta(
-            description=f"at most this many; {DEFAULT_REPLAY:,} unless given", extra_json_schema=_whole(1, MAX_REPLAY)
-        ),
-    ] = None
-
-
 class Result(Struct, omit_defaults=True, gc=False):
     """What a finished task left."""
 
@@ -475,12 +456,6 @@ class Moved(Struct, gc=False):
     id: Id
     due: Moment
     due_ms: Millis
-
-
-class Replayed(Struct, gc=False):
-    """How many dead letters were brought back."""
-
-    replayed: Count
 
 
 class Step(Struct, gc=False):

@@ -272,12 +272,20 @@ class V1:
     async def replay(self, scope: Scope, headers: Headers, receive: Receive) -> Reply:
         queries.parse_none(scope["query_string"])
         await self._service.replay(scope["params"]["id"])
-        return Reply(types.Replayed(1))
+        return Reply(bulk_types.Replayed(1))
 
     async def replay_many(self, scope: Scope, headers: Headers, receive: Receive) -> Reply:
         queries.parse_none(scope["query_string"])
-        wanted, limit = queries.parse_replay(await self._bodies.read_json(headers, receive))
-        return Reply(types.Replayed(await self._service.replay_many(wanted, limit=limit)))
+        chosen = queries.parse_replay(await self._bodies.read_json(headers, receive))
+        done = await self._service.bulk.replay(_selection(chosen))
+        if chosen.dry_run:
+            return Reply(bulk_types.Replayed(0, done.matched, done.sample))
+        return Reply(bulk_types.Replayed(done.changed))
+
+    async def discard_many(self, scope: Scope, headers: Headers, receive: Receive) -> Reply:
+        queries.parse_none(scope["query_string"])
+        chosen = queries.parse_discard(await self._bodies.read_json(headers, receive))
+        return _changed(await self._service.bulk.discard(_selection(chosen)))
 
     async def discard(self, scope: Scope, headers: Headers, receive: Receive) -> Reply:
         queries.parse_none(scope["query_string"])
