@@ -345,3 +345,26 @@ async def test_where_a_lone_task_is_due_the_rules_of_its_own_queue_hold(bench: B
     await Rules(lab.store).set("*", QueueRules(concurrency=1), whole=True)
     assert await claimed("news") == 0, "what holds for all others holds for it"
     assert await lab.problems() == []
+
+
+async def test_a_lone_task_takes_the_short_way_while_what_is_held_has_no_permits(bench: Bench) -> None:
+    """What a limited queue holds back costs the claims of other queues nothing, until its time has come."""
+    lab = bench.lab
+    await bench.set(rate=rate_of("1/s"))
+    await lab.add(*(call() for _ in range(3)))
+    assert len(await bench.claim(guest=True)) == 1
+
+    async def lone() -> tuple[int, int, int]:
+        """Tasks, when to look again after so many ms, and commands of the claim."""
+        await lab.add(call("post"))
+        before = (await lab.client.info("stats"))["total_commands_processed"]
+        claimed = await lab.claim(types="w", guest=True, slots=10)
+        after = (await lab.client.info("stats"))["total_commands_processed"]
+        return len(leased(claimed)), claimed.next_due_ms - lab.now, after - before
+
+    tasks, again_ms, held = await lone()
+    assert (tasks, 0 < again_ms <= 1_001) == (1, True), "the queue is looked at when its permit is free again"
+    await lab.move(1_001)
+    tasks, _, long = await lone()
+    assert tasks == 2 and held < long / 2, (held, long)
+    assert await lab.problems() == []

@@ -118,14 +118,23 @@ end
 -- What the reply names of one that was fired.
 function ends.named(rec, body) return ARGV[16] == 'r' and rec or sub(rec, 1, body - 1) end
 
+-- Whether what is held back stays so for now; held: when it is looked at again (ms; nil: not by time).
+function ends.rests()
+  for _, key in ipairs({ T .. ':held', T .. ':held:keys' }) do
+    local at = tonumber(redis.call('ZRANGE', key, 0, 0, 'WITHSCORES')[2] or '')
+    if at and at < 1e15 and (not ends.held or at < ends.held) then ends.held = at end
+  end
+  return not ends.held or ends.held > now
+end
+
 -- Most claims find nothing due or one task: nothing of what stands below is even made for these, because that takes as long as all else.
--- Where keys take turns, something is held back or ready, or the task's queue has rules, it is.
+-- Where keys take turns, something is ready or may have permits again, or the task's queue has rules, it is.
 ends.active = {}
 for letter in string.gmatch(types .. (channel ~= '' and 'p' or ''), '.') do
   ends.active[#ends.active + 1], ends.active[#ends.active + 2] = k_active(letter, true), k_active(letter, false)
 end
 if (slots > 1 or channel ~= '') and most > 1 and (ARGV[15] == '' or ARGV[15] == 's') and not ends.read[7]
-  and (not ends.read[6] or redis.call('EXISTS', T .. ':held', T .. ':held:keys') == 0)
+  and (not ends.read[6] or ends.rests())
   and (fresh > 0 or #ends.active == 0 or redis.call('EXISTS', unpack(ends.active)) == 0) then
   local found, few, due = nil, true, -1
   for _, n in ipairs(own) do
@@ -174,6 +183,7 @@ if (slots > 1 or channel ~= '') and most > 1 and (ARGV[15] == '' or ARGV[15] == 
       ends.take_out(number, { id })
       redis.call('ZREM', K_NEAR[found], member)
     end
+    if ends.held and (due < 0 or ends.held < due) then due = ends.held end
     ends.promise(due)
     return { now, due, id and not fires and { id, rec } or {}, fires and { late } or {}, { unheard, 0, 0, trimmed, 0, 0, 0,
       alone == 4 and fresh == 0 and not ends.read[6] and 1 or 0 }, fires and { lane, 1 } or {}, {}, fires and ARGV[16] ~= '' and { id, ends.named(rec, body) } or {},
