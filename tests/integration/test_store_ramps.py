@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from delaybox.core.errors import PartAway
 from delaybox.core.limit_keys import KeyLimit
 from delaybox.core.queue import LiveRules, QueueRules, Ramp
 from delaybox.core.queue_limits import Rate, rate_of
@@ -15,7 +16,7 @@ from delaybox.engine.ownership import Ownership
 from delaybox.engine.permit_dealer import PermitDealer
 from delaybox.engine.rules import RuleReader
 from delaybox.service.rules import Rules
-from delaybox.store import keys, rules
+from delaybox.store import keys, ramps, rules
 from tests.lab import Lab, leased
 
 TWO = rate_of("2/s")
@@ -252,3 +253,30 @@ async def test_a_task_that_nobody_takes_does_not_change_the_rules_all_the_time(b
     await lab.move(60_000)
     await bench.look()
     assert await bench.ramp() is None
+
+
+async def test_while_a_partition_is_away_a_ramp_goes_on_and_other_rules_are_copied(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab = bench.lab
+    await bench.set(paused=True, resume_rate=TWO)
+    await lab.add(*(call() for _ in range(6)))
+    await lab.move(60_000)
+    await bench.set(paused=False)
+    before = await bench.ramp()
+    assert before is not None
+    await lab.move(before.until_ms + 1 - lab.now)
+
+    async def away(*_: object) -> None:
+        raise PartAway("a part of the store is on its way to another server")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ramps, "_left", away)
+        await Rules(lab.store).set("post", QueueRules(paused=True))
+        await bench.look()
+        assert bench.live.of("post").paused and await bench.ramp() == before
+        copied = await lab.client.hget(keys.clock(lab.tag), "rules")
+        assert int(copied) == bench.live.version
+    await bench.look()
+    after = await bench.ramp()
+    assert after is not None and after.until_ms > before.until_ms, "nobody has taken any"

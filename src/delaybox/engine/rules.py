@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import replace
 
+from delaybox.core.errors import PartAway
 from delaybox.core.queue import LiveRules
 from delaybox.engine.ownership import Ownership
 from delaybox.store import ramps, rules
@@ -51,7 +52,11 @@ class RuleReader:
             if before is None or before.until_ms > now:
                 continue
             own = replace(one.rules, ramp=None)
-            after = await ramps.ramp(self._store, stored, queue, own, before.since_ms, now)
+            try:
+                after = await ramps.ramp(self._store, stored, queue, own, before.since_ms, now)
+            except PartAway:
+                # It is not known what is left there. The ramp goes on until it is; other rules are copied meanwhile.
+                continue
             if after is not None:
                 after = replace(after, until_ms=max(after.until_ms, now + _longer_ms(now - after.since_ms)))
             new = rules.encode(replace(own, ramp=after), one.newer)
