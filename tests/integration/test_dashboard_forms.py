@@ -49,6 +49,12 @@ class Fails:
         report(batch, Failed("no", retryable=False))
 
 
+def fields_of(page: str) -> dict[str, str]:
+    """The rules in the form of a queue's page, as a browser would send them."""
+    found = re.findall(r'<input [^>]*name="((?:was-)?[a-z_]+)" value="([^"]*)"', page)
+    return {name: html.unescape(value) for name, value in found if name != "form"}
+
+
 async def dead(service: Service, store: Store, *tasks: NewTask) -> None:
     """Dead letters."""
     before = (await service.counts()).dead
@@ -83,10 +89,42 @@ async def test_a_form_that_meets_no_store_says_so_and_leads_back_to_its_page(mak
         status, _, text = await asyncio.to_thread(visitor.post, "/dashboard/schedule", given)
         assert status == 503 and "typed with &lt;care&gt;" in text and 'value="2h"' in text
         assert "send it again" in text and "two such tasks" in text
+        given = {
+            "form": form,
+            "was-rate": "=5/s",
+            "rate": "9/s",
+            "was-weight": "=",
+            "weight": "2",
+            "was-burst": "=3",
+            "burst": "3",
+        }
+        status, _, text = await asyncio.to_thread(visitor.post, "/dashboard/queues/mail/rules", given)
+        assert status == 503 and "send it again when the store is back" in text and "data-away" not in text
+        own.start()
+        again = {"form": form, **fields_of(text)}
+        assert (again["was-rate"], again["rate"], again["weight"]) == ("=5/s", "9/s", "2")
+        status, _, _ = await asyncio.to_thread(visitor.post, "/dashboard/queues/mail/rules", again)
+        _, _, text = await asyncio.to_thread(visitor.get, "/dashboard/queues/mail")
+        shown = fields_of(text)
+        assert (status, shown["rate"], shown["weight"], shown["burst"]) == (303, "9/s", "2.0", ""), "as it was sent"
+        own.kill()
         # What can be asked for again shows itself when the store is back.
         status, _, text = await asyncio.to_thread(visitor.get, "/dashboard/dead")
         assert status == 503 and 'data-away=""' in text
         own.start()
+
+
+async def test_a_form_of_rules_that_did_not_fit_sets_all_that_it_says_when_it_is_corrected(visitor: Visitor) -> None:
+    form = await asyncio.to_thread(visitor.form_of, "/dashboard/queues/mail")
+    _, _, text = await asyncio.to_thread(visitor.get, "/dashboard/queues/mail")
+    given = {"form": form, **fields_of(text), "weight": "2", "rate": "often", "timeout": "30s"}
+    status, _, text = await asyncio.to_thread(visitor.post, "/dashboard/queues/mail/rules", given)
+    assert status == 400 and "often" in text
+    corrected = {"form": form, **fields_of(text), "rate": "5/s"}
+    status, _, _ = await asyncio.to_thread(visitor.post, "/dashboard/queues/mail/rules", corrected)
+    _, _, text = await asyncio.to_thread(visitor.get, "/dashboard/queues/mail")
+    shown = fields_of(text)
+    assert (status, shown["rate"], shown["weight"], shown["timeout"]) == (303, "5/s", "2.0", "30s")
 
 
 async def test_a_task_is_moved_to_a_moment(visitor: Visitor, service: Service) -> None:

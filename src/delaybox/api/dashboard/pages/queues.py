@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from heapq import nlargest
 from typing import Any, Final
@@ -15,7 +15,7 @@ from delaybox.api.dashboard.frame import Frames
 from delaybox.api.dashboard.looks import Looks
 from delaybox.api.dashboard.visit import Visit
 from delaybox.api.rest.routing import Answer
-from delaybox.core.errors import InvalidTask
+from delaybox.core.errors import InvalidTask, StoreUnavailable
 from delaybox.core.limits import QUEUE
 from delaybox.core.query import QueueStats
 from delaybox.core.queue import OTHERS, QueueRules
@@ -45,12 +45,14 @@ _SPANS: Final = frozenset({"timeout", "keep_result", "key_keep"})
 
 @dataclass(frozen=True, slots=True)
 class ShownRule:
-    """``own``: the queue's own value as a form has it, "" where it has none; ``effect``: what holds."""
+    """``own``: what the form's field shows, the queue's own value or what was typed, "" where there is none; ``was``:
+    the own value that the form began with; ``effect``: what holds."""
 
     name: str
     title: str
     about: str
     own: str
+    was: str
     effect: str
 
 
@@ -99,6 +101,13 @@ class QueuePages:
             await self._service.rules.set(name, asked.rules, clear=asked.clear)
         except InvalidTask as error:
             return await self._one(visit, problem=str(error), status=400)
+        except StoreUnavailable as error:
+            # Whoever has typed it shall not have to type it again.
+            why = f"{error}. The form below is as you sent it: send it again when the store is back."
+            return self._frames.page(
+                visit, "queue.html", status=503, away=True, name=name, others=OTHERS, problem=why, newer=(),
+                has_own=False, rules=_rules({}, {}, visit.form),
+            )  # fmt: skip
         return self._frames.done(visit, _path(name), "The rules are in force." if body else "Nothing was changed.")
 
     async def pause(self, visit: Visit) -> Answer:
@@ -134,7 +143,7 @@ class QueuePages:
         lanes = [q for q in found if q.queue == name or (name == OTHERS and q.waits)]
         return self._frames.page(
             visit, "queue.html", status=status, name=name, problem=problem, rules=_rules(own, effect, given),
-            paused=bool(shown.effect.paused), ramp=shown.effect.ramp, pace=shown.effect.pace,
+            away=False, paused=bool(shown.effect.paused), ramp=shown.effect.ramp, pace=shown.effect.pace,
             waits=_sentence(shown.waits), newer=shown.newer, lanes=lanes[:MOST], others=OTHERS,
             more=max(0, len(lanes) - MOST),
             has_own=bool(own), type_names=rendering.NAME_OF_TYPE, running=sum(q.in_flight for q in lanes),
@@ -168,17 +177,14 @@ def _plain(rules: QueueRules) -> dict[str, Any]:
     return found
 
 
-def _rules(own: dict[str, Any], effect: dict[str, Any], given: Any) -> list[ShownRule]:
+def _rules(own: Mapping[str, Any], effect: Mapping[str, Any], given: Mapping[str, str]) -> list[ShownRule]:
+    """``given``: the form as it was sent, where it is shown again; it is still compared with what it began with."""
     found = []
     for field in QueueRulesRequest.__struct_fields__:
         title, about = _ABOUT.get(field, (field.replace("_", " ").capitalize(), ""))
-        value = effect.get(field)
-        found.append(
-            ShownRule(
-                field, title, about, given.get(field, _form_text(field, own.get(field))),
-                _form_text(field, value) if value is not None else "",
-            )
-        )  # fmt: skip
+        was = given.get(f"was-{field}", "=" + _form_text(field, own.get(field))).removeprefix("=")
+        shown = _form_text(field, effect.get(field))
+        found.append(ShownRule(field, title, about, given.get(field, was), was, shown))
     return found
 
 
