@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from delaybox.core import ids
 from delaybox.core.lane import lane_of
 from delaybox.core.limit_keys import KeyLimit, name_of
 from delaybox.core.queue import LiveRules, QueueRules
@@ -15,6 +16,7 @@ from delaybox.core.task import DeliveryMode, NewTask, OnConflict, Priority, Task
 from delaybox.engine.clock_estimate import Clocks
 from delaybox.engine.ownership import Ownership
 from delaybox.engine.permit_dealer import PermitDealer
+from delaybox.service import Service
 from delaybox.service.rules import Rules
 from delaybox.store import keys, permits, rules
 from delaybox.store.lanes import queues
@@ -174,6 +176,48 @@ async def test_what_is_cancelled_or_moved_does_not_keep_others_waiting(bench: Be
     await bench.settle(sweep=True)
     assert not await lab.client.exists(keys.permits(lab.tag), keys.ledger(lab.tag))
     assert await lab.problems() == []
+
+
+@pytest.mark.parametrize("how", ["cancel", "reschedule", "update", "replace"])
+async def test_what_goes_without_a_claim_stands_apart_no_more(bench: Bench, how: str) -> None:
+    """Else it would count among what waits, and draw permits, for as long as its key has no room."""
+    lab, store = bench.lab, bench.lab.store
+    await bench.set(KeyLimit(by=BY, concurrency=1), KeyLimit(by="group", concurrency=1))
+    # The label of some is found in a body that lies apart.
+    parts: list[dict[str, Any]] = [{}, {"payload": random.randbytes(9_000)}, {"priority": Priority.CRITICAL}]
+    runs = (await lab.add(call("acme")))[0]
+    assert await bench.claim(LEASE) == [runs]
+    tasks = [await _put(lab, n, "acme", **parts[n % 3]) for n in range(9)]
+    assert await bench.claim() == []
+    assert await _apart(lab) == set(tasks)
+    far = lab.now + 100_000
+    for n, task_id in enumerate(tasks):
+        if how == "cancel":
+            assert await store.cancel([task_id]) == ["cancelled"]
+        elif how == "reschedule":
+            await store.reschedule(task_id, due_ms=far)
+        elif how == "replace":
+            assert await _put(lab, n, "other", delay_ms=100_000) == task_id
+        else:
+            await Service(store).update(ids.render(task_id), labels={}, due_ms=far)
+        assert await _apart(lab) == set(tasks[n + 1 :])
+        assert await lab.problems() == []
+    assert not await lab.client.exists(keys.apart(lab.tag), keys.held_keys(lab.tag))
+    (mail,) = [q for q in await queues(store) if q.queue == "mail"]
+    assert (mail.ready, mail.in_flight) == (0, 1)
+
+
+async def _put(lab: Lab, n: int, customer: str, **parts: Any) -> bytes:
+    """Stores a task, or puts it in place of that with the same number."""
+    d = draft(call(customer, idempotency_key=f"k{n}", on_conflict=OnConflict.REPLACE, **parts))
+    (answers,) = await lab.store.schedule([Batch(0, [d], d.replace)])
+    assert not isinstance(answers, BaseException), answers
+    return answers[0].task_id
+
+
+async def _apart(lab: Lab) -> set[bytes]:
+    sets = await lab.client.zrange(keys.apart(lab.tag), 0, -1)
+    return {one for member in sets for one in await lab.client.zrange(keys.waits(lab.tag, member), 0, -1)}
 
 
 async def test_without_the_limit_all_of_them_begin(bench: Bench) -> None:

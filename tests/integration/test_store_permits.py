@@ -368,3 +368,28 @@ async def test_a_lone_task_takes_the_short_way_while_what_is_held_has_no_permits
     tasks, _, long = await lone()
     assert tasks == 2 and held < long / 2, (held, long)
     assert await lab.problems() == []
+
+
+@pytest.mark.parametrize("how", ["acked", "kept"])
+async def test_a_permit_of_a_holder_that_died_is_back_soon_though_the_clock_was_set_back(
+    bench: Bench, how: str
+) -> None:
+    """It was acked before it was handed out: without its holder nothing but time brings the permit back."""
+    lab = bench.lab
+    await bench.set(concurrency=1)
+    first, second = await lab.add(*(call(delivery=DeliveryMode.AT_MOST_ONCE) for _ in range(2)))
+    lease = (20_000).to_bytes(4, "big") + b"l" * 16
+    await lab.claim(types="w")
+    await bench.settle()
+    assert list(leased(await lab.claim(lease, types="w"))) == [first]
+    await lab.store.ack(0, lease, [first])
+    if how == "kept":
+        await lab.store.runner.run(permits.keep_call(lab.store, 0, [(b"mail", first)], 30_000))
+    await lab.move(-1_800_000)
+    # By this clock it is not due yet.
+    await lab.store.reschedule(second, due_ms=lab.now)
+    await bench.settle(sweep=True)
+    assert await bench.claim() == {}, "its holder may live"
+    await lab.move(20_001 if how == "acked" else 30_001)
+    assert list(await bench.claim()) == [second]
+    assert await lab.problems() == []

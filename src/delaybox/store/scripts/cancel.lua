@@ -19,6 +19,9 @@
 --@include lib/turns.lua
 --@include lib/hint.lua
 --@include lib/place.lua
+--@include lib/limit_keys.lua
+--@include lib/permits.lua
+--@include lib/apart.lua
 --@include lib/finish.lua
 --@include lib/leased.lua
 --@include lib/find.lua
@@ -38,14 +41,17 @@ for i = 7, #ARGV do
     elseif kind == 'ok' then
       local home, lane = math.floor(id_due(id) / W), rec_lane(rec, at)
       local key = is_keyed(flags) and rec_key(rec, at)
-      local err = guard({ req, k_bucket(home), k_bucket(math.floor(due / W)), K_BUCKETS, K_NEAR[near_of(flags, lane)], K_NEAR[8 + flags % 4],
-        k_ready(lane, flags % 4 == 0), k_idem(key or ''), k_cancelled(id), k_body(id), K_GROUPS })
+      local keys = { req, k_bucket(home), k_bucket(math.floor(due / W)), K_BUCKETS, K_NEAR[near_of(flags, lane)], K_NEAR[8 + flags % 4],
+        k_ready(lane, flags % 4 == 0), k_idem(key or ''), k_cancelled(id), k_body(id), K_GROUPS }
+      local sets = apart.of(id, rec, at, flags, keys)
+      local err = guard(keys)
       if err then return err end
       forget(id, rec, flags, at, idem_ttl)
       if key then retire(id, key, ending.keep(rec, at, idem_ttl), free) end
       redis.call('HDEL', k_bucket(home), id)
       if redis.call('EXISTS', k_bucket(home)) == 0 then redis.call('ZREM', K_BUCKETS, home) end
       unhint(id, rec, flags, at, due, W)
+      apart.leave(id, sets)
       reply[#reply + 1] = 'cancelled'
       cancelled = true
     else

@@ -14,10 +14,11 @@
 --@include lib/turns.lua
 --@include lib/permits.lua
 local now, keep_ms, had = now_ms(), tonumber(ARGV[1]), 0
-local keys = { permits().K, K_LIMITED, permits().HELD, permits().APART, permits().HELD_KEYS }
+local keys = { K_CLOCK, permits().K, K_LIMITED, permits().HELD, permits().APART, permits().HELD_KEYS }
 for i = 2, #ARGV, 2 do keys[#keys + 1] = permits().k_used('c' .. ARGV[i]) end
 local err = guard(keys)
 if err then return err end
+if keep_ms > 0 then permits().note_kept(keep_ms) end
 for i = 2, #ARGV, 2 do
   local queue, id = ARGV[i], ARGV[i + 1]
   if keep_ms > 0 then

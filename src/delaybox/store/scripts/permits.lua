@@ -9,7 +9,7 @@
 --       it could use, by when the first that waits is ordered ms, 1 = permits were given back here, when the next comes free by
 --       time ms (-1 none)} ...}
 -- ERRORS TRYAGAIN (nothing written)
--- BOUND 200 pools asked for; a sweep takes 300 a call; 1,000 lanes of a queue; stamps 1,000 permits of rates anew
+-- BOUND 200 pools asked for; a sweep takes 300 a call; 1,000 lanes of a queue; stamps 1,000 permits anew
 --@include lib/time.lua
 --@include lib/keys.lua
 --@include lib/record.lua
@@ -109,16 +109,17 @@ local function forget_strays(key)
   if #gone > 0 then redis.call('ZREM', key, unpack(gone)) end
 end
 
--- A permit of a rate is in use for the rule's time at most. What is stamped with a later moment was used while a slower rate held, or
--- before the clock was set back: its queue would stand still for as long as that interval was, or that step.
+-- A permit of a rate is in use for the rule's time at most, and that of a task that was acked first for as long as its holder asks for.
+-- What is stamped with a later moment was used while a slower rate held, or before the clock was set back: its queue would stand still for
+-- as long as that interval was, or that step.
 local unstamped = 1000
 local function stamp_anew(key, latest)
-  local ids = redis.call('ZRANGE', key, '(' .. int(latest), '+inf', 'BYSCORE', 'LIMIT', 0, unstamped)
+  local ids = redis.call('ZRANGE', key, '(' .. int(latest), '(+inf', 'BYSCORE', 'LIMIT', 0, unstamped)
   unstamped = unstamped - #ids
   for _, id in ipairs(ids) do redis.call('ZADD', key, 'XX', latest, id) end
 end
 
-local touched, reports = {}, {}
+local touched, reports, kept = {}, {}, nil
 for _, pool in ipairs(order) do
   local one, queue = asked[pool], sub(pool, 2)
   local limit
@@ -129,7 +130,11 @@ for _, pool in ipairs(order) do
   local before = b.budget
   if one.seq and one.seq > b.seq and now <= one.good then b.budget, b.seq, b.upto = one.budget, one.seq, 0 end
   if one.cap and one.cap >= 0 then b.cap, b.upto = one.cap, now + CAP_MS end
-  if one.sweep and byte(pool) == 99 then forget_strays(key) end
+  if one.sweep and byte(pool) == 99 then
+    forget_strays(key)
+    kept = kept or permits().kept_ms()
+    stamp_anew(key, now + kept)
+  end
   redis.call('ZREMRANGEBYSCORE', key, '-inf', '(' .. int(now))
   if limit and limit.hold > 0 then stamp_anew(key, now + limit.hold) end
   local used = redis.call('ZCARD', key)

@@ -21,6 +21,9 @@
 --@include lib/turns.lua
 --@include lib/hint.lua
 --@include lib/place.lua
+--@include lib/limit_keys.lua
+--@include lib/permits.lua
+--@include lib/apart.lua
 --@include lib/leased.lua
 --@include lib/find.lua
 --@include lib/newborn.lua
@@ -71,6 +74,7 @@ for i = 6, #ARGV, 6 do
     end
     if pending then labels.touch(labels.of(old, there, at, flags), keys) end
     labels.touch(labels.of(mine, rec, new_at, new_flags), keys)
+    local sets = pending and apart.of(old, there, at, flags, keys)
     err = guard(keys)
     if err then return err end
     if longest > 0 then rec = ext_set(rec, new_at, new_flags, EXT_WAITING, u48(since)) end
@@ -80,6 +84,7 @@ for i = 6, #ARGV, 6 do
       local _, _, deliveries = rec_counters(there)
       rec = rec_build(rec, new_at, new_flags, 0, 0, deliveries, due)
       unhint(old, there, flags, at, old_due, W)
+      apart.leave(old, sets)
     elseif where == 'lease' then
       local marked, marked_flags = without_key(there, at, flags)
       redis.call('HSET', k_lease(lid), old, ext_set(marked, at, marked_flags, EXT_SUPERSEDED, mine))

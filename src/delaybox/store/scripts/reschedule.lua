@@ -17,6 +17,9 @@
 --@include lib/turns.lua
 --@include lib/hint.lua
 --@include lib/place.lua
+--@include lib/limit_keys.lua
+--@include lib/permits.lua
+--@include lib/apart.lua
 --@include lib/leased.lua
 --@include lib/find.lua
 local now = now_ms()
@@ -37,12 +40,15 @@ for i = 7, #ARGV do
     if how == 'delay' then to = now + value end
     if how ~= 'keep' then to = math.min(math.max(to, now), MAX_DUE) end
     local lane, home = rec_lane(rec, at), math.floor(id_due(id) / W)
-    local err = guard({ k_bucket(home), k_bucket(math.floor(due / W)), k_bucket(math.floor(to / W)), K_BUCKETS, K_CLOCK,
-      k_ready(lane, flags % 4 == 0), unpack(K_NEAR, 0, 11) })
+    local keys = { k_bucket(home), k_bucket(math.floor(due / W)), k_bucket(math.floor(to / W)), K_BUCKETS, K_CLOCK,
+      k_ready(lane, flags % 4 == 0), unpack(K_NEAR, 0, 11) }
+    local sets = apart.of(id, rec, at, flags, keys)
+    local err = guard(keys)
     if err then return err end
     local new_flags = priority >= 0 and flags - flags % 4 + priority or flags
     local attempt, losses, deliveries = rec_counters(rec)
     unhint(id, rec, flags, at, due, W)
+    apart.leave(id, sets)
     -- A task that was moved by hand may be put off for the whole time again.
     if how ~= 'keep' then rec = EXT.due_anew(ext_set(rec, at, flags, EXT_SNOOZED, nil), at, flags) end
     place(id, rec_build(rec, at, new_flags, attempt, losses, deliveries, to), new_flags, lane, to, W, c)

@@ -17,6 +17,9 @@
 --@include lib/turns.lua
 --@include lib/hint.lua
 --@include lib/place.lua
+--@include lib/limit_keys.lua
+--@include lib/permits.lua
+--@include lib/apart.lua
 --@include lib/leased.lua
 --@include lib/find.lua
 local now = now_ms()
@@ -37,10 +40,12 @@ local keys = { k_bucket(home), k_bucket(math.floor(due / W)), k_bucket(math.floo
   k_ready(lane, flags % 4 == 0), unpack(K_NEAR, 0, 11) }
 labels.touch(labels.of(id, rec, at, flags), keys)
 labels.touch(labels.of(id, ARGV[5], new_at, new_flags), keys)
+local sets = apart.of(id, rec, at, flags, keys)
 local err = guard(keys)
 if err then return err end
 local c = clock(now)
 unhint(id, rec, flags, at, due, W)
+apart.leave(id, sets)
 if ARGV[6] ~= '' then redis.call('SET', k_body(id), ARGV[6]) end
 labels.leave(labels.of(id, rec, at, flags))
 labels.enter(labels.of(id, ARGV[5], new_at, new_flags))

@@ -367,6 +367,14 @@ local function use_keys(id, delivery, now, leased)
 end
 
 local freed = {}
+-- For how long (ms) permits of tasks that were acked first are kept at most: the longest that a holder asked for.
+local LONGEST = 3600000
+function permits.kept_ms() return tonumber(redis.call('HGET', K_CLOCK, 'kept') or '') or LONGEST end
+function permits.note_kept(ms)
+  local known = tonumber(redis.call('HGET', K_CLOCK, 'kept') or '')
+  if not known or ms > known then redis.call('HSET', K_CLOCK, 'kept', ms) end
+end
+
 -- A record on its way out of a lease gives its permit back. once_ms: it was to be handed out at most once, and is acked before; so
 -- it has its permit for this long, unless its holder extends that. Returns the record as it may stand elsewhere.
 local function give_back(id, rec, now, once_ms)
@@ -374,6 +382,7 @@ local function give_back(id, rec, now, once_ms)
   local kind, flags, _, at = rec_head(id, rec)
   if kind ~= 'ok' then return rec end
   local once = once_ms and ext_get(rec, at, flags, EXT_ONCE)
+  if once then permits.note_kept(once_ms) end
   local function back(name)
     if once then
       redis.call('ZADD', k_used('c' .. name), 'XX', now + once_ms, id)
