@@ -38,10 +38,14 @@ class Caller:
         self.now_ms = 0
         self.placement = Placement(name, store.partitions)
         self.calls = WorkerCalls(
-            store, self.placement, name, lambda: self.now_ms, self.claimed.append, lambda lane: self.free(lane)
+            store, self.placement, name, lambda: self.now_ms, self.claim, lambda lane: self.free(lane)
         )
         self.wakeups = Wakeups(store, self)
         self.wakeups.want(left=[0])
+
+    def claim(self, partition: int) -> bool:
+        self.claimed.append(partition)
+        return self.room > 0
 
     def free(self, lane: bytes) -> int:
         return self.room if lane in self.lanes else 0
@@ -120,6 +124,9 @@ async def test_what_neither_of_two_takes_all_are_called_to_that_run_it(callers: 
     await callers.over()
     # Those that were called look by themselves, and the others have no room, or run something else.
     assert {name for name, one in found.items() if one.claimed} == {*pair, "c"}
+    # Who has no room does not stay: it would call others to what it hears of.
+    staying = {name for name, one in found.items() if one.calls.helping.partitions}
+    assert staying == {name for name in (*pair, "c") if found[name].room}
 
 
 async def test_all_are_called_to_a_lane_in_a_partition_once_in_a_while(

@@ -43,8 +43,9 @@ async def publish(store: Store, channel: str, message: str) -> None:
 
 
 class WorkerCalls:
-    """The calls for WORKER tasks. ``claim`` is called with a partition from which this member's guests are to claim;
-    ``free``: how many more tasks of a lane they can take; ``changed``: those of ``helping`` are others now."""
+    """The calls for WORKER tasks. ``claim`` is called with a partition from which this member's guests are to claim,
+    and answers whether one has room; ``free``: how many more tasks of a lane they can take; ``changed``: the partitions
+    of ``helping`` are others now."""
 
     def __init__(
         self,
@@ -52,7 +53,7 @@ class WorkerCalls:
         placement: Placement,
         member_id: str,
         now_ms: Callable[[], int],
-        claim: Callable[[int], None],
+        claim: Callable[[int], bool],
         free: Callable[[bytes], int],
         changed: Callable[[], None] = lambda: None,
     ) -> None:
@@ -144,9 +145,7 @@ class WorkerCalls:
             self._claim_at(partitions)
 
     def _claim_at(self, partitions: Sequence[int]) -> None:
-        for p in partitions:
-            self._claim(p)
-        self.helping.begin(partitions)
+        self.helping.begin([p for p in partitions if self._claim(p)])
 
     def _begin(self, task: asyncio.Task[None]) -> None:
         self._tasks.add(task)

@@ -134,10 +134,10 @@ class Tracker:
         """Ready work waits there, whoever claims there as a rule. It is claimed as soon as there is room, and for
         ``stay_ms`` also what others do not claim of what is known to come due there, again and again while there is
         such work."""
-        self._stays.begin(partition, self._clock.now_ms(), stay_ms)
         if self._taker.free - (self._asked.count if self._asked.fewer else 0) <= 0:
             self._hungry.add(partition)
             return
+        self._stays.begin(partition, self._clock.now_ms(), stay_ms)
         self._called.add(partition)
         self._look[partition], self._learned[partition] = 0.0, self._beside.number()
         self._timer.wake()

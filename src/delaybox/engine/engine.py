@@ -372,9 +372,8 @@ class Engine:
         """WORKER tasks wait in the partition for a member with room (`listener.WakeupReceiver`)."""
         self._calls.left(seed, waiting, partitions)
 
-    def _claim_for_guests(self, partition: int) -> None:
-        for guest in self._guests:
-            guest.call(partition)
+    def _claim_for_guests(self, partition: int) -> bool:
+        return True in [guest.call(partition) for guest in self._guests]
 
     def ready(self, partition: int) -> None:
         """Due work was left in the partition for members that serve it (`listener.WakeupReceiver`)."""

@@ -89,9 +89,10 @@ class Guest:
         """Tasks that were claimed and are on their way to the target."""
         return self._on_their_way
 
-    def call(self, partition: int) -> None:
-        """Others have no room for what waits there, and maybe not for what comes next, either."""
+    def call(self, partition: int) -> bool:
+        """Others have no room for what waits there, and maybe not for what comes next, either. Whether this one has."""
         self.tracker.call(partition, stay_ms=0.0 if self._called_only else stays.STAY_MS)
+        return self.free > 0
 
     def serve(self, lanes: Sequence[bytes]) -> None:
         """Other lanes than before; `place` comes after it."""
