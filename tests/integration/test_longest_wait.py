@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import pytest
 from redis.asyncio import Redis
@@ -13,6 +14,7 @@ from delaybox.core.task import NewTask, Priority, TaskType
 from delaybox.core.waits import longest_wait_ms
 from delaybox.engine import shares
 from delaybox.service.rules import Rules
+from delaybox.store import looks
 from delaybox.store.replies import ClaimLimits
 from tests.lab import Lab
 
@@ -59,11 +61,19 @@ async def test_in_overload_every_level_keeps_its_stated_wait(lab: Lab, ready: bo
     assert slowest[Priority.HIGH] < slowest[Priority.NORMAL] < slowest[Priority.LOW]
 
 
+@pytest.mark.parametrize("each_time", [True, False], ids=["by looks", "by the first of each index"])
 async def test_the_stated_wait_holds_over_partitions_though_the_backlog_of_one_is_older(
-    client: Redis, prefix: str, monkeypatch: pytest.MonkeyPatch
+    client: Redis, prefix: str, monkeypatch: pytest.MonkeyPatch, each_time: bool
 ) -> None:
-    monkeypatch.setattr(shares, "_FRESH_MS", -1.0)
     lab = await Lab.open(client, prefix, partitions=4)
+    really = looks.look
+
+    async def look(*asked: Any) -> Any:
+        return lab.now, (await really(*asked))[1]
+
+    monkeypatch.setattr(shares, "_FRESH_MS", -1.0)
+    monkeypatch.setattr(shares, "_PLAIN_MS", -1.0 if each_time else 1e9)
+    monkeypatch.setattr(shares, "look", look)
     chooser = shares.Chooser(lab.store, LiveRules(), guest=True)
     lanes = (lane_of(TaskType.WORKER, "*", "f"),)
     due: dict[bytes, tuple[int, Priority]] = {}

@@ -26,6 +26,7 @@ from delaybox.store import looks
 from delaybox.store.fsck import fsck
 from delaybox.store.loader import ScriptCall
 from delaybox.store.record import draft
+from delaybox.store.replies import ClaimLimits
 from delaybox.store.servers import Servers
 from delaybox.store.store import Batch, Store
 from tests.engines import until
@@ -191,6 +192,38 @@ async def test_a_taker_looks_again_only_while_more_waits_than_it_has_slots_for(
     # A claim that nothing was decided for took all that it asked for.
     chooser.filled(0)
     assert await parts(4) == {0: Part(others=3)} and len(surveys) == 6
+
+
+async def test_while_a_backlog_lasts_one_look_serves_many_claims_and_a_task_in_front_is_found(
+    store: Store, surveys: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shares, "_FRESH_MS", -1.0)
+    monkeypatch.setattr(shares, "_PLAIN_MS", 1e9)
+    chooser = Chooser(store, LiveRules(), guest=True)
+    lane = lane_of(TaskType.WORKER, "*", "f")
+
+    async def taken() -> dict[int, int]:
+        parts = await chooser.parts([0, 1], lambda: 10, 250, TaskType.WORKER.value, lambda _: (lane,))
+        return {p: part.total for p, part in (parts or {}).items()}
+
+    for p in (0, 1):
+        await add(store, p, *(call(priority=Priority.NORMAL) for _ in range(100)))
+    chooser.press([0, 1])
+    assert [sum((await taken()).values()) for _ in range(5)] == [10] * 5
+    assert surveys == [store.tags[0], store.tags[1]]
+    # Its virtual deadline is 8 s earlier than those of the others.
+    await add(store, 1, call(priority=Priority.HIGH))
+    before = await taken()
+    assert surveys[2:] == [store.tags[1]] and before.get(1)
+    # A claim that brings less than it asked for: others were faster, so it is looked at again.
+    chooser.press([0, 1])
+    claims = chooser.planned(
+        [0, 1], ClaimLimits(slots=10, types="w", guest=True), {1: Part(others=10)}, lambda _: (lane,)
+    )
+    assert [p for p, _ in claims] == [0, 1]
+    chooser.gave(1, 2)
+    await taken()
+    assert surveys[3:] == [store.tags[1]]
 
 
 @pytest.mark.parametrize("served", ["default", "mail"])
