@@ -292,6 +292,10 @@ def test_a_receiver_for_development_and_a_request_by_hand(
     to.answers["/by-hand-no"] = reply(404)
     assert run("webhook", "send", to.url("/by-hand-no")).code == 1
     assert "base64" in run("webhook", "send", to.url("/"), "--secret", "x").err
+    wrong = run("webhook", "send", to.url("/"), "--timeout", "soon", "--dry-run")
+    assert wrong.code == 2 and "--timeout" in wrong.err and not wrong.out
+    wrong = run("webhook", "listen", "--port", "0", "--status", "503", "--retry-after", "soon")
+    assert wrong.code == 2 and "give seconds" in wrong.err
 
     secret = {**os.environ, "DELAYBOX_WEBHOOKS_SECRET": SECRET}
     started = subprocess.Popen(

@@ -20,7 +20,8 @@ from delaybox.core.webhook import METHODS, Webhook, WebhookRules, url_of
 from delaybox.wire import webhook_signing
 
 _SHOWN: Final = 2_000
-_LONGEST_BODY: Final = 1 << 20
+_LONGEST_BODY: Final = 16 << 20
+"""More than a node sends unless it is set so: a payload of 1 MiB is 1.4 MB within a structured event."""
 _ANYWHERE: Final = WebhookRules(enabled=True, allow=("0.0.0.0/0", "::/0"), ports=tuple(range(1, 65_536)))
 """The person at this machine may call whatever this machine reaches."""
 
@@ -35,7 +36,14 @@ def listen(
     as_json: bool,
 ) -> None:
     """Prints each request that arrives, and checks its signature where there is a secret."""
+    from delaybox.targets.http import retry_after_ms
+
     secrets = _checked(secret)
+    if retry_after is not None and retry_after_ms(retry_after, 0) is None:
+        raise ConfigError(
+            f"--retry-after {texts.line(retry_after)[:40]!r} is no wait; give seconds, such as 5, or a date as HTTP "
+            "writes it, such as 'Sun, 29 Nov 2026 12:00:00 GMT'"
+        )
     messages.as_json = as_json
     done = 0
 
@@ -123,6 +131,7 @@ def send(
     if kind and not any(name.lower() == "content-type" for name in headers):
         headers["content-type"] = kind
     asked = _ANYWHERE.check(Webhook(url, method.upper(), cloudevents=cloudevents or ""), headers, body)
+    timeout_ms = options.duration_ms("--timeout", timeout, least=1)
     now_ms = time.time_ns() // 1_000_000
     raw = _request(asked, headers, body, now_ms, _checked(secret))
     if dry_run:
@@ -133,7 +142,7 @@ def send(
         )
     import asyncio
 
-    status, answer, problem = asyncio.run(_send(asked, raw, options.duration_ms("--timeout", timeout, least=1)))
+    status, answer, problem = asyncio.run(_send(asked, raw, timeout_ms))
     if problem:
         messages.error(problem)
         raise typer.Exit(Exit.NO_SERVER)
