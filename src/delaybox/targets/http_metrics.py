@@ -53,7 +53,7 @@ _host_late = Summary(
 )
 _put_off = Counter(
     "delaybox_webhook_put_off_tasks",
-    "HTTP tasks that were handed back without a charge, because their host had no room or did not answer.",
+    "HTTP tasks that were handed back unsent and uncharged: no room, no answer lately, or a wait that was asked for.",
     registry=REGISTRY,
 )
 _closed = Gauge(
