@@ -23,7 +23,7 @@ from delaybox.core.errors import InvalidTask
 from delaybox.core.lane import lane_of
 from delaybox.core.task import NewTask, TaskType
 from delaybox.core.webhook import Webhook, WebhookRules
-from delaybox.targets.http import HttpOptions, HttpTarget
+from delaybox.targets.http import MAX_HELD_BYTES, HttpOptions, HttpTarget
 from delaybox.targets.http_client import Resolve
 from delaybox.wire import body
 from tests import rebinding
@@ -330,6 +330,7 @@ async def test_bodies_under_way_are_bounded(server: Receiver):
     server.answers["/silent"] = silent
     to = target(per_host=100)
     try:
+        assert await send(to, server.url("/first")) == [Done()]
         many = asyncio.create_task(send(to, *[server.url("/silent")] * 50, payload=b"x" * (1 << 20)))
         await until_async(lambda: len(server.to("/silent")) == 31)
         (end,) = await send(to, server.url("/large"), payload=b"x" * (1 << 20))
@@ -338,6 +339,39 @@ async def test_bodies_under_way_are_bounded(server: Receiver):
         many.cancel()
         await asyncio.gather(many, return_exceptions=True)
         assert await send(to, server.url("/large"), payload=b"x" * (1 << 20)) == [Done()]
+    finally:
+        await to.stop()
+
+
+async def test_bodies_for_hosts_that_do_not_answer_leave_room_for_those_of_others(server: Receiver):
+    """Before, they could hold all of it, and the others' came again every two seconds until time-outs."""
+    server.answers["/silent"] = silent
+    with receiver() as other:
+        to = target(per_host=100)
+        try:
+            assert await send(to, other.url("/first")) == [Done()]
+            many = asyncio.create_task(send(to, *[server.url("/silent")] * 40, payload=b"x" * (1 << 20)))
+            await until_async(lambda: len(server.to("/silent")) == 15)
+            assert await send(to, *[other.url("/large")] * 10, payload=b"x" * (1 << 20)) == [Done()] * 10
+            many.cancel()
+            await asyncio.gather(many, return_exceptions=True)
+            assert len(server.to("/silent")) == 15 and to._hosts._doubted_bytes == to._held_bytes == 0
+        finally:
+            await to.stop()
+
+
+async def test_large_bodies_hold_up_no_small_ones(server: Receiver):
+    server.answers["/silent"] = silent
+    to = target(per_host=1_000)
+    try:
+        assert await send(to, server.url("/first")) == [Done()]
+        many = asyncio.create_task(send(to, *[server.url("/silent")] * 700, payload=b"x" * 50_000))
+        await until_async(lambda: to._held_bytes + 50_100 > MAX_HELD_BYTES)
+        small = asyncio.create_task(send(to, *[server.url("/silent")] * 100, payload=b"x" * 1_000))
+        await until_async(lambda: len([one for one in server.to("/silent") if len(one.body) == 1_000]) == 100)
+        for task in (many, small):
+            task.cancel()
+        await asyncio.gather(many, small, return_exceptions=True)
     finally:
         await to.stop()
 

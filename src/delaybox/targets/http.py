@@ -44,6 +44,8 @@ log = logging.getLogger("delaybox.webhook")
 AGENT: Final = f"DelayBox/{__version__}"
 MAX_HELD_BYTES: Final = 32 << 20
 """Bodies of tasks that one process holds at once, waiting or under way; a few copies of each are made."""
+_SMALL: Final = 4 * 1024
+"""A body of so many bytes always has room: all places together hold few MiB of such, and large ones hold up none."""
 _LATER_S: Final = 2.0
 """When a task comes again for whose body there was no room."""
 MAX_KEPT_HEADERS: Final = 16 * 1024
@@ -101,7 +103,8 @@ class HttpTarget:
         self._rules = options.rules
         self._client = HttpClient(options.rules, ca_file=options.ca_file, resolve=resolve)
         most_doubted = max(1, options.concurrency // 2)
-        self._hosts = Hosts(options.per_host, options.per_host_rate, most_doubted=most_doubted)
+        most_bytes = MAX_HELD_BYTES // 2
+        self._hosts = Hosts(options.per_host, options.per_host_rate, most_doubted=most_doubted, most_bytes=most_bytes)
         self.put_off = PutOff()
         self.ack_first: Callable[[Delivery], Awaitable[bool]] | None = None
         """See `AcksFirst`: a webhook whose host has no room, or is left alone, is handed back and not lost."""
@@ -152,7 +155,7 @@ class HttpTarget:
             http_metrics.sent(url.place, "refused", None)
             return Failed(f"not sent: its URL {problem}", retryable=False)
         size = len(d.body)
-        if self._held_bytes and self._held_bytes + size > MAX_HELD_BYTES:
+        if size > _SMALL and self._held_bytes + size > MAX_HELD_BYTES and self._held_bytes:
             http_metrics.put_off()
             return HandBack(delay_ms=spread_ms(_LATER_S))
         cost = cost_of(d.lane)
@@ -184,7 +187,7 @@ class HttpTarget:
     ) -> Outcome:
         loop = asyncio.get_running_loop()
         try:
-            share = await self._hosts.enter(host, loop.time())
+            share = await self._hosts.enter(host, loop.time(), len(d.body))
         except NoRoom as full:
             http_metrics.put_off()
             if full.silent and d.fired_ms:
@@ -197,7 +200,7 @@ class HttpTarget:
                 may = await self.ack_first(d)
             finally:
                 if not may:
-                    self._hosts.leave(host, loop.time(), None, answered=None, share=share)
+                    self._hosts.leave(host, loop.time(), None, answered=None, share=share, size=len(d.body))
             if not may:
                 return HAND_BACK  # which nobody counts: others may have it
         began = loop.time()
@@ -228,7 +231,8 @@ class HttpTarget:
             return self._of_answer(d, keep_ms, asked, url, answer, began)
         finally:
             was_closed = host.closed
-            self._hosts.leave(host, loop.time(), loop.time() - began, answered=answered, share=share)
+            took_s = loop.time() - began
+            self._hosts.leave(host, loop.time(), took_s, answered=answered, share=share, size=len(d.body))
             if host.closed or was_closed:
                 self.put_off.changed(host)
             if host.closed != was_closed:

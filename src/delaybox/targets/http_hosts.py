@@ -195,15 +195,17 @@ class Hosts:
 
     ``most_doubted``: so many requests at once, running or waiting, may be for hosts that have not answered yet, or do
     not any more; half as many may be probes, so that hosts which nobody has asked yet have their turn. However many
-    such hosts there are, there is room for those that answer.
+    such hosts there are, there is room for those that answer. ``most_bytes``: so much their bodies may hold.
     """
 
-    def __init__(self, per_host: int, rate: int = 0, *, most_doubted: int = 500) -> None:
+    def __init__(self, per_host: int, rate: int = 0, *, most_doubted: int = 500, most_bytes: int = 1 << 24) -> None:
         self._per_host = per_host
         self._rate = rate
         self._most_doubted = most_doubted
         self._most_probes = max(1, most_doubted // 2)
         self._held = [0, 0, 0]
+        self._most_bytes = most_bytes
+        self._doubted_bytes = 0
         self._known: OrderedDict[tuple[str, str, int], Host] = OrderedDict()
 
     def of(self, scheme: str, host: str, port: int) -> Host:
@@ -217,28 +219,37 @@ class Hosts:
         self._known.move_to_end(key)
         return found
 
-    async def enter(self, host: Host, now: float) -> int:
-        """As `Host.enter`; answers which share of the places it takes, for `leave`. NoRoom."""
+    async def enter(self, host: Host, now: float, size: int = 0) -> int:
+        """As `Host.enter`; answers which share of the places it takes, for `leave`. ``size``: bytes of its body.
+        NoRoom."""
         share = _DOUBTED if host.doubted else _PROBE if host.may_probe(now) else _PLAIN
         if share:
-            full = self._held[_DOUBTED] + self._held[_PROBE] >= self._most_doubted
+            count = self._held[_DOUBTED] + self._held[_PROBE]
+            full = count >= self._most_doubted or (bool(count) and self._doubted_bytes + size > self._most_bytes)
             if share == _PROBE and (full or self._held[_PROBE] >= self._most_probes):
                 host.put_off_probe(now)
                 raise NoRoom(spread_ms(FIRST_PAUSE_S), silent=True)
             if full:
                 raise NoRoom(spread_ms(_DOUBTED_S))
-        self._held[share] += 1
+        self._hold(share, 1, size)
         try:
             await host.enter(now)
         except BaseException:
-            self._held[share] -= 1
+            self._hold(share, -1, -size)
             raise
         return share
 
-    def leave(self, host: Host, now: float, took_s: float | None, *, answered: bool | None, share: int) -> None:
+    def leave(
+        self, host: Host, now: float, took_s: float | None, *, answered: bool | None, share: int, size: int = 0
+    ) -> None:
         """As `Host.leave`."""
-        self._held[share] -= 1
+        self._hold(share, -1, -size)
         host.leave(now, took_s, answered=answered)
+
+    def _hold(self, share: int, count: int, size: int) -> None:
+        self._held[share] += count
+        if share:
+            self._doubted_bytes += size
 
     @property
     def closed(self) -> int:
