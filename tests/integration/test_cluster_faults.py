@@ -15,6 +15,7 @@ import pytest
 from delaybox.core.errors import DelayBoxError
 from delaybox.core.task import NewTask, TaskType
 from delaybox.service import Readiness, Service
+from delaybox.store import keys
 from delaybox.store.fsck import fsck
 from delaybox.store.servers import Servers
 from delaybox.store.slots import slot_of
@@ -58,8 +59,12 @@ class Load:
             while self.store.partition_of(key.encode()) != p:
                 key += "'"
             began = time.monotonic()
+            # Which labels are indexed, and functions' own queues, are read for them from keys of their own.
+            new = NewTask(
+                type=TaskType.SHELL_CMD, delay_ms=30, idempotency_key=key, labels={"a": "b"}, queue_unstated=True
+            )
             try:
-                task = await self.service.submit(NewTask(type=TaskType.SHELL_CMD, delay_ms=30, idempotency_key=key))
+                task = await self.service.submit(new)
                 self.stored[task.task_id] = p
                 self.took.append((began, p, time.monotonic() - began))
             except DelayBoxError as error:
@@ -133,8 +138,11 @@ async def test_slots_move_at_once_and_primaries_change_roles(cluster: RealCluste
     await load.all_fired()
 
 
-async def test_a_primary_that_is_killed_disturbs_its_own_partitions_alone(cluster: RealCluster, load: Load) -> None:
-    victim = cluster.primary_of(load.store.tags[0])
+@pytest.mark.parametrize("has", ["the first partition", "the functions' queues"])
+async def test_a_primary_that_is_killed_disturbs_its_own_partitions_alone(
+    cluster: RealCluster, load: Load, has: str
+) -> None:
+    victim = cluster.primary_of(load.store.tags[0] if "partition" in has else keys.functions(load.store.prefix))
     replica = cluster.replica_of(victim)
     mine = {p for p, tag in enumerate(load.store.tags) if cluster.primary_of(tag) is victim}
     assert await load.service.check() == Readiness(True)
@@ -150,7 +158,7 @@ async def test_a_primary_that_is_killed_disturbs_its_own_partitions_alone(cluste
         before = {p: load.fired(p) for p in others}
         await until(lambda: all(load.fired(p) >= before[p] + 5 for p in others))
         os.kill(replica.pid, signal.SIGCONT)
-        await cluster.soon(lambda: cluster.primary_of(load.store.tags[0]) is replica)
+        await cluster.soon(lambda: cluster.primary_of(load.store.tags[min(mine)]) is replica)
         promoted = time.monotonic()
         fired = {p: load.fired(p) for p in mine}
         await until(lambda: all(load.fired(p) > fired[p] for p in mine))

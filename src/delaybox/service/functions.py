@@ -2,40 +2,28 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
-
 from msgspec.structs import replace
 
 from delaybox.core.task import NewTask
 from delaybox.store import functions
+from delaybox.store.knowledge import Knowledge
 from delaybox.store.store import Store
 from delaybox.wire.encoded import TaskKind
 
-_FRESH_S = 1.0
 
-
-class OwnQueues:
-    """The functions' own queues in one store, at most a second old after `fresh`."""
+class OwnQueues(Knowledge):
+    """The functions' own queues in one store, after `fresh`."""
 
     def __init__(self, store: Store) -> None:
+        super().__init__()
         self._store = store
         self._queues: dict[str, str] = {}
-        self._until = 0.0
-        self._looking = asyncio.Lock()
         self.version = -1
         """A number that changes when a queue is announced or withdrawn."""
 
-    async def fresh(self) -> None:
-        """Reads the announcements again, unless that was done within the last second. StoreUnavailable."""
-        if time.monotonic() < self._until:
-            return
-        async with self._looking:
-            if time.monotonic() < self._until:
-                return
-            if await functions.version(self._store) != self.version:
-                self.version, self._queues = await functions.own_queues(self._store)
-            self._until = time.monotonic() + _FRESH_S
+    async def _read(self) -> None:
+        if await functions.version(self._store) != self.version:
+            self.version, self._queues = await functions.own_queues(self._store)
 
     def queue(self, task: NewTask | TaskKind) -> str:
         """Where it goes."""

@@ -2,14 +2,12 @@
 names them, functions: these are indexed as the label `FUNCTION`.
 
 An entry of the index is a hint. Whether a task has the label is decided by its record when it is read. Every writer
-reads at least once a second which labels are indexed; what was stored before is indexed by the owners of partitions,
-and until a partition is through, look-ups scan. scripts/lib/extension.lua says where entries lie.
+reads once a second which labels are indexed (`knowledge`); what was stored before is indexed by the owners of
+partitions, and until a partition is through, look-ups scan. scripts/lib/extension.lua says where entries lie.
 """
 
 from __future__ import annotations
 
-import asyncio
-import time
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 
 from google.protobuf.message import DecodeError
@@ -17,6 +15,7 @@ from google.protobuf.message import DecodeError
 from delaybox.core.needs import MARK
 from delaybox.core.query import TaskQuery
 from delaybox.store import keys
+from delaybox.store.knowledge import Knowledge
 from delaybox.store.label_entries import FUNCTION, SETS, entry, place
 from delaybox.store.loader import ScriptCall
 from delaybox.store.record import LABELS, Record, UnreadableRecord, extension_entries, read
@@ -30,38 +29,28 @@ _AT_ONCE = 16
 """Partitions in one round trip."""
 _ENTRIES_AT_ONCE = 10_000
 """Entries that these look through together, unless one has more."""
-FRESH_S = 1.0
-SETTLED_MS = 3_000
-"""From this time on after a label was named, every writer indexes it."""
+SETTLED_MS = 30_000
+"""From this time on after a label was named, every writer indexes it: it goes by names that are `knowledge.AWAY_S` old
+at most, and what it sends may take a while to be stored."""
 LOOKED_UP = 1_000_000
 """Past this many entries in the sets that it would go through, a look-up scans."""
 
 
-class IndexedLabels:
-    """The labels that are indexed in one store, at most a second old after `fresh`."""
+class IndexedLabels(Knowledge):
+    """The labels that are indexed in one store, after `fresh`."""
 
     def __init__(self, store: Store) -> None:
+        super().__init__()
         self._store = store
-        self._until = 0.0
-        self._looking = asyncio.Lock()
         self.names: frozenset[str] = frozenset()
         self._functions = False
         self._spelled: tuple[bytes, ...] = ()
         """The names of labels as they stand in encoded bodies."""
 
-    @property
-    def stale(self) -> bool:
-        """Whether `fresh` would read again."""
-        return time.monotonic() >= self._until
-
-    async def fresh(self) -> None:
-        """Reads the names again, unless that was done within the last second. StoreUnavailable."""
-        async with self._looking:
-            if self.stale:
-                self.names = frozenset(await declared(self._store))
-                self._functions = FUNCTION in self.names
-                self._spelled = tuple(name.encode() for name in self.names if name != FUNCTION)
-                self._until = time.monotonic() + FRESH_S
+    async def _read(self) -> None:
+        self.names = frozenset(await declared(self._store))
+        self._functions = FUNCTION in self.names
+        self._spelled = tuple(name.encode() for name in self.names if name != FUNCTION)
 
     def may_have(self, name: str, body: bytes) -> bool:
         """Whether an encoded task may be indexed. ``name``: of its function or command, as its lane has it."""
