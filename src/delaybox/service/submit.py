@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
+from functools import partial
 from itertools import islice
 from typing import TypeVar
 
@@ -41,6 +42,8 @@ _UNCONFIRMED = 16
 """Most round trips under way where each waits until it is confirmed, which may take a second or two."""
 _SOON_S = 0.002
 """The next one waits this long for the one before, so that it carries more tasks."""
+_PATIENCE_S = 0.25
+"""The same where nothing is confirmed and there are several servers: one that hangs holds up the others so long."""
 _MOST_TURNS = 16
 """Turns of the event loop for which a round waits for more tasks, as long as some come in each turn."""
 _MOST_KINDS = 4_096
@@ -77,6 +80,8 @@ class _Soon:
 
 
 _Waiter = asyncio.Future[Stored] | _Soon
+_Waiting = tuple[Draft, _Waiter, float]
+"""A task, who waits for it, and until when it is sent again."""
 
 
 class Submitter:
@@ -108,10 +113,15 @@ class Submitter:
         self.labels = IndexedLabels(store)
         self._heads: dict[TaskKind, tuple[bytes, bytes]] = {}
         self._heads_version = -1
-        self._waiting: list[tuple[Draft, _Waiter, float]] = []
+        self._waiting: list[_Waiting] = []
         self._pump_task: asyncio.Task[None] | None = None
         self._turn = 0
         self._rounds: set[asyncio.Task[None]] = set()
+        self._under_way: Counter[int] = Counter()
+        """Round trips by the number of the server, where there are several."""
+        self._held: dict[int, list[_Waiting]] = {}
+        """What waits for round trips that are under way at its server."""
+        self._held_count = 0
 
     async def submit(self, task: NewTask) -> Submitted:
         """Stores one task. IdempotencyConflict, Overloaded, StoreFull, or StoreUnavailable (outcome unknown)."""
@@ -130,19 +140,19 @@ class Submitter:
         False: call `submit` instead, which also says why a task is refused. Errors of the task itself are raised.
         """
         stale = task.queue_unstated or ((task.labels or task.name) and self.labels.stale)
-        if stale or len(self._waiting) >= self._max_waiting:
+        if stale or len(self._waiting) + self._held_count >= self._max_waiting:
             return False
         self._put((self._draft(task), _Soon(task, self._own, then), 0.0))
         return True
 
     def _enqueue(self, new: Draft) -> asyncio.Future[Stored]:
-        if len(self._waiting) >= self._max_waiting:
-            raise Overloaded(f"{len(self._waiting)} tasks already wait for Redis; try again in a second")
+        if (count := len(self._waiting) + self._held_count) >= self._max_waiting:
+            raise Overloaded(f"{count} tasks already wait for Redis; try again in a second")
         future: asyncio.Future[Stored] = asyncio.get_running_loop().create_future()
         self._put((new, future, 0.0))
         return future
 
-    def _put(self, waiting: tuple[Draft, _Waiter, float]) -> None:
+    def _put(self, waiting: _Waiting) -> None:
         self._waiting.append(waiting)
         if self._pump_task is None:
             self._pump_task = asyncio.ensure_future(self._pump())
@@ -152,6 +162,9 @@ class Submitter:
         while self._waiting:
             await self._gather()
             taken, self._waiting = self._waiting[:MAX_ITEMS], self._waiting[MAX_ITEMS:]
+            if self._store.shards.several:
+                await self._round_at_each(taken)
+                continue
             if not self._store.runner.confirms:
                 await self._round(taken)
                 continue
@@ -163,11 +176,49 @@ class Submitter:
                 await asyncio.wait(self._rounds, return_when=asyncio.FIRST_COMPLETED)
         self._pump_task = None
 
-    async def _round(self, taken: Sequence[tuple[Draft, _Waiter, float]]) -> None:
-        """Stores tasks and answers their callers."""
+    async def _round_at_each(self, taken: Sequence[_Waiting]) -> None:
+        """A round at each server. What goes to one that has not done with those before waits by itself: a server that
+        hangs holds up no tasks for others."""
+        groups: dict[int, tuple[list[_Waiting], list[Batch], list[Sequence[int]]]] = {}
+        for batch, where in zip(*self._batches([new for new, _, _ in taken]), strict=True):
+            mine, batches, places = groups.setdefault(self._store.shards.of[batch.partition], ([], [], []))
+            batches.append(batch)
+            places.append(range(len(mine), len(mine) + len(where)))
+            mine += [taken[i] for i in where]
+        begun: set[asyncio.Task[None]] = set()
+        for server, (mine, batches, places) in groups.items():
+            if self._busy(server):
+                self._held.setdefault(server, []).extend(mine)
+                self._held_count += len(mine)
+                continue
+            self._under_way[server] += 1
+            begun.add(task := asyncio.create_task(self._round(mine, batches, places)))
+            task.add_done_callback(partial(self._over, server))
+        self._rounds |= begun
+        if begun:
+            await asyncio.wait(begun, timeout=_SOON_S if self._store.runner.confirms else _PATIENCE_S)
+
+    def _busy(self, server: int) -> bool:
+        """Whether a server gets no further round yet."""
+        return self._under_way[server] >= (_UNCONFIRMED if self._store.runner.confirms else 1)
+
+    def _over(self, server: int, round_: asyncio.Task[None]) -> None:
+        self._rounds.discard(round_)
+        self._under_way[server] -= 1
+        held = self._held.pop(server, ())
+        self._held_count -= len(held)
+        for waiting in held:
+            self._put(waiting)
+
+    async def _round(
+        self, taken: Sequence[_Waiting], batches: Sequence[Batch] = (), places: Sequence[Sequence[int]] = ()
+    ) -> None:
+        """Stores tasks and answers their callers. ``batches``, ``places``: as `_batches` has divided them; none: it is
+        yet to do."""
         answers: Sequence[Stored | BaseException]
+        drafts = [new for new, _, _ in taken]
         try:
-            answers = await self._store_all([new for new, _, _ in taken])
+            answers = await (self._store_batches(drafts, batches, places) if batches else self._store_all(drafts))
         except Exception as error:  # noqa: BLE001 - a defect here must not leave callers waiting for ever
             answers = [error] * len(taken)
         for (new, future, until), answer in zip(taken, answers, strict=True):
@@ -326,7 +377,11 @@ class Submitter:
         return new
 
     async def _store_all(self, drafts: list[Draft]) -> list[Stored | DelayBoxError]:
-        batches, places = self._batches(drafts)
+        return await self._store_batches(drafts, *self._batches(drafts))
+
+    async def _store_batches(
+        self, drafts: list[Draft], batches: Sequence[Batch], places: Sequence[Sequence[int]]
+    ) -> list[Stored | DelayBoxError]:
         answers: list[Stored | DelayBoxError] = [_NO_ANSWER] * len(drafts)
         created = known = 0
         for replies, where in zip(await self._store.schedule(batches), places, strict=True):
@@ -350,11 +405,12 @@ class Submitter:
         return answers
 
     def _next(self, turn: int) -> int:
-        """The partition for tasks that may lie in any: each in turn, but for those that are away now."""
-        partitions = self._store.partitions
+        """The partition for tasks that may lie in any: each in turn, but for those that are away now, or whose server
+        has not done with the round before."""
+        partitions, shards = self._store.partitions, self._store.shards
         for at in range(1, partitions + 1):
             p = (turn + at) % partitions
-            if self._store.shards.reachable(p):
+            if shards.reachable(p) and not (self._under_way and self._busy(shards.of[p])):
                 return p
         return (turn + 1) % partitions
 

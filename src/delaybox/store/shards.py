@@ -17,11 +17,14 @@ class Shards:
         self._tags = tags
         self._offsets_ms: dict[int, int] = {}
         self.of: list[int] = []
+        self.several = False
+        """Whether partitions lie at more servers than one."""
         self._place()
         servers.follow(self._place)
 
     def _place(self) -> None:
         self.of = [self._servers.shard_of(tag) for tag in self._tags]
+        self.several = len(set(self.of)) > 1
 
     def group(self, partitions: Iterable[int]) -> dict[int, list[int]]:
         """Partitions by the number of their server."""
