@@ -39,6 +39,10 @@ class RecordService:
             self._on_scheduled(sum(a.stored for a in out if isinstance(a, Ingested)), 0)
         return out
 
+    def server_of(self, stream: Stream) -> int:
+        """The number of the server at which the stream's records are stored; it may become another one."""
+        return self._store.shards.of[stream.home(self._store.partitions)]
+
     async def watermarks(self, streams: Sequence[Stream]) -> list[int | None]:
         """Per stream the offset at which to go on; None where nothing of it was ever stored."""
         return await kafka.watermarks(self._store, streams)

@@ -1,14 +1,12 @@
 """Reads the scheduler topics and stores what it reads, in the order of each partition.
 
-Two loops share the partitions' queues: one polls and parses, the other stores in one round trip whatever has come
-meanwhile, so batches grow with the load. The number of waiting records is bounded; past the bound partitions are
-paused.
+Polling and storing (`storing`) share the partitions' queues. The number of waiting records is bounded; past the bound
+partitions are paused.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 
@@ -16,11 +14,12 @@ from confluent_kafka import KafkaError, KafkaException, Message
 
 from delaybox import failpoints, metrics
 from delaybox.api.kafka.cluster import Cluster
-from delaybox.api.kafka.dlq import DeadLetters, DlqFailed
+from delaybox.api.kafka.dlq import DeadLetters
 from delaybox.api.kafka.partitions import Key, Letter, Partition, Piece, Place
 from delaybox.api.kafka.reader import RETRY_S, TopicReader
 from delaybox.api.kafka.settings import IntakeSettings
-from delaybox.core.errors import DelayBoxError, IdempotencyConflict, InvalidTask
+from delaybox.api.kafka.storing import Storing
+from delaybox.core.errors import DelayBoxError, InvalidTask
 from delaybox.service import RecordService
 from delaybox.store.kafka import Stream
 from delaybox.wire.encoded import encode
@@ -30,7 +29,6 @@ log = logging.getLogger("delaybox.kafka")
 
 POLL_RECORDS = 2_000
 POLL_S = 0.1
-ROUND_PIECES = 8
 MOST_RECORDS = 20_000
 MOST_BYTES = 32 << 20
 _NO_TOPIC = (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION)
@@ -39,7 +37,6 @@ _DRAIN_S = 10.0
 _HOUSEKEEPING_S = 1.0
 _WATCH_S = 5.0
 _ASK_S = 3.0
-_QUIET_S = 10.0
 
 
 class KafkaIntake:
@@ -60,8 +57,8 @@ class KafkaIntake:
         self._loop = asyncio.get_running_loop()
         self._cluster = Cluster(settings.kafka)
         self._reader = TopicReader(settings, self._cluster, self)
-        self._dead = DeadLetters(settings.kafka, self._cluster)
         self._partitions: dict[Key, Partition] = {}
+        self._storing = Storing(self._partitions, service, DeadLetters(settings.kafka, self._cluster), self)
         self._again: set[Key] = set()
         self._missed: dict[Key, Place] = {}
         self._polls = 0
@@ -69,17 +66,14 @@ class KafkaIntake:
         self._bytes = 0
         self._paused = False
         self._stopping = asyncio.Event()
-        self._work = asyncio.Event()
         self._settled = asyncio.Condition()
         self._troubles: dict[str, str] = {}
         self._reported: list[str] = []
-        self._refused = 0
-        self._warned_at_ms = -1e9
 
     async def run(self) -> None:
         """Reads and stores until `stop`, then stores what was read and leaves the group. Raises fatal errors."""
         await self._reader.open()
-        storing = asyncio.create_task(self._store_all(), name="delaybox-kafka-store")
+        storing = asyncio.create_task(self._storing.run(), name="delaybox-kafka-store")
         others = [
             asyncio.create_task(self._keep_house(), name="delaybox-kafka-house"),
             asyncio.create_task(self._watch(), name="delaybox-kafka-watch"),
@@ -155,7 +149,7 @@ class KafkaIntake:
             messages = await self._reader.poll(POLL_RECORDS, POLL_S)
             if messages:
                 self._take(messages)
-                self._work.set()
+                self._storing.go_on()
 
     async def _make_room(self) -> None:
         """Returns when more may be read; or with everything paused, because a consumer that does not poll counts as
@@ -222,11 +216,11 @@ class KafkaIntake:
                 return part.add_keyed(letter.offset, task, letter)
             return part.add(letter.offset, encode(task))
         except InvalidTask as error:
-            return part.add_letter(_refused(letter, error.code, str(error)))
+            return part.add_letter(letter.refused(error.code, str(error)))
         except Exception as error:
             # An unexpected error in our own code must not stop a partition for ever.
             log.exception("%s [%d] %d: a defect while reading a record", letter.topic, letter.partition, letter.offset)
-            return part.add_letter(_refused(letter, "internal", f"{type(error).__name__} while it was read"))
+            return part.add_letter(letter.refused("internal", f"{type(error).__name__} while it was read"))
 
     def _on_error(self, m: Message, error: KafkaError) -> None:
         key = (m.topic() or "", -1 if m.partition() is None else int(m.partition() or 0))
@@ -301,95 +295,13 @@ class KafkaIntake:
             self._bytes -= piece.bytes
         part.queue.clear()
 
-    # -- storing ------------------------------------------------------------------------------------------------------
+    # -- storing: called by `Storing` ---------------------------------------------------------------------------------
 
-    async def _store_all(self) -> None:
-        while True:
-            round_ = self._next_round()
-            if not round_:
-                self._work.clear()
-                again = [part.again_at for part in self._partitions.values() if part.queue]
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(
-                        self._work.wait(), max(0.0, min(again) - self._loop.time()) if again else None
-                    )
-                continue
-            await self._store(round_)
-            async with self._settled:
-                self._settled.notify_all()
-            self._set("store", next((part.problem for part in self._partitions.values() if part.problem), ""))
+    def stored(self, piece: Piece) -> None:
+        self._records -= piece.records
+        self._bytes -= piece.bytes
 
-    def _next_round(self) -> list[tuple[Key, Partition, Piece]]:
-        """The first pieces of every partition, in turn; without those that wait because they could not be stored: of a
-        cluster one server may be away, and what goes to the others does not wait for it."""
-        found: list[tuple[Key, Partition, Piece]] = []
-        now = self._loop.time()
-        waiting = [(key, part) for key, part in self._partitions.items() if part.queue and part.again_at <= now]
-        for turn in range(ROUND_PIECES):
-            for key, part in waiting:
-                if turn < len(part.queue) and len(found) < ROUND_PIECES:
-                    part.queue[turn].taken = True
-                    found.append((key, part, part.queue[turn]))
-        return found
-
-    async def _store(self, round_: list[tuple[Key, Partition, Piece]]) -> None:
-        """One round trip. Records that may not be stored stay in their queue."""
-        ready: list[tuple[Key, Partition, Piece]] = []
-        held: set[Key] = set()
-        for key, part, piece in round_:
-            if key not in held and not piece.prepared and (problem := await self._prepare(piece)):
-                part.failed(problem, self._loop.time())
-            if piece.prepared and key not in held:
-                ready.append((key, part, piece))
-            else:
-                held.add(key)
-        failpoints.hit("before_ingest")
-        answers = await self._service.ingest([part.span(piece) for _, part, piece in ready])
-        failpoints.hit("after_ingest")
-        seen: set[Key] = set()
-        for (key, part, piece), answer in zip(ready, answers, strict=True):
-            first = key not in seen
-            seen.add(key)
-            if not part.queue or part.queue[0] is not piece:
-                continue  # revoked or moved meanwhile, or what stands before it is not stored yet
-            if isinstance(answer, DelayBoxError):
-                part.failed(str(answer), self._loop.time())
-            elif answer.refused:
-                # Refused because the pieces before it were not stored yet: it is sent again.
-                if first:
-                    self._went_back(key, part, answer.watermark)
-            else:
-                part.done(piece, max(answer.watermark, piece.end))
-                self._records -= piece.records
-                self._bytes -= piece.bytes
-                metrics.kafka_records(
-                    key[0], stored=answer.stored, dead=len(piece.letters), keyed=len(piece.keyed),
-                    known=len(piece.tasks) - answer.stored,
-                )  # fmt: skip
-
-    async def _prepare(self, piece: Piece) -> str:
-        """Stores tasks with keys and sends records that cannot become tasks to the dead-letter topic. Returns the
-        problem, if any."""
-        letters = piece.letters.copy()
-        if piece.keyed:
-            answers = await self._service.submit_many([task for task, _ in piece.keyed])
-            for (_, letter), answer in zip(piece.keyed, answers, strict=True):
-                if isinstance(answer, InvalidTask | IdempotencyConflict):
-                    letters.append(_refused(letter, answer.code, str(answer)))
-                elif isinstance(answer, DelayBoxError):
-                    return str(answer)  # all are sent again; those that are stored already get the same answer
-        if letters:
-            try:
-                await self._dead.send(letters)
-            except DlqFailed as error:
-                return f"Kafka: {error}"
-            failpoints.hit("after_dlq")
-            self._warn_of_refused(letters)
-        piece.letters = letters
-        piece.prepared = True
-        return ""
-
-    def _went_back(self, key: Key, part: Partition, watermark: int) -> None:
+    def went_back(self, key: Key, part: Partition, watermark: int) -> None:
         log.warning(
             "%s [%d]: the store's watermark went back from %d to %d; reading again from there",
             *key,
@@ -400,17 +312,10 @@ class KafkaIntake:
         self._drop(part)
         self._place_later(key)
 
-    def _warn_of_refused(self, letters: Sequence[Letter]) -> None:
-        """Logs now and then, never with a record's content."""
-        self._refused += len(letters)
-        now = self._loop.time()
-        if now - self._warned_at_ms >= _QUIET_S:
-            last = letters[-1]
-            log.warning(
-                "%d records went to dead-letter topics; the last one, %s [%d] %d, as %s",
-                self._refused, last.topic, last.partition, last.offset, last.code,
-            )  # fmt: skip
-            self._warned_at_ms, self._refused = now, 0
+    async def settled(self) -> None:
+        self._set("store", next((part.problem for part in self._partitions.values() if part.problem), ""))
+        async with self._settled:
+            self._settled.notify_all()
 
     # -- beside -------------------------------------------------------------------------------------------------------
 
@@ -476,10 +381,3 @@ def _at_ms(m: Message) -> int:
     """A record's timestamp, 0 when it has none."""
     kind, at_ms = m.timestamp()
     return at_ms if kind else 0
-
-
-def _refused(letter: Letter, code: str, reason: str) -> Letter:
-    return Letter(
-        letter.topic, letter.partition, letter.offset, letter.at_ms, letter.key, letter.value, letter.headers, code,
-        reason[:1_000],
-    )  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from delaybox.core.task import NewTask
 from delaybox.store.batches import MAX_BODY_BYTES
@@ -38,6 +38,10 @@ class Letter:
     code: str = ""
     reason: str = ""
 
+    def refused(self, code: str, reason: str) -> Letter:
+        """The letter as it goes to a dead-letter topic."""
+        return replace(self, code=code, reason=reason[:1_000])
+
 
 @dataclass(slots=True)
 class Piece:
@@ -58,6 +62,11 @@ class Piece:
     records: int = 0
     taken: bool = False
     prepared: bool = False
+
+    @property
+    def ready(self) -> bool:
+        """Whether its span may be stored."""
+        return self.prepared or not (self.keyed or self.letters)
 
     @property
     def bytes(self) -> int:
