@@ -60,7 +60,7 @@ class Clocks:
     """One `RedisClock` for each server. ``shards``: the number of its server for each partition, as it is now."""
 
     def __init__(self, shards: Callable[[], Sequence[int]] = lambda: (0,)) -> None:
-        self._shards = shards
+        self.shards = shards
         self._clocks: dict[int, RedisClock] = {}
 
     def at(self, shard: int) -> RedisClock:
@@ -72,7 +72,7 @@ class Clocks:
 
     def of(self, partition: int) -> RedisClock:
         """The clock of the server that has a partition."""
-        return self.at(self._shards()[partition])
+        return self.at(self.shards()[partition])
 
     def now_ms(self, partition: int) -> int:
         """The time at the server that has a partition."""

@@ -7,6 +7,7 @@ import contextlib
 import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from delaybox.core.delivery import Delivery
 from delaybox.core.errors import PartAway
@@ -17,6 +18,7 @@ from delaybox.core.queue_limits import Grant, Ledger, Needs, deal
 from delaybox.engine.clock_estimate import Clocks, local_ms
 from delaybox.engine.ownership import Ownership
 from delaybox.store import permits
+from delaybox.store.apart import Apart
 from delaybox.store.loader import ScriptCall
 from delaybox.store.permits import PoolReport
 from delaybox.store.store import Store
@@ -54,6 +56,7 @@ class PermitDealer:
         self._ownership = ownership
         self._clocks = clocks
         self._keeps = keeps
+        self._apart = Apart(clocks.shards)
         self._due: dict[int, dict[bytes, float]] = {}
         self._last: dict[int, float] = {}
         self._sweep_at = 0.0
@@ -139,7 +142,7 @@ class PermitDealer:
     async def _to_sweep(self) -> list[int]:
         """Those of our partitions that have anything to do with limits."""
         kept = sorted(self._ownership.kept)
-        found = await permits.in_use(self._store, kept)
+        found = await permits.in_use(self._store, kept, self._apart)
         return [p for p, any_ in zip(kept, found, strict=True) if any_]
 
     async def _settle(self, asked: dict[int, dict[bytes, Grant | None]], sweeps: Collection[int]) -> None:
@@ -181,28 +184,31 @@ class PermitDealer:
         self, asked: Mapping[int, permits.Ask], places: dict[int, bytes]
     ) -> tuple[list[PoolReport], BaseException | None]:
         """What partitions report; and an error of others, which are asked again. One on its way to another server is no
-        error: permits for the others do not wait for that."""
-        calls: list[ScriptCall] = []
-        of: list[int] = []
+        error, nor one whose server hangs: permits for the others do not wait for that."""
+        calls: list[tuple[int, ScriptCall]] = []
         for p in {*asked, *places}:
             now = self._clocks.now_ms(p)
             some = permits.visit_calls(self._store, p, asked.get(p, {}), now, sweep=places.get(p, b""))
-            calls += some
-            of += [p] * len(some)
+            calls += [(p, call) for call in some]
         places.clear()
         found: list[PoolReport] = []
         problem: BaseException | None = None
-        sent = local_ms()
-        replies = await self._store.runner.run_many(calls)
-        received = local_ms()
-        for p, reply in zip(of, replies, strict=True):
+
+        async def timed(some: Sequence[ScriptCall]) -> list[Any]:
+            sent = local_ms()
+            replies = await self._store.runner.run_many(some)
+            received = local_ms()
+            return [one if isinstance(one, BaseException) else (sent, received, one) for one in replies]
+
+        for (p, _), reply in zip(calls, await self._apart.send(timed, calls), strict=True):
             if isinstance(reply, BaseException):
                 # An error has the loop wait, and with it all that need permits.
                 problem = problem if isinstance(reply, PartAway) else reply
                 for pool in asked.get(p, ()):
                     self._at(p, pool, local_ms() + _AGAIN_MS)
                 continue
-            seen = permits.visited(p, reply)
+            sent, received, answer = reply
+            seen = permits.visited(p, answer)
             self._clocks.of(p).observe(sent, received, seen.now_ms)
             if seen.place:
                 places[p] = seen.place
@@ -220,7 +226,7 @@ class PermitDealer:
         for _ in range(_TRIES):
             if not left:
                 break
-            raws = await permits.records(self._store, left)
+            raws = await permits.records(self._store, left, self._apart)
             changes: list[tuple[bytes, bytes, bytes]] = []
             grants: dict[bytes, list[Grant]] = {}
             for pool, raw in zip(left, raws, strict=True):
@@ -232,7 +238,7 @@ class PermitDealer:
                 new = permits.encode(after)
                 if new != raw:
                     changes.append((pool, raw, new))
-            late = set(await permits.swap(self._store, changes)) if changes else set()
+            late = set(await permits.swap(self._store, changes, self._apart)) if changes else set()
             for pool, some in grants.items():
                 for grant in some if pool not in late else ():
                     asked.setdefault(grant.partition, {})[pool] = grant

@@ -17,8 +17,8 @@ from delaybox.core.limit_keys import read_name
 from delaybox.core.partition import of_key
 from delaybox.core.queue_limits import GRANT_MS, Grant, Ledger, Needs, Pool, Share
 from delaybox.store import keys
+from delaybox.store.apart import Apart
 from delaybox.store.loader import ScriptCall
-from delaybox.store.looks import reachable
 from delaybox.store.scanning import hash_pages, zset_members
 from delaybox.store.servers import Command, milliseconds
 from delaybox.store.store import Store
@@ -93,12 +93,13 @@ def home(store: Store, pool: bytes) -> int:
     return of_key(pool, store.partitions)
 
 
-async def records(store: Store, pools: Sequence[bytes]) -> list[bytes | PartAway]:
+async def records(store: Store, pools: Sequence[bytes], apart: Apart | None = None) -> list[bytes | PartAway]:
     """The stored records of some pools; b"" for none. Of one whose home is on its way to another server that is the
-    answer. StoreUnavailable."""
-    commands: list[Command] = [("HGET", keys.ledger(store.tags[home(store, pool)]), pool) for pool in pools]
+    answer. ``apart``: servers that hang are not waited for. StoreUnavailable."""
+    homes = [home(store, pool) for pool in pools]
+    commands: list[Command] = [("HGET", keys.ledger(store.tags[p]), pool) for p, pool in zip(homes, pools, strict=True)]
     found: list[bytes | PartAway] = []
-    for raw in await store.servers.replies(commands):
+    for raw in await _read(store, apart, homes, commands):
         if isinstance(raw, BaseException) and not isinstance(raw, PartAway):
             raise raw
         found.append(raw or b"")
@@ -121,9 +122,15 @@ def encode(ledger: Ledger) -> bytes:
     return msgspec.msgpack.encode(found) if found else b""
 
 
-async def swap(store: Store, changes: Iterable[tuple[bytes, bytes, bytes]]) -> Collection[bytes]:
+async def _read(store: Store, apart: Apart | None, partitions: Sequence[int], commands: Sequence[Command]) -> list[Any]:
+    if apart is None:
+        return await store.servers.replies(commands)
+    return await apart.send(store.servers.replies, list(zip(partitions, commands, strict=True)))
+
+
+async def swap(store: Store, changes: Iterable[tuple[bytes, bytes, bytes]], apart: Apart) -> Collection[bytes]:
     """Stores new records (pool, as it was read, new one). Returns the pools whose record was another one by then, or
-    whose home is on its way to another server.
+    whose home is on its way to another server, or has not answered: some of these may have been stored.
 
     StoreUnavailable: some may have been stored.
     """
@@ -134,7 +141,8 @@ async def swap(store: Store, changes: Iterable[tuple[bytes, bytes, bytes]]) -> C
     calls = [ScriptCall("ledger", store.tags[p], [part for change in group for part in change]) for p, group in groups]
     late: set[bytes] = set()
     problem: BaseException | None = None
-    for (_, group), reply in zip(groups, await store.runner.run_many(calls), strict=True):
+    sent = [(p, call) for (p, _), call in zip(groups, calls, strict=True)]
+    for (_, group), reply in zip(groups, await apart.send(store.runner.run_many, sent), strict=True):
         if isinstance(reply, PartAway):
             late |= {change[0] for change in group}
             continue
@@ -153,15 +161,17 @@ def keep_call(store: Store, partition: int, tasks: Sequence[tuple[bytes, bytes]]
     return ScriptCall("keep", store.tags[partition], [keep_ms, *(part for task in tasks for part in task)])
 
 
-async def in_use(store: Store, partitions: Sequence[int]) -> list[bool]:
-    """Whether a partition has anything to do with limits; not of one that is on its way to another server.
-    StoreUnavailable."""
-
-    def asked(tag: str) -> list[Command]:
-        return [("EXISTS", keys.permits(tag), keys.held(tag), keys.held_keys(tag))]
-
-    _, rows = await reachable(store, partitions, asked)
-    return [not isinstance(row, PartAway) and bool(row[0]) for row in rows]
+async def in_use(store: Store, partitions: Sequence[int], apart: Apart) -> list[bool]:
+    """Whether a partition has anything to do with limits; not of one that is on its way to another server, or whose
+    server hangs. StoreUnavailable."""
+    tags = [store.tags[p] for p in partitions]
+    commands: list[Command] = [("EXISTS", keys.permits(tag), keys.held(tag), keys.held_keys(tag)) for tag in tags]
+    found: list[bool] = []
+    for reply in await _read(store, apart, partitions, commands):
+        if isinstance(reply, BaseException) and not isinstance(reply, PartAway):
+            raise reply
+        found.append(not isinstance(reply, PartAway) and bool(reply))
+    return found
 
 
 @dataclass(frozen=True, slots=True)
