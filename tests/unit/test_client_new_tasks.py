@@ -264,6 +264,26 @@ def test_filters():
         selection_of({"queue": None}, everything=False, limit=0, dry_run=False)
 
 
+@pytest.mark.parametrize("limit", [-1, True, 1.5, 1 << 63])
+def test_a_limit_that_is_none_is_told_by_its_name(limit: Any) -> None:
+    with pytest.raises(InvalidTask, match="0 for no limit") as caught:
+        selection_of({"queue": "q"}, everything=False, limit=limit, dry_run=False)
+    assert caught.value.field == "limit"
+
+
+def test_a_weight_of_0_is_not_left_out() -> None:
+    """On the wire it would be no weight at all."""
+    with pytest.raises(InvalidTask, match="give 0") as caught:
+        NewTask.call("f", fairness_key="a", fairness_weight=0)
+    assert caught.value.field == "fairness_weight"
+
+
+def test_a_pause_is_true_or_false() -> None:
+    with pytest.raises(InvalidTask, match="give True or False") as caught:
+        calls.set_queue("mail", {"paused": "yes"}, replace=False)
+    assert caught.value.field == "paused"
+
+
 def test_waiting_here_is_in_seconds():
     assert [span_s("timeout", value) for value in (None, 2, 0.5, "1m", timedelta(minutes=1))] == [None, 2, 0.5, 60, 60]
     for wrong in (-1, float("nan"), "5"):

@@ -21,6 +21,7 @@ from delaybox.client.retries import Repeating, RpcCall
 from delaybox.client.values import (
     Duration,
     Moment,
+    flag_of,
     id_of,
     labels_of,
     policy_of,
@@ -171,7 +172,7 @@ def set_queue(queue: str, rules: Mapping[str, Any], *, replace: bool) -> RpcCall
         if value is None:
             continue
         if name == "paused":
-            request.rules.paused = value
+            request.rules.paused = flag_of("paused", value)
         elif name == "weight":
             request.rules.weight = real_of("weight", value)
         elif name == "slack":

@@ -13,13 +13,14 @@ from delaybox.client.values import (
     headers_of,
     json_of,
     labels_of,
+    most_of,
     number_of,
     policy_of,
     priority_number,
     put_policy,
     put_when,
     raw_of,
-    real_of,
+    share_of,
     text_of,
     texts_of,
     unix_ms,
@@ -429,7 +430,7 @@ _PUT: Final[Mapping[str, Callable[[pb.NewTask, Any], None]]] = {
     ),
     "group": _text("group"),
     "fairness_key": _text("fairness_key"),
-    "fairness_weight": lambda task, value: setattr(task, "fairness_weight", real_of("fairness_weight", value)),
+    "fairness_weight": lambda task, value: setattr(task, "fairness_weight", share_of("fairness_weight", value)),
     "cost": _put_cost,
     "requires": lambda task, value: task.requires.extend(texts_of("requires", value)),
     "prefers": lambda task, value: task.prefers.extend(texts_of("prefers", value)),
@@ -494,4 +495,4 @@ def selection_of(wanted: Mapping[str, Any], *, everything: bool, limit: int, dry
     """The filter of a bulk call. InvalidTask when it is empty and ``everything`` is not given."""
     if not everything and not any(value is not None for value in wanted.values()):
         raise InvalidTask("filter", "no filter is given; give one, or everything=True for every one")
-    return pb.Selection(filter=filter_of(wanted), all=everything, limit=limit, dry_run=dry_run)
+    return pb.Selection(filter=filter_of(wanted), all=everything, limit=most_of("limit", limit), dry_run=dry_run)

@@ -233,6 +233,30 @@ def real_of(field: str, value: object) -> float:
     return value
 
 
+def share_of(field: str, value: object) -> float:
+    """A weight that is not sent where it is 0: the node would take it for none. InvalidTask."""
+    share = real_of(field, value)
+    if not share:
+        raise InvalidTask(field, f"{field} 0 is out of range; give 0.01 to 100 (1 is usual)")
+    return share
+
+
+def flag_of(field: str, value: object) -> bool:
+    """InvalidTask."""
+    if not isinstance(value, bool):
+        raise InvalidTask(field, f"{field} {show(value)} is {_kind(value)}; give True or False")
+    return value
+
+
+def most_of(field: str, value: object) -> int:
+    """How many at most; 0: no limit. InvalidTask."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise InvalidTask(field, f"{field} {show(value)} is {_kind(value)}; give a whole number, or 0 for no limit")
+    if not 0 <= value < 1 << 63:
+        raise InvalidTask(field, f"{field} {value} is out of range; give a number from 1 on, or 0 for no limit")
+    return value
+
+
 def raw_of(payload: object) -> bytes:
     """Bytes as they stand, text as UTF-8, anything else as JSON. InvalidTask."""
     if isinstance(payload, bytes | bytearray | memoryview):
