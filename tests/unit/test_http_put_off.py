@@ -321,6 +321,49 @@ def test_no_more_are_remembered_than_the_bound_and_the_others_come_by_their_time
     in_no_time(test)
 
 
+def test_a_process_that_ends_brings_back_what_it_remembers():
+    """Others take it then, and learn that the host does not answer; left alone each came minutes later."""
+
+    async def test() -> None:
+        world = World()
+        await silent(world, 400)
+        world.elsewhere = True
+        await world.put_off.leave()
+        assert world.resumed == 400 and world.put_off._count == shown() == 0
+        await world.put_off.leave()
+        world.put_off.stop()
+        assert world.resumed == 400
+
+    in_no_time(test)
+
+
+def test_a_process_that_ends_brings_back_no_more_than_others_can_take():
+    async def test() -> None:
+        world = World()
+        await silent(world, 3_500)
+        world.elsewhere = True
+        await world.put_off.leave()
+        assert world.resumed == 3_000
+
+    in_no_time(test)
+
+
+@pytest.mark.parametrize("hangs", [False, True])
+def test_a_process_ends_although_the_store_is_away(hangs: bool, caplog: pytest.LogCaptureFixture):
+    async def test() -> None:
+        world = World()
+        await silent(world, 10)
+        began = world.loop.time()
+        if hangs:
+            world.put_off.resume = lambda _: asyncio.sleep(3_600, 0)
+        world.away = True
+        await world.put_off.leave()
+        assert world.loop.time() - began < 1 and world.put_off._count == shown() == 0
+
+    in_no_time(test)
+    assert "minutes late" in caplog.text
+
+
 def test_all_of_one_claim_are_handed_back_in_one_script():
     async def test() -> None:
         world = World()

@@ -48,6 +48,8 @@ async def serve(settings: WebhookSettings) -> int:
         target.put_off.resume = partial(resume, store)
         engine = Engine(store, {TaskType.HTTP: target}, engine_options(settings), rules=queues)
         collector.set_apart()
+        # When it takes nothing more, and before the store is closed.
+        stack.push_async_callback(target.put_off.leave)
         await engine.start()
         stack.push_async_callback(engine.stop, settings.grace_s)
         if not settings.again:

@@ -2,7 +2,8 @@
 
 They are put off for longer than the host is left alone, and this process remembers which. At the end of each pause it
 brings one of them back, which is the probe; when the host answers, all of them come, as fast as the host takes them.
-What is not remembered, because the process was killed or too many wait, comes by its own time.
+A process that ends brings back what it remembers, for those that go on. What is not remembered, because the process was
+killed or too many wait, comes by its own time.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from typing import Final, NamedTuple
 
 from delaybox.core.delivery import Delivery, HandBack
@@ -40,6 +41,10 @@ _UNSTORED_S: Final = 300.0
 _MOST_AT_ONCE: Final = 500
 _TRIES: Final = 32
 """So often others are brought back where none of those still waited."""
+_MOST_LEFT: Final = 3_000
+"""A process that ends brings so many back: others may have to hand all of them back again."""
+_LEAVE_S: Final = 0.5
+"""How long that may take, because whoever ends the process does not wait longer."""
 
 
 class _Task(NamedTuple):
@@ -90,6 +95,22 @@ class PutOff:
         self._most = most
         self._count = 0
         self._by_host: dict[Host, _Waiting] = {}
+
+    async def leave(self) -> None:
+        """This process takes nothing more: others get what it remembers, and learn by it which hosts do not answer.
+        Then as `stop`."""
+        by: defaultdict[int, list[tuple[bytes, int]]] = defaultdict(list)
+        remembered = chain.from_iterable(waiting.tasks.items() for waiting in self._by_host.values())
+        for task_id, task in islice(remembered, _MOST_LEFT):
+            by[task.partition].append((task_id, task.until_ms))
+        self.stop()
+        if self.resume is None or not by:
+            return
+        try:
+            async with asyncio.timeout(_LEAVE_S):
+                await self.resume(by)
+        except (DelayBoxError, TimeoutError) as error:
+            log.warning("webhooks that wait for silent hosts come up to four minutes late: %s", error or "no time left")
 
     def stop(self) -> None:
         """Brings nothing back any more. Twice is harmless."""
