@@ -207,6 +207,27 @@ async def test_what_waits_behind_a_command_of_several_slots_runs_when_that_one_i
         assert d.order == [wide.id, behind.id, runs.id]
 
 
+async def test_commands_that_are_cancelled_do_not_make_the_others_pass_for_quick():
+    """What passes for quick is kept here by the hundred, though other nodes may have slots free."""
+    word = mark()
+    async with desk(concurrency=1) as d:
+        d.target._pace_s = 5.0  # that is how long those before took
+        runs = delivery(f"export MARK={word}; sleep 60")
+        running = asyncio.create_task(d.run(runs))
+        await until_alive(word)
+        room = d.target._room()
+        for _ in range(30):
+            wait = [delivery(":"), delivery(":")]
+            waiting = asyncio.create_task(d.run(*wait))
+            await asyncio.sleep(0)
+            for one in wait:
+                d.target.end(one.task_id)
+            await waiting
+        d.target.end(runs.task_id)
+        await running
+        assert d.target._room() == room
+
+
 def _job_of(pid: int) -> str:
     try:
         raw = Path(f"/proc/{pid}/environ").read_bytes()

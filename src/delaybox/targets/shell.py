@@ -196,7 +196,9 @@ class ShellTarget:
         keep_ms = wished_ms(message.keep_result_ms, queue_ms=rules.keep_result_ms, node_ms=self._options.keep_result_ms)
 
         def done(job: Job, ended: Ended) -> None:
-            self._pace_s += (ended.details.get("ms", 0) / 1000 - self._pace_s) / 16
+            # One that was cut off, or waited only, says nothing of how long the others take.
+            if "ms" in ended.details and not job.cancelled:
+                self._pace_s += (ended.details["ms"] / 1000 - self._pace_s) / 16
             outcome = outcome_of(ended, keep_ms, cancelled=job.cancelled, stopped=job.stopped)
             if (message.no_result or not keep_ms) and isinstance(outcome, Done) and not _is_cancelled(outcome):
                 outcome = Done()
