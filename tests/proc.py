@@ -11,6 +11,14 @@ def children_of(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
+def lives(pid: int) -> bool:
+    """Whether it runs: one that has ended stays as a zombie where nobody reaps orphans (a container without an init)."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 def processor_s(pid: int) -> float:
     """The processor time that a process has taken so far, with all its threads. Other than time on the clock it says
     how much a process does, however busy the machine is."""

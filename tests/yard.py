@@ -25,7 +25,7 @@ from tests.engines import running, until
 from tests.faults.harness.proxy import Proxy
 from tests.rpc import Rpc, rpc_process
 from tests.servers import RealServer
-from tests.waiting import until_async
+from tests.waiting import PATIENCE_S, until_async
 from tests.worker_app import Oracle
 
 QUICK = {"heartbeat_ms": 300, "lease_ms": 3_000}
@@ -93,7 +93,7 @@ class Yard:
         """One that is connected."""
         worker_app.worker.change(servers=list(servers) or [self.address], **{**DEFAULTS, **settings})
         runner = await self._stack.enter_async_context(worker_app.worker.running())
-        await asyncio.wait_for(runner.connected(), 20)
+        await asyncio.wait_for(runner.connected(), PATIENCE_S)
         return runner
 
     async def call(self, name: str, *arguments: Any, count: int = 1, **fields: Any) -> list[str]:

@@ -35,7 +35,7 @@ def cli(node: ServedNode, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
 def test_queues_stats_and_forecast(cli: Cli) -> None:
     for _ in range(3):
         scheduled(cli, "x", "--delay", "30m", "--queue", "watched")
-    scheduled(cli, "x", "--delay", "20s", "--queue", "watched")
+    scheduled(cli, "x", "--delay", "50s", "--queue", "watched")
     until(lambda: "watched" in cli("queues").out)
     assert cli("queues", "watched", "--json").json()["queue"] == "watched"
     assert "watched" in cli("queues", "watched").out

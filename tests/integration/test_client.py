@@ -230,7 +230,7 @@ def test_bulk_calls_by_filter(client: Client, queue: str):
 
 
 def test_the_whole(client: Client, queue: str):
-    handle = client.publish("x", delay="20s", queue=queue)
+    handle = client.publish("x", delay="50s", queue=queue)
     assert any(found.queue == queue and found.pending == 1 for found in client.queues())
     client.set_queue(f"{queue}-waits", paused=True)
     client.publish("x", queue=f"{queue}-waits")
@@ -246,7 +246,7 @@ def test_the_whole(client: Client, queue: str):
     assert needs["clock"].running == 1 and needs["clock"].needed >= 1
     assert [term.name for term in needs["clock"].terms] == ["tasks"]
     client.set_queue(f"{queue}-slow", concurrency=3)
-    client.schedule("unknown", queue=f"{queue}-slow", delay="10s")
+    client.schedule("unknown", queue=f"{queue}-slow", delay="50s")
     (slow,) = client.scaling(queue=f"{queue}-slow", places=2, lead="1m")
     assert [(term.name, term.due, term.most) for term in slow.terms] == [(f"{queue}-slow:unknown", 1, 3.0)]
     client.cancel_many(queue=f"{queue}-slow")

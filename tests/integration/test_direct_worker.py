@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import re
 import signal
 import sys
 import urllib.request
@@ -74,14 +73,19 @@ async def test_a_server_and_a_worker_are_a_whole_system(tmp_path: Path, seen: Co
 
         await asyncio.to_thread(use)
 
-        def scraped() -> str:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
-                return str(answer.read().decode())
+        wanted = (
+            'delaybox_fired_tasks_total{mode="leased",type="WORKER"} 6.0',
+            'delaybox_fired_tasks_total{mode="in_place",type="PUB_SUB"} 1.0',
+            "delaybox_store_up 1.0",
+        )
 
-        text = await asyncio.to_thread(scraped)
-        assert re.search(r'delaybox_fired_tasks_total\{mode="leased",type="WORKER"\} 6\.0', text)
-        assert re.search(r'delaybox_fired_tasks_total\{mode="in_place",type="PUB_SUB"\} 1\.0', text)
-        assert "delaybox_store_up 1.0" in text
+        def shown() -> bool:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
+                text = answer.read().decode()
+            return all(line in text for line in wanted)
+
+        # What the child counts is added a moment later.
+        await until(lambda: asyncio.to_thread(shown))
 
         # What the worker and its children send, as the environment says.
         def spans() -> set[str]:

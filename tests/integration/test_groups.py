@@ -14,7 +14,7 @@ from delaybox import Client, Worker
 from delaybox.client import InvalidTask, TaskState
 from tests.command import Command
 from tests.nodes import Node, node
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
 
 @pytest.fixture(scope="module")
@@ -188,7 +188,7 @@ def test_waiting_for_the_end_and_stopping_what_runs(served: Node, client: Client
         assert (status, shown["state"], shown["result"]["output"]) == (200, "succeeded", "7")
         assert "succeeded" in cli("wait", task.id).out
         long = client.schedule("wait-long", keep_result="1m")
-        assert started.wait(20)
+        assert started.wait(PATIENCE_S)
         status, _, shown = served.call("GET", f"/v1/tasks/{long.id}?wait=10ms")
         assert (status, shown["state"]) == (200, "running")
         assert cli("wait", long.id, "--timeout", "50ms").code == 1

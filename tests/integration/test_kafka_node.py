@@ -17,6 +17,7 @@ from delaybox.wire.gen.task_pb2 import Task
 from tests.faults.harness import failpoints
 from tests.kafka import Kafka
 from tests.nodes import Node, node
+from tests.proc import lives
 from tests.servers import RealServer
 from tests.waiting import until
 
@@ -98,7 +99,7 @@ def test_the_kafka_process_ends_with_its_node(tmp_path: Path, kafka: Kafka, serv
         children = children_of(running.process.pid)
         assert any("delaybox.roles.kafka" in command for command in children.values())
         os.kill(running.process.pid, signal.SIGKILL)
-        until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in children), lambda: children)
+        until(lambda: not any(map(lives, children)), lambda: children)
 
 
 def children_of(pid: int) -> dict[int, str]:

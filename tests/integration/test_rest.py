@@ -26,6 +26,7 @@ from delaybox.processes.spawn import ChildFailed
 from delaybox.store.servers import Servers
 from delaybox.store.store import Store
 from tests.children import Served
+from tests.proc import lives
 from tests.rest import rest_process
 from tests.servers import RealServer
 from tests.shared import a_prefix, empty, kept
@@ -433,16 +434,4 @@ async def test_it_dies_with_its_parent(server: RealServer, prefix: str):
     pid = int(await parent.stdout.readline())
     parent.kill()
     await parent.wait()
-
-    async def gone() -> bool:
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            return True
-        # Where nobody reaps orphans (a container without an init) a dead one stays as a zombie.
-        if sys.platform == "linux":
-            with contextlib.suppress(OSError), open(f"/proc/{pid}/stat") as stat:
-                return stat.read().rpartition(")")[2].split()[0] == "Z"
-        return False
-
-    await until_async(gone)
+    await until_async(lambda: not lives(pid))

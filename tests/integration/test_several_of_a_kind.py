@@ -19,7 +19,7 @@ from redis import Redis
 
 from delaybox.store import keys
 from tests.nodes import Node, node
-from tests.proc import children_of
+from tests.proc import children_of, lives
 from tests.servers import RealServer
 
 KINDS = ("rest", "grpc", "clock", "work")
@@ -142,14 +142,6 @@ def _link(path: Path) -> str:
         return str(path.readlink())
     except OSError:
         return ""  # closed meanwhile
-
-
-def lives(pid: int) -> bool:
-    """Where nobody reaps orphans a dead one stays as a zombie."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 def run(running: Node, number: int) -> str:

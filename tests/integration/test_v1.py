@@ -226,7 +226,7 @@ async def test_dead_letters(v1: V1):
 
 @pytest.mark.usefixtures("engine")
 async def test_queues_and_nodes(v1: V1):
-    await v1.post(queue="mail", delay="5s")
+    await v1.post(queue="mail", delay="50s")
 
     async def counted() -> bool:
         return bool((await v1.call("GET", "/queues/mail"))[1]["pending"])

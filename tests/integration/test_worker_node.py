@@ -179,9 +179,10 @@ async def test_a_node_that_is_away_for_longer_has_given_the_tasks_to_others(yard
 async def test_a_node_that_ends_in_order_gets_its_answers_first(yard: Yard) -> None:
     second = await yard.node(port=free_port())
     runner = await yard.worker(second.address)
-    made = await yard.call("naps", 1.0, count=4)
+    made = await yard.call("naps", 2.0, count=4)
     await yard.begun(*made)
-    waiting = await yard.call("naps", 0.1, delay_ms=200, count=8)
+    # Due while it finishes those, and not before it ends on a slow machine.
+    waiting = await yard.call("naps", 0.1, delay_ms=1_000, count=8)
     await second.process.stop()
     assert runner.stats.done == 4, "it waited for them"
     assert not set(waiting) & set(yard.oracle.begun()), "it took no more"

@@ -18,6 +18,7 @@ from delaybox.store.servers import Servers
 from delaybox.store.store import Store
 from tests.engines import until
 from tests.ports import free_port
+from tests.proc import lives
 from tests.rpc import rpc_process
 from tests.servers import RealServer
 from tests.web import called
@@ -119,7 +120,7 @@ async def test_a_worker_whose_supervisor_is_killed_ends(yard: Yard, tmp_path: Pa
         assert len(children) == 2
         assert process.pid not in children
         process.signal(signal.SIGKILL)
-        await until(lambda: not any(map(_lives, children)))
+        await until(lambda: not any(map(lives, children)))
     await yard.sound()
 
 
@@ -232,11 +233,3 @@ async def test_a_wrong_token_ends_it_with_code_4(server: RealServer, prefix: str
         _, output = await asyncio.wait_for(process.communicate(), 30)
         assert process.returncode == 4
         assert b"will not have this worker: UNAUTHENTICATED" in output
-
-
-def _lives(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True

@@ -20,6 +20,7 @@ from delaybox.wire.gen import worker_pb2 as wk
 from tests.engines import running, until
 from tests.rpc import Rpc, refused, rpc_process
 from tests.servers import RealServer
+from tests.waiting import PATIENCE_S
 
 
 @pytest.fixture
@@ -61,7 +62,7 @@ class Worker:
     async def receive(self) -> wk.ToWorker:
         """The next message that says something."""
         while True:
-            message: Any = await asyncio.wait_for(self.call.read(), 10)
+            message: Any = await asyncio.wait_for(self.call.read(), PATIENCE_S)
             assert message is not grpc.aio.EOF
             self.seen = max(self.seen, message.number)
             if message.tasks or message.cancel or message.stale or message.drain:
