@@ -376,6 +376,27 @@ async def test_large_bodies_hold_up_no_small_ones(server: Receiver):
         await to.stop()
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("webhook-timestamp", "9" * 400),
+        ("webhook-timestamp", "1e999"),
+        ("webhook-timestamp", "\u0661" * 10),
+        ("webhook-timestamp", "-1"),
+        ("webhook-id", "\udcff"),
+        ("webhook-signature", "v1,\udcff \ud800"),
+    ],
+)
+def test_headers_of_anybody_are_not_verified_and_no_other_error(name: str, text: str):
+    """Whoever sends such a request would have the receiver answer 500, and log a traceback each time."""
+    from delaybox import webhook
+
+    signature = webhook.sign("m", int(time.time()), b"", [webhook.key_of(SECRET)])
+    headers = {"webhook-id": "m", "webhook-timestamp": f"{time.time():.0f}", "webhook-signature": signature}
+    with pytest.raises(webhook.NotVerified):
+        webhook.verify(b"", {**headers, name: text}, SECRET)
+
+
 def test_the_package_of_the_standard_verifies_what_is_sent():
     """Row S5: rotation, replay, a dot in the id; the verifier is the standard's own, not ours."""
     standard = pytest.importorskip("standardwebhooks")

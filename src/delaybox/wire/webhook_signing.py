@@ -61,20 +61,23 @@ def verify(
     found = {name.lower(): value for name, value in headers.items() if name.lower() in (ID, TIMESTAMP, SIGNATURE)}
     if len(found) < 3 or not all(found.values()):
         raise NotVerified(f"the request has no {ID}, {TIMESTAMP} or {SIGNATURE}")
-    try:
-        timestamp = int(found[TIMESTAMP])
-    except ValueError:
-        raise NotVerified(f"{TIMESTAMP} is not a number of seconds") from None
+    text = found[TIMESTAMP]
+    if not (text.isascii() and text.isdigit() and len(text) < 16):
+        raise NotVerified(f"{TIMESTAMP} is not a number of seconds")
+    timestamp = int(text)
     away = (time.time() if now_s is None else now_s) - timestamp
     if abs(away) > tolerance_s:
         raise NotVerified(f"the request was signed {away:.0f} s ago, more than {tolerance_s:.0f} s away from now")
     raw = body.encode() if isinstance(body, str) else body
     keys = [key_of(one) for one in ([secret] if isinstance(secret, str) else secret)]
-    expected = [one.encode() for one in sign(found[ID], timestamp, raw, keys).split(" ")] if keys else []
+    try:
+        expected = [one.encode() for one in sign(found[ID], timestamp, raw, keys).split(" ")] if keys else []
+    except UnicodeEncodeError:
+        raise NotVerified(f"{ID} is not text") from None
     good = False
     for given in found[SIGNATURE].split(" "):
         for one in expected:
-            good |= hmac.compare_digest(one, given.encode("utf-8", "surrogateescape"))
+            good |= hmac.compare_digest(one, given.encode("utf-8", "surrogatepass"))
     if not good:
         raise NotVerified("no signature fits: another secret was used, or the body is not the one that was signed")
     return found[ID]
