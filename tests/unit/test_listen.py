@@ -23,6 +23,7 @@ def message(payload: bytes = b"", **header: bytes) -> bytes:
         ({"executionTimestamp": b"%d" % (STORED_MS + 2)}, 0.5),
         ({"executionTimestamp": b"1721672590913"}, 2.5),
         ({"executionTimestamp": b"nonsense"}, 2.5),
+        ({"executionTimestamp": b"1e999"}, 2.5),
     ],
 )
 def test_lateness_is_against_the_later_of_asked_and_stored(header: dict[str, bytes], late_ms: float) -> None:

@@ -112,7 +112,7 @@ def read(data: bytes, now_ms: float) -> Arrival:
     due: list[int] = []
     with contextlib.suppress(InvalidTask):
         due.append(ids.due_ms(ids.parse(task.taskUuid)))
-    with contextlib.suppress(ValueError):
+    with contextlib.suppress(ValueError, OverflowError):
         due.append(int(float(task.header.get("executionTimestamp", b""))))
     return Arrival(task, now_ms, now_ms - max(due) if due else None)
 
