@@ -171,6 +171,9 @@ def test_unknown_top_level_fields_are_ignored_as_in_go():
         (b'{"parameter":{"delay":true}}', "parameter.delay", "is true"),
         (b'{"parameter":{"delay":10000000000001}}', "parameter.delay", "317 years"),
         (b'{"parameter":{"delay":5,"executionTimestamp":"0"}}', "parameter.delay", "both given"),
+        (b'{"parameter":{"fairnessKey":"a","fairnessWeight":"1_0"}}', "parameter.fairnessWeight", "give 0.01 to 100"),
+        (b'{"parameter":{"fairnessKey":"a","fairnessWeight":"\\u0662"}}', "parameter.fairnessWeight", "is no weight"),
+        (b'{"parameter":{"fairnessWeight":"2"}}', "parameter.fairnessWeight", "give that as well"),
     ],
 )
 def test_wrong_input(raw, field, words):

@@ -395,7 +395,8 @@ def _fairness_key(text: str) -> str:
 def _fairness_weight(text: str, *, keyed: bool) -> float:
     field = "parameter.fairnessWeight"
     try:
-        weight = float(text)
+        # Python reads digits of other scripts, and 1_0 as ten.
+        weight = float(text) if text.isascii() and "_" not in text else 0.0
     except ValueError:
         weight = 0.0
     if not MIN_WEIGHT <= weight <= MAX_WEIGHT:
