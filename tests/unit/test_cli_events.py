@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from delaybox.cli import events
+from delaybox.cli import events, several
 from delaybox.cli.client import NodeRefused, NodeUnreachable
 
 
@@ -28,7 +28,7 @@ class Served:
 
 
 def followed(served: Any, count: int, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    monkeypatch.setattr(events, "_AGAIN_S", 0)
+    monkeypatch.setattr(several, "AGAIN_S", 0)
     return list(itertools.islice(events._lines(served, {}, "", follow=True), count))
 
 

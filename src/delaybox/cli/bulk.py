@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from delaybox.cli import messages
-from delaybox.cli.client import NodeRefused, NodeUnreachable, RestClient
+from delaybox.cli.client import LATER, NodeRefused, NodeUnreachable, RestClient
 from delaybox.cli.exits import Exit
 from delaybox.cli.taskfile import BadLine, TaskLine, batches, lines_of
 from delaybox.core.errors import ConfigError
 
 GIVE_UP_S = 60.0
 """Gives up after this long without any answer but "later"."""
-_LATER = frozenset({429, 502, 503, 504})
 
 
 @dataclass(slots=True)
@@ -75,7 +74,7 @@ class Sender:
                     raise
                 wait = pause
             except NodeRefused as error:
-                if error.status not in _LATER or self._clock() >= until:
+                if error.status not in LATER or self._clock() >= until:
                     raise
                 self._answered = True
                 wait = max(pause, error.retry_after_s)
@@ -116,7 +115,7 @@ class Sender:
                 self.done.created += 1
             elif item["status"] < 300:
                 self.done.duplicates += 1
-            elif item["status"] in _LATER:
+            elif item["status"] in LATER:
                 again.append(line)
             else:
                 self.refuse(

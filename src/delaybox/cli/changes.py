@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from delaybox.cli import messages, options, render
-from delaybox.cli.client import NodeRefused, RestClient, segment
+from delaybox.cli.client import NodeRefused, NodeUnreachable, RestClient, segment
 from delaybox.cli.exits import Exit
 from delaybox.cli.options import (
     DEFAULT_SERVER,
@@ -30,7 +30,7 @@ from delaybox.cli.options import (
     Zone,
     connect,
 )
-from delaybox.cli.several import address_of, each, show_changed
+from delaybox.cli.several import Outage, address_of, each, show_changed
 from delaybox.core import texts
 from delaybox.core.errors import ConfigError
 
@@ -197,18 +197,22 @@ def wait(
     client = connect(server, token, as_json)
     until = None if timeout is None else time.monotonic() + options.duration_ms("--timeout", timeout) / 1000
     task: dict[str, Any] = {}
+    outage = Outage()
     while task.get("state") not in _ENDS:
         left = _WAIT_S if until is None else min(_WAIT_S, until - time.monotonic())
         if task and left <= 0:
             break
         try:
             task = client.get(f"/v1/tasks/{segment(task_id)}", {"wait": f"{max(int(left * 1000), 0)}ms"})
-        except NodeRefused as error:
-            if not task or error.status != 410:
+            outage.over()
+        except (NodeUnreachable, NodeRefused) as error:
+            if not task:
                 raise
-            # It was there a moment ago, so it has ended, and left nothing.
-            task = {**task, "state": None}
-            break
+            if isinstance(error, NodeRefused) and error.status == 410:
+                # It was there a moment ago, so it has ended, and left nothing.
+                task = {**task, "state": None}
+                break
+            outage.passes(error)
     if as_json:
         messages.out_json(task)
     elif task["state"] is None:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 # http.client and ssl are imported by the first call: every `delaybox --help` loads this module.
 
 DEFAULT_SERVER = "http://127.0.0.1:8088"
+LATER = frozenset({429, 502, 503, 504})
+"""Answers of a node, or of a proxy whose nodes are away, that another try may mend."""
 TIMEOUT_S = 30.0
 """A node whose store hangs answers 503 after some 15 s."""
 _NAMED = "--server (or DELAYBOX_SERVER)"

@@ -11,9 +11,10 @@ from typing import Annotated, Any
 
 import typer
 
-from delaybox.cli import colour, messages, options
+from delaybox.cli import colour, options, several
 from delaybox.cli.client import NodeRefused, NodeUnreachable, Query, RestClient
 from delaybox.cli.options import DEFAULT_SERVER, AsJson, Labels, Queue, Server, Token, Type, connect
+from delaybox.cli.several import Outage
 from delaybox.core import texts
 
 _START = "0-0.0"
@@ -21,9 +22,6 @@ _QUIET_S = 1.0
 """Without --follow: the feed has no more for now when nothing came for so long."""
 _SILENT_S = 40.0
 """A stream shows every 15 s that it is alive."""
-_AGAIN_S = 1.0
-_FOR_THE_MOMENT = (429, 502, 503, 504)
-"""Answers of a node, or of a proxy whose nodes are away, that another try may mend."""
 _PREFIX = "io.delaybox.task."
 
 
@@ -72,24 +70,23 @@ def events(
 
 def _lines(client: RestClient, query: Query, after: str, *, follow: bool) -> Iterator[str]:
     """The data of each event; goes on where a stream was cut."""
-    away = False
+    outage = Outage()
     while True:
         try:
             quiet_s = _SILENT_S if follow else _QUIET_S
             for event_id, data in client.stream("/v1/events", {**query, "after": after or None}, quiet_s=quiet_s):
-                away, after = False, event_id or after
+                outage.over()
+                after = event_id or after
                 if data:
                     yield data
         except (NodeUnreachable, NodeRefused) as error:
-            lasting = isinstance(error, NodeRefused) and error.status not in _FOR_THE_MOMENT
-            if not after or not follow or lasting:
+            if not after or not follow:
                 raise
-            if not away:
-                messages.warning(f"{error}; goes on when a node answers")
-            away = True
+            outage.passes(error)
+            continue
         if not follow:
             return
-        time.sleep(_AGAIN_S)
+        time.sleep(several.AGAIN_S)
 
 
 def _drawn(event: dict[str, Any]) -> str:

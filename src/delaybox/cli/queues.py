@@ -10,8 +10,9 @@ import typer
 from typer.core import TyperGroup
 
 from delaybox.cli import messages, render
-from delaybox.cli.client import RestClient, segment
+from delaybox.cli.client import NodeRefused, NodeUnreachable, RestClient, segment
 from delaybox.cli.options import DEFAULT_SERVER, AsJson, Server, Token, connect
+from delaybox.cli.several import Outage
 from delaybox.cli.watch import queue_table
 from delaybox.core.errors import ConfigError
 
@@ -202,12 +203,17 @@ def _key_limit(text: str) -> dict[str, str | int]:
 
 
 def _drain(client: RestClient, queue: str, *, quiet: bool) -> None:
-    last = -1
+    last, outage = -1, Outage()
     while True:
-        if queue == OTHERS:
-            running = sum(lane["in_flight"] for lane in client.get("/v1/queues")["queues"] if lane["waits"])
-        else:
-            running = client.get(f"/v1/queues/{segment(queue)}")["in_flight"]
+        try:
+            if queue == OTHERS:
+                running = sum(lane["in_flight"] for lane in client.get("/v1/queues")["queues"] if lane["waits"])
+            else:
+                running = client.get(f"/v1/queues/{segment(queue)}")["in_flight"]
+        except (NodeUnreachable, NodeRefused) as error:
+            outage.passes(error)
+            continue
+        outage.over()
         if not running:
             return
         if running != last and not quiet:

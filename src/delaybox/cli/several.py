@@ -2,20 +2,41 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Final
 from urllib.parse import urlencode
 
 import typer
 
 from delaybox.cli import messages
-from delaybox.cli.client import NodeRefused, RestClient, segment
+from delaybox.cli.client import LATER, NodeRefused, NodeUnreachable, RestClient, segment
 from delaybox.cli.exits import Exit
 from delaybox.cli.usage import UsageError
 from delaybox.core import texts
 from delaybox.core.limits import MAX_PAGE
 
-"""Most tasks that a node returns at once."""
+AGAIN_S: Final = 1.0
+
+
+class Outage:
+    """The time in which no node answers, for commands that wait for something: told once, and gone through."""
+
+    def __init__(self) -> None:
+        self._told = False
+
+    def passes(self, error: NodeUnreachable | NodeRefused) -> None:
+        """Returns after a moment; raises the error where no other try mends it."""
+        if isinstance(error, NodeRefused) and error.status not in LATER:
+            raise error
+        if not self._told:
+            messages.warning(f"{error}; goes on when a node answers")
+        self._told = True
+        time.sleep(AGAIN_S)
+
+    def over(self) -> None:
+        """A node has answered."""
+        self._told = False
 
 
 def note_more(cursor: str | None) -> None:
