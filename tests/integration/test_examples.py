@@ -164,7 +164,7 @@ def test_an_order_that_is_paid_stays_and_one_that_is_not_is_dropped(place: Place
 def test_time_outs_survive_a_kill_of_the_node_between_payment_and_time_out(place: Place) -> None:
     with place.receiving() as output:
         for order in ("paid-before", "paid-while-away", "unpaid"):
-            place.run("order_timeout.py", "place", order, "--timeout", "8s")
+            place.run("order_timeout.py", "place", order, "--timeout", "14s")
         tasks = place.node.call("GET", "/v1/tasks")[2]["tasks"]
         due = max(task["due_ms"] for task in tasks) / 1000
         assert "time-out cancelled" in place.run("order_timeout.py", "pay", "paid-before")
@@ -174,7 +174,7 @@ def test_time_outs_survive_a_kill_of_the_node_between_payment_and_time_out(place
         # Whoever placed an order and got no answer asks again, and waits for the node; here it is back meanwhile.
         back = threading.Timer(0.5, place.again)
         back.start()
-        repeated = place.run("order_timeout.py", "place", "unpaid", "--timeout", "8s")
+        repeated = place.run("order_timeout.py", "place", "unpaid", "--timeout", "14s")
         back.join()
 
         # The same task as the first time, with the time that was counted from the first time.
@@ -190,7 +190,7 @@ def test_time_outs_survive_a_kill_of_the_node_between_payment_and_time_out(place
 def test_a_nightly_batch_is_spread_and_stored_once(place: Place) -> None:
     customers = place.folder / "customers.txt"
     customers.write_text("".join(f"customer-{i}\n" for i in range(40)))
-    start = datetime.now(UTC) + timedelta(seconds=6)
+    start = datetime.now(UTC) + timedelta(seconds=12)
     asked = ("nightly_batch.py", str(customers), "--start", start.isoformat(), "--over", "2")
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(

@@ -128,7 +128,8 @@ def test_messages_that_only_together_are_too_large_all_arrive(tmp_path: Path, ka
 def test_tasks_of_one_key_keep_the_order_of_their_due_times(tmp_path: Path, kafka: Kafka):
     topic = kafka.topic()
     with node(*serve(kafka.bootstrap, topic, "kafka.value=payload"), folder=tmp_path) as ours:
-        start = time.time_ns() // 1_000_000 + 1_500
+        # All are stored before the first is due, or later ones would overtake it.
+        start = time.time_ns() // 1_000_000 + 4_000
         tasks = [
             {"type": "pub_sub", "payload": f"{key} {n}", "at": start + n, "headers": {"kafkaKey": f"key-{key}"}}
             for n in range(100)

@@ -61,6 +61,8 @@ storage:
   schedulerKeyName: scheduled_tasks
 """
 PASSWORD = "secret"
+AHEAD_MS = 3_000
+"""So far ahead that all are listed before the first is due."""
 
 
 @pytest.fixture
@@ -120,7 +122,7 @@ def test_its_end_to_end_sequence(tmp_path: Path, redis_port: int):
         assert "unknown key" not in ours.output()
         assert ours.call("GET", "/ping")[2] == b"pong"
         assert ours.call("GET", "/task")[2] == []
-        due = time.time_ns() // 1_000_000 + 1_000
+        due = time.time_ns() // 1_000_000 + AHEAD_MS
         body = {"parameter": {"executionTimestamp": str(due), "taskType": "PUB_SUB"}, "pyload": "VGVzdCBKYXkK"}
         with ThreadPoolExecutor(10) as callers:
             assert {s for s, *_ in callers.map(lambda _: ours.call("POST", "/task", body), range(10))} == {200}
@@ -128,7 +130,7 @@ def test_its_end_to_end_sequence(tmp_path: Path, redis_port: int):
         assert [task["pyload"] for task in listed] == ["VGVzdCBKYXkK"] * 10
         fired: list[Task] = []
         while len(fired) < 10:
-            message = listener.get_message(timeout=10)
+            message = listener.get_message(timeout=PATIENCE_S)
             assert message is not None
             fired.append(Task.FromString(message["data"]))
         assert time.time_ns() // 1_000_000 >= due
@@ -150,12 +152,12 @@ def test_its_example_of_several_nodes(tmp_path: Path, redis_port: int):
     listener.get_message(timeout=5)
     environ = environment(redis_port) | {"APP_CONF_PATH": str(path)}
     with node(folder=tmp_path, environ=environ) as first, node(folder=tmp_path, environ=environ) as second:
-        due = time.time_ns() // 1_000_000 + 800
+        due = time.time_ns() // 1_000_000 + AHEAD_MS
         body = {"parameter": {"executionTimestamp": str(due)}, "pyload": "VGVzdCBKYXkK"}
         ids = [asked.call("POST", "/api/task", body)[2]["taskUuid"] for asked in (first, second) * 10]
         assert len(second.call("GET", "/api/task")[2]) == 20
         fired: list[str] = []
-        while message := listener.get_message(timeout=3 if len(fired) < 20 else 0.5):
+        while message := listener.get_message(timeout=PATIENCE_S if len(fired) < 20 else 0.5):
             fired.append(Task.FromString(message["data"]).taskUuid)
         assert sorted(fired) == sorted(ids)
     listener.close()
