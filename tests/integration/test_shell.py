@@ -295,7 +295,7 @@ async def test_a_host_that_is_killed_is_replaced_and_its_commands_are_dead():
     async with desk(concurrency=2) as d:
         word = mark()
         work = asyncio.create_task(
-            d.run(delivery(f"export MARK={word}; sleep 60"), delivery("sleep 0.2; echo x"), delivery(":"))
+            d.run(delivery(f"export MARK={word}; sleep 60"), delivery("sleep 60"), delivery(":"))
         )
         await until_alive(word)
         before, folder = d.target.host_pid, Path(d.target._pool._folder)
@@ -306,6 +306,15 @@ async def test_a_host_that_is_killed_is_replaced_and_its_commands_are_dead():
         assert isinstance(outcomes[2], Done), "what waited is run by the new host"
         assert d.target.host_pid != before and not folder.exists()
         assert (await d.result("echo again")).ok
+
+
+async def test_a_host_that_was_killed_is_not_started_again_by_a_stop(caplog: pytest.LogCaptureFixture):
+    async with desk(concurrency=2) as d:
+        before, folder = d.target.host_pid, Path(d.target._pool._folder)
+        os.kill(before, signal.SIGKILL)
+        await until_async(lambda: "starting it again" in caplog.text)
+        await d.target.stop()
+        assert d.target.host_pid == before and not folder.exists()
 
 
 async def test_stop_ends_everything_and_twice_is_harmless():

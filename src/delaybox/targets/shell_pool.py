@@ -85,6 +85,7 @@ class ShellPool:
         self._host: asyncio.subprocess.Process | None = None
         self._watcher: asyncio.Task[None] | None = None
         self._stopping = False
+        self._stop = asyncio.Event()
 
     @property
     def waiting(self) -> int:
@@ -109,6 +110,7 @@ class ShellPool:
     async def stop(self) -> None:
         """Ends what runs, at once, and the host. Twice is harmless."""
         self._stopping = True
+        self._stop.set()
         self._waiting.clear()
         self._costs = 0
         self._hang_up()
@@ -187,12 +189,18 @@ class ShellPool:
             pause_s = backoff.pause_s(lived_s)
             log.error("%s", reason("host of the shell commands", code, lived_s, pause_s))
             self._hang_up()
-            while not self._stopping:
-                await asyncio.sleep(pause_s)
+            while True:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._stop.wait(), pause_s)
                 # The host removes it itself, unless it was killed; its slots are gone by now.
                 shutil.rmtree(self._folder, ignore_errors=True)
+                if self._stopping:
+                    return
                 try:
                     await self._launch()
+                    if self._stopping:
+                        # It was told of no stop: there was no host yet.
+                        self._hang_up()
                     break
                 except OSError as error:
                     pause_s = backoff.pause_s()
