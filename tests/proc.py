@@ -12,7 +12,7 @@ def children_of(pid: int) -> list[int]:
 
 
 def lives(pid: int) -> bool:
-    """Whether it runs: one that has ended stays as a zombie where nobody reaps orphans (a container without an init)."""
+    """Whether it runs. One that ended stays as a zombie where nobody reaps orphans (a container without an init)."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:

@@ -177,7 +177,7 @@ async def test_a_node_that_is_away_for_longer_has_given_the_tasks_to_others(yard
 
 
 async def test_a_node_that_ends_in_order_gets_its_answers_first(yard: Yard) -> None:
-    second = await yard.node(port=free_port())
+    second = await yard.node(port=free_port(), grace_s=30.0)
     runner = await yard.worker(second.address)
     made = await yard.call("naps", 2.0, count=4)
     await yard.begun(*made)
