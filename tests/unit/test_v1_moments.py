@@ -74,6 +74,13 @@ def test_what_is_no_moment(value, words):
     assert caught.value.field == "at"
 
 
+def test_only_a_due_time_may_be_left_out_to_run_at_once():
+    for field, said in (("at", True), ("due_ms", True), ("due_from", False), ("--to", False)):
+        with pytest.raises(InvalidTask) as caught:
+            moment_ms(field, 5)
+        assert ("run at once" in str(caught.value)) is said
+
+
 @given(
     st.datetimes(
         datetime(1974, 1, 1),  # noqa: DTZ001

@@ -15,6 +15,9 @@ _MICROSECONDS_TO = 10**17
 _NANOSECONDS_TO = 10**20
 _MOMENT_MEND = "give RFC 3339 with an offset such as 2030-01-31T09:00:00+01:00, or Unix milliseconds"
 
+_DUE = frozenset({"at", "at_ms", "due_ms", "--at"})
+"""What gives a task's due time; the others bound a search."""
+
 _RFC3339 = re.compile(
     r"(\d{4})-(\d\d)-(\d\d)[Tt ](\d\d):(\d\d):(\d\d)(?:\.(\d{1,30}))?(?:([Zz])|([+-])(\d\d):(\d\d))?", re.ASCII
 )
@@ -31,10 +34,10 @@ def moment_ms(field: str, value: str | int) -> int:
         value = int(value)
     if MIN_DUE_MS <= value <= MAX_DUE_MS:
         return value
-    raise InvalidTask(field, f"{field} {show(value)} {_why_not(value)}")
+    raise InvalidTask(field, f"{field} {show(value)} {_why_not(field, value)}")
 
 
-def _why_not(value: int) -> str:
+def _why_not(field: str, value: int) -> str:
     if value < 0:
         return f"is negative; {_MOMENT_MEND}"
     if _SECONDS_FROM <= value < MIN_DUE_MS:
@@ -43,7 +46,8 @@ def _why_not(value: int) -> str:
         return "looks like microseconds; divide by 1000 to give Unix milliseconds"
     if _MICROSECONDS_TO <= value < _NANOSECONDS_TO:
         return "looks like nanoseconds; divide by 1000000 to give Unix milliseconds"
-    return f"is outside 10^11 to 10^14; {_MOMENT_MEND}, or leave it out to run at once"
+    leave = ", or leave it out to run at once" if field in _DUE else ""
+    return f"is outside 10^11 to 10^14; {_MOMENT_MEND}{leave}"
 
 
 def _in_range(field: str, text: str, ms: int) -> int:

@@ -7,8 +7,8 @@ half surrogates), go to the strict reader, which reports what is wrong.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Any, Final, Generic, NoReturn, TypeVar
+from collections.abc import Iterator, Mapping
+from typing import Any, Final, Generic, NoReturn, TypeVar, get_args
 
 import msgspec
 from msgspec import Raw, Struct
@@ -120,20 +120,20 @@ class JsonReader(Generic[T]):
             what = f"a value in {field}" if names and names[-1] == "..." else field or "body"
             mend = "; give JSON as payload_json" if names and names[-1] == "payload" else ""
             raise InvalidTask(field or "body", f"{what} must be {' or '.join(wanted)}, not {value}{mend}")
+        if message == "Number out of range":
+            what = f"{field or 'body'} holds a number that is out of range"
+            raise InvalidTask(field or "body", f"{what}; give one that a 64-bit float can hold")
         raise InvalidTask(field or "body", f"{field or 'body'}: {message}")
 
     def _kind_at(self, names: list[str]) -> type[Struct] | None:
-        kind: Any = self._kind
+        kind: type[Struct] = self._kind
         for name in names:
-            fields = {f.name: f.type for f in msgspec.structs.fields(kind)}
-            inner = [
-                a for a in getattr(fields.get(name), "__args__", ()) if isinstance(a, type) and issubclass(a, Struct)
-            ]
-            if not inner:
+            of = next((field.type for field in msgspec.structs.fields(kind) if field.name == name), None)
+            inner = next(_structs_in(of), None)
+            if inner is None:
                 return None
-            kind = inner[0]
-        found: type[Struct] = kind
-        return found
+            kind = inner
+        return kind
 
     def _value_at(self, body: bytes, names: list[str]) -> str:
         value = self.strictly(body)
@@ -143,6 +143,14 @@ class JsonReader(Generic[T]):
             elif isinstance(value, dict):
                 value = value.get(name)
         return kind_of(value)
+
+
+def _structs_in(kind: Any) -> Iterator[type[Struct]]:
+    """The objects that a field may hold: itself, or inside of Annotated and of unions."""
+    if isinstance(kind, type) and issubclass(kind, Struct):
+        yield kind
+    for inner in get_args(kind):
+        yield from _structs_in(inner)
 
 
 def check_json(field: str, raw: Raw | bytes, max_depth: int = strictjson.MAX_DEPTH) -> None:

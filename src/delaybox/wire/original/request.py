@@ -435,6 +435,8 @@ def decode_base64(field: str, text: str, limit: int, *, as_go: bool = True) -> b
         data = None
     if data is None:
         mend = "use the alphabet with + and / and pad with ="
+        if text.endswith("=") and _decode(text) is not None:
+            mend = "the bits after the last byte must be 0, as encoders write them"
         if text and not text.translate(_LINE_BREAKS).strip("="):
             mend = "leave it out for an empty payload"
         # The error does not show the text: payloads may be secrets, and proxies and clients log answers.
