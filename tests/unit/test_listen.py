@@ -48,6 +48,12 @@ def test_a_payload_is_text_or_base64_and_never_obeyed_by_a_terminal(payload: byt
     assert ID in line
 
 
+def test_a_task_that_was_moved_to_earlier_has_no_lateness_that_is_known() -> None:
+    arrival = read(message(executionTimestamp=b"%d" % (STORED_MS + 3_600_000)), STORED_MS + 5.0)
+    assert arrival.late_ms is None
+    assert "  ?  " in text_line(arrival)
+
+
 def test_what_is_no_task_is_shown_as_it_is() -> None:
     arrival = read(b"\xff\xffplain", STORED_MS)
     assert arrival.late_ms is None

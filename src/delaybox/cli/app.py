@@ -122,7 +122,11 @@ def listen(
     count: Annotated[int, typer.Option(min=0, help="End after this many tasks; 0: go on.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
 ) -> None:
-    """Print each task that arrives on the execution channel, with its lateness."""
+    """Print each task that arrives on the execution channel, with its lateness.
+
+    The message holds the time that the task was created with: of one moved to later, the lateness is from that; of one
+    moved to earlier or run at once it is not known.
+    """
     from delaybox.cli.listen import listen as listening
     from delaybox.config import load
 

@@ -27,11 +27,13 @@ if TYPE_CHECKING:
 
 SHOWN_BYTES = 500
 RETRY_S = 0.5
+MOVED_MS = 1000.0
+"""Nothing fires before its time: what comes earlier than this, clocks apart, was moved or run at once."""
 
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """One message of the channel. ``late_ms`` is None where nothing tells when it was due."""
+    """One message of the channel. ``late_ms`` is None where nothing tells when it was due; a move does not."""
 
     task: Task
     at_ms: float
@@ -114,7 +116,8 @@ def read(data: bytes, now_ms: float) -> Arrival:
         due.append(ids.due_ms(ids.parse(task.taskUuid)))
     with contextlib.suppress(ValueError, OverflowError):
         due.append(int(float(task.header.get("executionTimestamp", b""))))
-    return Arrival(task, now_ms, now_ms - max(due) if due else None)
+    late_ms = now_ms - max(due) if due else -MOVED_MS
+    return Arrival(task, now_ms, late_ms if late_ms > -MOVED_MS else None)
 
 
 def text_line(arrival: Arrival) -> str:
