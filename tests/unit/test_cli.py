@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 import time
@@ -152,6 +153,15 @@ def test_the_variables_of_the_command_line_are_no_configuration(run: Run, monkey
         ("schedule a --priority urgent", "'urgent' is not one of"),
         ("list --state gone", "'gone' is not one of"),
         ("list --limit 0", "'--limit' / '-n': 0 is out of range; give at least 1"),
+        ("get ''", "an id or name is empty; give it"),
+        ("cancel ''", "an id or name is empty; give it"),
+        ("queues set '' --pause", "an id or name is empty; give it"),
+        ("queues set a --weight nan", "'--weight': nan is no finite number"),
+        ("list --limit x", "'--limit' / '-n': 'x' is no whole number; give one"),
+        ("schedule a --attempts 1.5", "'--attempts': '1.5' is no whole number; give one"),
+        ("schedule a --fairness-weight x", "'--fairness-weight': 'x' is no number; give one"),
+        ("schedule a --fairness-weight nan", "'--fairness-weight': nan is no finite number; give one"),
+        ("top --every inf", "'--every': inf is no finite number; give one"),
         ("reschedule x", "nothing to change"),
         ("cancel", "no tasks are named; give ids, a filter such as --group"),
         ("cancel x --group g", "group: not with ids"),
@@ -172,7 +182,7 @@ def test_the_variables_of_the_command_line_are_no_configuration(run: Run, monkey
     ],
 )
 def test_wrong_input_is_told_before_any_node_is_asked(run: Run, arguments: str, words: str) -> None:
-    code, out, err = run(*arguments.split())
+    code, out, err = run(*shlex.split(arguments))
     assert (code, out) == (2, "")
     assert words in " ".join(err.replace("│", " ").split())
     assert "Traceback" not in err

@@ -280,7 +280,9 @@ class RestClient:
 
 
 def segment(text: str) -> str:
-    """One part of a path."""
+    """One part of a path: an id or the name of a queue. ConfigError for none."""
+    if not text:
+        raise ConfigError("an id or name is empty; give it (is a variable of the shell not set?)")
     return quote(text, safe="")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from enum import StrEnum
 from typing import Annotated, Any
 
@@ -157,6 +158,13 @@ def when(at: str | None, zone: str | None, fold: int | None) -> object:
     if at is None:
         raise ConfigError(f"--zone {zone} has no time; give --at as a clock shows it there, such as 2027-03-28T02:30")
     return without_nothing({"local": at, "zone": zone, "fold": fold})
+
+
+def finite(value: float | None) -> float | None:
+    """For an option: refuses nan and inf, which no JSON holds."""
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is no finite number; give one")
+    return value
 
 
 def moment_ms(option: str, text: str) -> int:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from delaybox.cli import messages, render
+from delaybox.cli import messages, options, render
 from delaybox.cli.client import NodeRefused, NodeUnreachable, RestClient, segment
 from delaybox.cli.options import DEFAULT_SERVER, AsJson, Server, Token, connect
 from delaybox.cli.several import Outage
@@ -49,7 +49,7 @@ def show(
     if rules:
         ruled = client.get("/v1/queue-rules")
         return messages.out_json(ruled) if as_json else messages.out(_rules_table(ruled["queues"], messages.width()))
-    answer = client.get(f"/v1/queues/{segment(queue)}" if queue else "/v1/queues")
+    answer = client.get(f"/v1/queues/{segment(queue)}" if queue is not None else "/v1/queues")
     if as_json:
         return messages.out_json(answer)
     if queue is None:
@@ -89,7 +89,9 @@ def set_(
     max_backoff: Annotated[str | None, typer.Option(metavar="DURATION", help="The longest wait.")] = None,
     weight: Annotated[
         float | None,
-        typer.Option(metavar="N", help="Its share where there is more work than places; 1 is usual."),
+        typer.Option(
+            metavar="N", help="Its share where there is more work than places; 1 is usual.", callback=options.finite
+        ),
     ] = None,
     slack: Annotated[
         list[str] | None,

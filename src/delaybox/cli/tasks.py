@@ -126,7 +126,8 @@ def schedule(
         typer.Option(metavar="KEY", help="Keys of a queue take turns where there are fewer places than work."),
     ] = None,
     fairness_weight: Annotated[
-        float | None, typer.Option(metavar="N", help="The key's share beside other keys; 1 is usual.")
+        float | None,
+        typer.Option(metavar="N", help="The key's share beside other keys; 1 is usual.", callback=options.finite),
     ] = None,
     cost: Annotated[
         int | None,

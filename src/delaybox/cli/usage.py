@@ -20,6 +20,11 @@ UsageError: type[Exception] = next(kind for kind in typer.BadParameter.__mro__ i
 """A command was called in a wrong way."""
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 """Errors of writing that are no mistake of the program."""
+_NUMBERS = {
+    "int_parsing": "whole number",
+    "int_parsing_size": "whole number of that size",
+    "float_parsing": "number",
+}
 _AFTER_THE_COMMAND = ("--server", "--token", "--json")
 """Options that every command on tasks takes, and that other programs take before their commands."""
 
@@ -37,9 +42,8 @@ def report(error: Exception) -> int:
     messages.as_json = messages.as_json or asks_for_json(sys.argv[1:])
     context = getattr(error, "ctx", None)
     text = " ".join(str(wrong.format_message()).split()).replace(": Value error, ", ": ")
-    if (range_ := _out_of_range(error)) is not None:
-        value, bound = range_
-        text = f"{text.partition(': ')[0]}: {value} is out of range; give {bound}"
+    if (why := _no_number(error)) is not None:
+        text = f"{text.partition(': ')[0]}: {why}"
     if type(error).__name__ == "NoArgsIsHelpError":
         wrong.show()
     else:
@@ -52,12 +56,17 @@ def report(error: Exception) -> int:
     return int(wrong.exit_code)
 
 
-def _out_of_range(error: Exception) -> tuple[str, str] | None:
-    """The value and what it must be, of a number that is too small or too large: the error's own words lack it."""
+def _no_number(error: Exception) -> str | None:
+    """What is wrong with a number that is none, or is too small or too large: the error's own words lack the value."""
     reasons: list[dict[str, Any]] = getattr(error.__cause__, "errors", list)()
-    bounds = reasons[0].get("ctx", {}) if reasons else {}
+    if not reasons:
+        return None
+    value = str(reasons[0]["input"])[:40]
+    if (wanted := _NUMBERS.get(str(reasons[0].get("type")))) is not None:
+        return f"{value!r} is no {wanted}; give one"
+    bounds = reasons[0].get("ctx", {})
     words = [f"{word} {bounds[name]}" for name, word in (("ge", "at least"), ("le", "at most")) if name in bounds]
-    return (str(reasons[0]["input"])[:40], words[0]) if words else None
+    return f"{value} is out of range; give {words[0]}" if words else None
 
 
 def have_streams() -> None:

@@ -335,7 +335,9 @@ def _scaling_text(answer: dict[str, Any], width: int) -> str:
 
 
 def top(
-    every: Annotated[float, typer.Option("--every", min=0.2, metavar="SECONDS", help="How often.")] = 2.0,
+    every: Annotated[
+        float, typer.Option("--every", min=0.2, metavar="SECONDS", help="How often.", callback=options.finite)
+    ] = 2.0,
     count: Annotated[int, typer.Option(min=0, help="End after so many; 0: go on.")] = 0,
     server: Server = DEFAULT_SERVER,
     token: Token = "",
