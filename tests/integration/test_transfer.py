@@ -284,7 +284,11 @@ def test_the_how_to_of_backups(
         (["export", "tasks.ndjson"], "tasks.ndjson is there already; --resume goes on with it"),
         (["export", "tasks.ndjson", "--resume"], "holds a whole export already"),
         (["export", "none", "--resume"], "none is not there, so there is nothing to go on with"),
+        (["export", "none/tasks"], "none/tasks: No such file or directory; name a file, in a folder that is there"),
+        (["export", ".", "--resume"], r"\.: Is a directory; name a file"),
         (["import", "none"], "none is not there; name a file that `delaybox export` wrote"),
+        (["import", "."], r"\.: Is a directory; name a file that `delaybox export` wrote"),
+        (["import", "tasks.ndjson", "--ids", "none/ids"], "none/ids: No such file or directory; name a file, in a"),
     ):
         with pytest.raises(ConfigError, match=error):
             app([*words, "--redis", old.url], standalone_mode=False)

@@ -68,23 +68,26 @@ def _to(file: str, *, resume: bool) -> Iterator[tuple[BinaryIO, Unfinished]]:
         sys.stdout.buffer.flush()
         return
     path = Path(file)
-    if not resume:
-        try:
+    try:
+        if not resume:
             # Payloads are for whoever may read the store.
             path.touch(0o600, exist_ok=False)
-            with path.open("wb") as out:
-                yield out, Unfinished()
-        except FileExistsError:
-            raise ConfigError(f"{file} is there already; --resume goes on with it, or name another file") from None
-        return
-    try:
-        with path.open("r+b") as out:
-            found = look(out, file)
-            out.truncate(found.size)
-            out.seek(found.size)
-            yield out, found
-    except FileNotFoundError:
-        raise ConfigError(f"{file} is not there, so there is nothing to go on with; leave --resume out") from None
+        out = path.open("r+b")
+    except FileExistsError:
+        raise ConfigError(f"{file} is there already; --resume goes on with it, or name another file") from None
+    except OSError as error:
+        if resume and isinstance(error, FileNotFoundError):
+            raise ConfigError(f"{file} is not there, so there is nothing to go on with; leave --resume out") from None
+        raise _cannot(file, error) from None
+    with out:
+        found = look(out, file) if resume else Unfinished()
+        out.truncate(found.size)
+        out.seek(found.size)
+        yield out, found
+
+
+def _cannot(file: str | Path, error: OSError) -> ConfigError:
+    return ConfigError(f"{file}: {error.strerror}; name a file, in a folder that is there")
 
 
 async def read(
@@ -128,10 +131,13 @@ def _from(file: str) -> Iterator[BinaryIO]:
         yield sys.stdin.buffer
         return
     try:
-        with Path(file).open("rb") as source:
-            yield source
+        source = Path(file).open("rb")  # noqa: SIM115 - only the errors of opening are told here
     except FileNotFoundError:
         raise ConfigError(f"{file} is not there; name a file that `delaybox export` wrote") from None
+    except OSError as error:
+        raise ConfigError(f"{file}: {error.strerror}; name a file that `delaybox export` wrote") from None
+    with source:
+        yield source
 
 
 @contextlib.contextmanager
@@ -140,7 +146,11 @@ def _written(file: Path | None) -> Iterator[Callable[[bytes, bytes], None]]:
     if file is None:
         yield lambda *_: None
         return
-    with file.open("a", encoding="ascii") as out:
+    try:
+        out = file.open("a", encoding="ascii")
+    except OSError as error:
+        raise _cannot(file, error) from None
+    with out:
         yield lambda old, new: print(ids.render(old), ids.render(new), file=out)
 
 

@@ -75,7 +75,7 @@ class IdempotencyConflict(DelayBoxError):
 
     def __init__(self, key: str, task_id: str) -> None:
         super().__init__(
-            f"idempotencyKey {key!r} already belongs to task {task_id}, which has another body; "
+            f"the idempotency key {key!r} already belongs to task {task_id}, which has another body; "
             "send the same body to get that task's id, or use a new key"
         )
         self.key = key
