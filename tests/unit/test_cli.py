@@ -157,6 +157,11 @@ def test_the_variables_of_the_command_line_are_no_configuration(run: Run, monkey
         ("cancel ''", "an id or name is empty; give it"),
         ("queues set '' --pause", "an id or name is empty; give it"),
         ("queues set a --weight nan", "'--weight': nan is no finite number"),
+        (
+            "worker app:w --metrics-port x",
+            "(env var: 'DELAYBOX_WORKER_METRICS_PORT'): 'x' is no whole number; give one",
+        ),
+        ("worker app:w --metrics-port 65536", "_METRICS_PORT'): 65536 is out of range; give at most 65535"),
         ("list --limit x", "'--limit' / '-n': 'x' is no whole number; give one"),
         ("schedule a --attempts 1.5", "'--attempts': '1.5' is no whole number; give one"),
         ("schedule a --fairness-weight x", "'--fairness-weight': 'x' is no number; give one"),

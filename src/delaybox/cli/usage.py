@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import itertools
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ UsageError: type[Exception] = next(kind for kind in typer.BadParameter.__mro__ i
 """A command was called in a wrong way."""
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 """Errors of writing that are no mistake of the program."""
+_NAMED = re.compile(r"(?<=['\])]): ")
 _NUMBERS = {
     "int_parsing": "whole number",
     "int_parsing_size": "whole number of that size",
@@ -43,7 +45,8 @@ def report(error: Exception) -> int:
     context = getattr(error, "ctx", None)
     text = " ".join(str(wrong.format_message()).split()).replace(": Value error, ", ": ")
     if (why := _no_number(error)) is not None:
-        text = f"{text.partition(': ')[0]}: {why}"
+        # Up to the end of the option's name, which may be followed by "(env var: 'NAME')".
+        text = f"{re.split(_NAMED, text, maxsplit=1)[0]}: {why}"
     if type(error).__name__ == "NoArgsIsHelpError":
         wrong.show()
     else:
