@@ -287,6 +287,7 @@ def test_a_receiver_for_development_and_a_request_by_hand(
     assert webhook.verify(body.rstrip("\n"), headers, SECRET) == headers["webhook-id"]
     assert not to.to("/by-hand")
     assert run("webhook", "send", to.url("/by-hand"), "--payload", "x", "--secret", SECRET).out == "200  ok\n"
+    assert run("webhook", "send", to.url("/here", "localhost"), "--payload", "x").out == "200  ok\n"
     (got,) = to.to("/by-hand")
     assert webhook.verify(got.body, got.headers, SECRET)
     to.answers["/by-hand-no"] = reply(404)

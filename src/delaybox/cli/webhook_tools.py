@@ -22,7 +22,8 @@ from delaybox.wire import webhook_signing
 _SHOWN: Final = 2_000
 _LONGEST_BODY: Final = 16 << 20
 """More than a node sends unless it is set so: a payload of 1 MiB is 1.4 MB within a structured event."""
-_ANYWHERE: Final = WebhookRules(enabled=True, allow=("0.0.0.0/0", "::/0"), ports=tuple(range(1, 65_536)))
+_HERE: Final = ("localhost", "*.localhost")
+_ANYWHERE: Final = WebhookRules(enabled=True, allow=("0.0.0.0/0", "::/0", *_HERE), ports=tuple(range(1, 65_536)))
 """The person at this machine may call whatever this machine reaches."""
 
 
