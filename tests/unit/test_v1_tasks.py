@@ -173,7 +173,7 @@ def test_a_float_is_not_rounded_to_a_whole_number():
         ({"timeout": "P1Y"}, "timeout", "years or months, which have no fixed length"),
         ({"expire_after": "never"}, "expire_after", "expire_after 'never' is not a duration"),
         ({"max_snooze": 0}, "max_snooze", "max_snooze 0 is less than 1"),
-        ({"on_conflict": "replace"}, "on_conflict", "is given and no idempotency key; give idempotency_key as well"),
+        ({"on_conflict": "replace"}, "on_conflict", "is given and no idempotency key; give one as well"),
         ({"unique_while": "running"}, "unique_while", "is given and no idempotency key"),
         ({"idempotency_key": "k", "on_conflict": "merge"}, "on_conflict", "'merge' is not a way"),
         ({"idempotency_key": "k", "unique_while": "ever"}, "unique_while", "'ever' is not a span"),

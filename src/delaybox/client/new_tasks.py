@@ -12,8 +12,10 @@ from delaybox.client.values import (
     Moment,
     headers_of,
     json_of,
+    key_of,
     labels_of,
     most_of,
+    named_of,
     number_of,
     policy_of,
     priority_number,
@@ -299,7 +301,7 @@ class MapCalls:
         """NotEncodable, InvalidTask."""
         task = self._task(self.encoded(item))
         if self._key is not None:
-            task.idempotency_key = text_of("key", self._key(item))
+            task.idempotency_key = key_of(self._key(item))
         return task
 
     def several(self, items: Sequence[Encoded]) -> pb.NewTask:
@@ -389,8 +391,8 @@ def _put_cost(task: pb.NewTask, value: object) -> None:
     task.cost = checked_cost("cost", value)
 
 
-def _text(name: str, field: str = "") -> Callable[[pb.NewTask, Any], None]:
-    return lambda task, value: setattr(task, field or name, text_of(name, value))
+def _named(name: str, without: str) -> Callable[[pb.NewTask, Any], None]:
+    return lambda task, value: setattr(task, name, named_of(name, value, without))
 
 
 def _span(option: str) -> Callable[[pb.NewTask, Any], None]:
@@ -410,9 +412,9 @@ _PUT: Final[Mapping[str, Callable[[pb.NewTask, Any], None]]] = {
     "at": _put_later,
     "at_ms": _put_later,
     "delay": _put_later,
-    "queue": _text("queue"),
+    "queue": _named("queue", "the default"),
     "priority": lambda task, value: setattr(task, "priority", priority_number(value)),
-    "key": _text("key", "idempotency_key"),
+    "key": lambda task, value: setattr(task, "idempotency_key", key_of(value)),
     "retry": lambda task, value: put_policy(task.retry, policy_of("retry", value)),
     "timeout": _span("timeout"),
     "expire_after": _span("expire_after"),
@@ -428,8 +430,8 @@ _PUT: Final[Mapping[str, Callable[[pb.NewTask, Any], None]]] = {
     "unique_while": lambda task, value: setattr(
         task, "unique_while", number_of("unique_while", value, _UNIQUE_WHILE, "a span")
     ),
-    "group": _text("group"),
-    "fairness_key": _text("fairness_key"),
+    "group": _named("group", "none"),
+    "fairness_key": _named("fairness_key", "none"),
     "fairness_weight": lambda task, value: setattr(task, "fairness_weight", share_of("fairness_weight", value)),
     "cost": _put_cost,
     "requires": lambda task, value: task.requires.extend(texts_of("requires", value)),
@@ -444,13 +446,13 @@ def filter_of(wanted: Mapping[str, Any]) -> pb.TaskFilter:
         raise TypeError(f"{min(strange)!r} is no part of a filter; there are {', '.join(Filter.__annotations__)}")
     out = pb.TaskFilter()
     if (queue := wanted.get("queue")) is not None:
-        out.queue = _named("queue", queue)
+        out.queue = named_of("queue", queue, "any")
     if (function := wanted.get("function")) is not None:
-        out.function = _named("function", function)
+        out.function = named_of("function", function, "any")
     if (labels := wanted.get("labels")) is not None:
         out.labels.update(labels_of("labels", labels))
     if (group := wanted.get("group")) is not None:
-        out.group = _named("group", group)
+        out.group = named_of("group", group, "any")
     if (state := wanted.get("state")) is not None:
         out.state = number_of("state", state, _STATE_NUMBERS, "a state")  # type: ignore[assignment]
     if (kind := wanted.get("type")) is not None:
@@ -460,14 +462,6 @@ def filter_of(wanted: Mapping[str, Any]) -> pb.TaskFilter:
     if (moment := wanted.get("due_to")) is not None:
         out.due_to_ms = unix_ms("due_to", moment)
     return out
-
-
-def _named(field: str, value: object) -> str:
-    """Text that names something. InvalidTask where it is empty: over the wire that means any, and an empty variable
-    would change far more tasks than was meant."""
-    if not (text := text_of(field, value)):
-        raise InvalidTask(field, f"{field} is empty; give a name, or leave it out for any")
-    return text
 
 
 def history_of(wanted: Mapping[str, Any]) -> pb.HistoryRequest:

@@ -14,7 +14,7 @@ from uuid import UUID
 from delaybox.client.models import PRIORITIES, Retry
 from delaybox.core.durations import Span, span_ms
 from delaybox.core.errors import InvalidTask
-from delaybox.core.limits import MAX_ATTEMPTS, MAX_DUE_MS, MIN_DUE_MS
+from delaybox.core.limits import MAX_ATTEMPTS, MAX_DUE_MS, MAX_KEY_BYTES, MIN_DUE_MS
 from delaybox.core.localtime import instant_us, name_of
 from delaybox.core.retry import RetryFields, RetryPolicy, checked_policy
 from delaybox.core.words import show, unknown
@@ -47,6 +47,22 @@ def text_of(field: str, value: object) -> str:
                 f"{field} {value[:40]!a} holds half a character (a surrogate), which cannot be sent",
             ) from None
     return value
+
+
+def named_of(field: str, value: object, without: str) -> str:
+    """Text that names something. InvalidTask where it is empty: over the wire that is as if it were left out, and an
+    empty variable would do another thing than was meant. ``without``: what leaving it out means."""
+    if not (text := text_of(field, value)):
+        raise InvalidTask(field, f"{field} is empty; give a name, or leave it out for {without}")
+    return text
+
+
+def key_of(value: object) -> str:
+    """An idempotency key. InvalidTask."""
+    text = text_of("key", value)
+    if not 1 <= (size := len(text.encode())) <= MAX_KEY_BYTES:
+        raise InvalidTask("key", f"key has {size} bytes; use 1 to {MAX_KEY_BYTES}, or leave it out")
+    return text
 
 
 def texts_of(field: str, value: object) -> list[str]:
@@ -144,7 +160,9 @@ def unix_ms(field: str, value: Moment, *, ms_field: str = "") -> int:
         )
     ms = -(-instant_us(value) // 1000)
     if not MIN_DUE_MS <= ms <= MAX_DUE_MS:
-        raise InvalidTask(field, f"{field} {value.isoformat()} is before 1973-03-03 or after 5138-11-16")
+        raise InvalidTask(
+            field, f"{field} {value.isoformat()} is before 1973-03-03 or after 5138-11-16; give a moment between them"
+        )
     return ms
 
 

@@ -372,7 +372,7 @@ def check_keyed(key: str | None, on_conflict: str, max_wait: bool, unique_while:
     """What is said of a task's key has a key, and max_wait something that puts the task off. InvalidTask."""
     for name, given in (("on_conflict", on_conflict), ("max_wait", max_wait), ("unique_while", unique_while)):
         if given and key is None:
-            raise InvalidTask(name, f"{name} is given and no idempotency key; give idempotency_key as well")
+            raise InvalidTask(name, f"{name} is given and no idempotency key; give one as well")
     if max_wait and on_conflict != OnConflict.REPLACE.value:
         raise InvalidTask("max_wait", "max_wait goes with on_conflict replace; give that as well, or leave it out")
 

@@ -205,9 +205,9 @@ def _on_conflict(asked: pb.NewTask) -> OnConflict:
             f"on_conflict {asked.on_conflict} is not known; there are {_listed(pb.OnConflict.items())}",
         )
     if found is OnConflict.KEEP and asked.max_wait_ms:
-        raise InvalidTask("max_wait_ms", "max_wait_ms goes with on_conflict REPLACE; give that too, or leave it out")
+        raise InvalidTask("max_wait_ms", "max_wait_ms goes with on_conflict replace; give that too, or leave it out")
     if found is OnConflict.REPLACE and not asked.idempotency_key:
-        raise InvalidTask("on_conflict", "on_conflict is given and no idempotency key; give idempotency_key as well")
+        raise InvalidTask("on_conflict", "on_conflict is given and no idempotency key; give one as well")
     return found
 
 
@@ -231,7 +231,7 @@ def _unique_while(asked: pb.NewTask) -> UniqueWhile | None:
             f"unique_while {asked.unique_while} is not known; there are {_listed(pb.UniqueWhile.items())}",
         )
     if not asked.idempotency_key:
-        raise InvalidTask("unique_while", "unique_while is given and no idempotency key; give idempotency_key as well")
+        raise InvalidTask("unique_while", "unique_while is given and no idempotency key; give one as well")
     return found
 
 
