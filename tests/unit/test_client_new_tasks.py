@@ -225,6 +225,21 @@ def test_a_workers_decorator_checks_by_the_same_rules(options: dict[str, Any], w
         Worker("w").task(**options)(_function)
 
 
+@pytest.mark.parametrize(
+    ("rules", "words"),
+    [
+        ({"paused": "no"}, "paused 'no' is text; give True or False"),
+        ({"slack": 5}, r"slack 5 is no dictionary; give one such as \{"),
+        ({"keys": 5}, r"keys 5 is no list of limits; give them such as \[\{"),
+        ({"keys": {"by": "group"}}, "is no list of limits"),
+        ({"keys": ["group"]}, r"keys\[0\] 'group' is no dictionary; give one such as \{"),
+    ],
+)
+def test_wrong_rules_of_a_queue_are_named(rules: dict[str, Any], words: str):
+    with pytest.raises(InvalidTask, match=words):
+        calls.set_queue("q", rules, replace=False)
+
+
 def test_ids_are_text():
     with pytest.raises(InvalidTask, match="id 5 is a number"):
         calls.get(5)  # type: ignore[arg-type]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -36,7 +36,7 @@ from delaybox.client.values import (
 )
 from delaybox.core.durations import span_ms
 from delaybox.core.errors import InvalidTask
-from delaybox.core.words import unknown
+from delaybox.core.words import show, unknown
 from delaybox.wire.gen import scheduler_pb2 as pb
 
 
@@ -176,7 +176,7 @@ def set_queue(queue: str, rules: Mapping[str, Any], *, replace: bool) -> RpcCall
         elif name == "weight":
             request.rules.weight = real_of("weight", value)
         elif name == "slack":
-            for level, span in value.items():
+            for level, span in _pairs("slack", value, '{"low": "10m"}').items():
                 if level not in Slack.__annotations__:
                     raise InvalidTask("slack", unknown(level, Slack.__annotations__, {}, where="a priority with slack"))
                 setattr(request.rules.slack, f"{level}_ms", span_ms(f"slack.{level}", span, least=0))
@@ -189,6 +189,12 @@ def set_queue(queue: str, rules: Mapping[str, Any], *, replace: bool) -> RpcCall
         else:
             setattr(request.rules, f"{name}_ms", span_ms(name, value, least=0))
     return RpcCall("SetQueue", request, Repeating.REPEATABLE, lambda said: QueueRules.of(said.queue))
+
+
+def _pairs(field: str, value: Any, form: str) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise InvalidTask(field, f"{field} {show(value)} is no dictionary; give one such as {form}")
+    return value
 
 
 def put_limit(rules: pb.Rules | pb.KeyLimit, name: str, value: object, where: str = "") -> None:
@@ -207,9 +213,12 @@ def put_key_limits(rules: pb.Rules, limits: Sequence[Mapping[str, object]]) -> N
     """Sets limits by key. InvalidTask."""
     # An empty list is sent, so that it is refused with the mend.
     rules.keys.SetInParent()
+    form = '{"by": "label:customer", "concurrency": 5}'
+    if isinstance(limits, str | Mapping) or not isinstance(limits, Iterable):
+        raise InvalidTask("keys", f"keys {show(limits)} is no list of limits; give them such as [{form}]")
     for at, limit in enumerate(limits):
         one, where = rules.keys.limits.add(), f"keys[{at}]."
-        for name, value in limit.items():
+        for name, value in _pairs(f"keys[{at}]", limit, form).items():
             if name not in KeyLimit.__annotations__:
                 raise InvalidTask(
                     where + name, unknown(name, KeyLimit.__annotations__, {}, where="part of such a limit")
