@@ -381,9 +381,16 @@ async def test_rules_are_set_as_the_form_has_them(entered: Visitor, service: Ser
     assert (await send("/rules", **{"was-timeout": "=30s", "weight": "1.5", "was-weight": "="}))[0] == 303
     assert (await service.rules.of("mail")).own.weight == 1.5
     assert (await service.rules.of("mail")).own.timeout_ms is None
-    for field, text in (("timeout", "soon"), ("timeout", "0"), ("retry", "{"), ("retry", '{"tries": 1}')):
+    for field, text, words in (
+        ("timeout", "soon", "is not a duration"),
+        ("timeout", "0", "would end every attempt"),
+        ("retry", "{", "retry is no JSON"),
+        ("retry", '{"tries": 1}', "is not a field of retry"),
+        ("rate", "5", "rate &#39;5&#39; is no rate; give a number of tasks, a slash and an interval"),
+        ("concurrency", "1e3", "concurrency &#39;1e3&#39; is no number; give one"),
+    ):
         status, page = await send("/rules", **{field: text, f"was-{field}": "="})
-        assert status == 400 and 'role="alert"' in page, (field, text)
+        assert status == 400 and 'role="alert"' in page and words in page, (field, text)
     assert (await send("/pause"))[0] == 303 and (await service.rules.of("mail")).effect.paused
     listed = await asyncio.to_thread(entered.get, "/dashboard/queues")
     assert "paused" in listed[2]

@@ -223,3 +223,11 @@ async def test_of_very_many_queues_those_with_the_most_work_are_listed(visitor: 
     assert found == [f"idle-{n}" for n in (20, 200, 201, 202, 203, 204)]
     found, text = await asyncio.to_thread(listed, "?name=new-one")
     assert not found and 'href="/dashboard/queues/new-one"' in text and "to give it rules" in text
+
+
+async def test_a_type_that_there_is_not_is_named_and_no_error_of_the_node(visitor: Visitor) -> None:
+    status, _, page = await asyncio.to_thread(visitor.get, "/dashboard/schedule?type=x")
+    assert status == 200 and "type &#39;x&#39; is not a task type; there are" in page
+    given = {"form": await asyncio.to_thread(visitor.form_of, "/dashboard/schedule"), "delay": "1h", "type": "x"}
+    status, _, page = await asyncio.to_thread(visitor.post, "/dashboard/schedule", given)
+    assert status == 400 and "type &#39;x&#39; is not a task type; there are" in page

@@ -206,6 +206,10 @@ def _span(ms: int) -> str:
     return f"{ms}ms" if ms else "0"
 
 
+_RATES = frozenset({"rate", "resume_rate"})
+_NUMBERS = frozenset({"weight", "concurrency", "burst"})
+
+
 def _value(field: str, text: str) -> object:
     if text[0] in "{[":
         try:
@@ -213,7 +217,9 @@ def _value(field: str, text: str) -> object:
         except (ValueError, RecursionError):
             raise InvalidTask(field, f"{field} is no JSON; correct it") from None
     if text.isascii() and len(text) < 16 and text.replace(".", "", 1).isdigit():
-        return float(text) if "." in text else int(text)
+        return text if field in _RATES else float(text) if "." in text else int(text)
+    if field in _NUMBERS:
+        raise InvalidTask(field, f"{field} {text[:40]!r} is no number; give one")
     return text
 
 

@@ -98,6 +98,7 @@ class SchedulePages:
 def _body(form: Mapping[str, str]) -> dict[str, Any]:
     """The form as a body of ``POST /v1/tasks``; what is empty is left out. InvalidTask."""
     kind = form.get("type", "pub_sub")
+    tasks.type_of("type", kind)
     body: dict[str, Any] = {} if kind == "pub_sub" else {"type": kind}
     for name in ("delay", "queue", "group", "idempotency_key", "timeout", "expire_after", "keep_result"):
         if form.get(name, "").strip():
