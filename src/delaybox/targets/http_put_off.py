@@ -110,7 +110,9 @@ class PutOff:
             async with asyncio.timeout(_LEAVE_S):
                 await self.resume(by)
         except (DelayBoxError, TimeoutError) as error:
-            log.warning("webhooks that wait for silent hosts come up to four minutes late: %s", error or "no time left")
+            log.warning(
+                "webhooks that wait for silent hosts come up to four minutes late: %s", str(error) or "no time left"
+            )
 
     def stop(self) -> None:
         """Brings nothing back any more. Twice is harmless."""

@@ -194,11 +194,11 @@ class ShellPool:
                     await asyncio.wait_for(self._stop.wait(), pause_s)
                 # The host removes it itself, unless it was killed; its slots are gone by now.
                 shutil.rmtree(self._folder, ignore_errors=True)
-                if self._stopping:
+                if self._stop.is_set():
                     return
                 try:
                     await self._launch()
-                    if self._stopping:
+                    if self._stop.is_set():
                         # It was told of no stop: there was no host yet.
                         self._hang_up()
                     break
