@@ -26,6 +26,8 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
     """Runs ``delaybox …`` in an empty folder; its exit code, stdout, stderr."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("delaybox.cli.messages.as_json", False)
+    # Where a check is missing, no node that really runs on this machine must be asked.
+    monkeypatch.setenv("DELAYBOX_SERVER", "http://127.0.0.1:1")
 
     def call(*arguments: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["delaybox", *arguments])
