@@ -69,6 +69,14 @@ def test_what_most_tasks_do_not_need_is_not_made_for_them(name: str) -> None:
     assert any(line.startswith("  return ") for line in lines[:first])
 
 
+@pytest.mark.parametrize("name", ["schedule", "ingest"])
+def test_a_plain_task_is_stored_without_what_few_need(name: str) -> None:
+    usual, block, rest = load(name).source.partition("if ARGV[at] or #new.extended > 0 then")
+    behind = rest.split("\nend\nerr = guard(", 1)[1]
+    code = [line.split("--")[0] for line in (usual + behind).splitlines()]
+    assert block and sum(len(re.findall(r"\bfunction\b", line)) for line in code) <= 50
+
+
 @pytest.mark.parametrize("name", names())
 def test_flags(name: str) -> None:
     shebang = text(name).splitlines()[0]

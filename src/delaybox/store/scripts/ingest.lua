@@ -14,14 +14,9 @@
 --@include lib/time.lua
 --@include lib/keys.lua
 --@include lib/record.lua
---@include lib/extension.lua
 --@include lib/guard.lua
 --@include lib/gather.lua
---@include lib/fair.lua
---@include lib/pauses.lua
---@include lib/turns.lua
 --@include lib/hint.lua
---@include lib/place.lua
 --@include lib/newborn.lua
 local now = now_ms()
 local from, to = tonumber(ARGV[3]), tonumber(ARGV[4])
@@ -49,7 +44,13 @@ for _ = 1, k do
   if id then add_body(new, id, ARGV[at + 1]) end
   at = at + 2
 end
-add_labels(new, at, ids, n, stored < n, 9)
+if ARGV[at] or #new.extended > 0 then
+--@include lib/extension.lua
+--@include lib/fair.lua
+--@include lib/extend_new.lua
+  add_labels(new, at, ids, n, stored < n, 9)
+  note_keys(new)
+end
 err = guard(new.keys)
 if err then return err end
 

@@ -16,14 +16,9 @@
 --@include lib/time.lua
 --@include lib/keys.lua
 --@include lib/record.lua
---@include lib/extension.lua
 --@include lib/guard.lua
 --@include lib/gather.lua
---@include lib/fair.lua
---@include lib/pauses.lua
---@include lib/turns.lua
 --@include lib/hint.lua
---@include lib/place.lua
 --@include lib/newborn.lua
 local now = now_ms()
 local W, n, m, k = tonumber(ARGV[3]), tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])
@@ -87,7 +82,13 @@ for _ = 1, tonumber(ARGV[9]) do
   at = at + 2
 end
 if #members > 0 then keys[#keys + 1] = K_GROUPS end
-add_labels(new, at, ids, n, next(skip) ~= nil, 8)
+if ARGV[at] or #new.extended > 0 then
+--@include lib/extension.lua
+--@include lib/fair.lua
+--@include lib/extend_new.lua
+  add_labels(new, at, ids, n, next(skip) ~= nil, 8)
+  note_keys(new)
+end
 err = guard(keys)
 if err then return err end
 

@@ -1,10 +1,11 @@
 -- New tasks. They are collected first, so that a script can look at every key before its first write (rule 2), and then written.
--- Needs time, record, extension, keys, gather, place.
--- W: bucket width in ms. Of the fields: keys is what write_new will touch, for guard.
+-- Needs time, record, keys, gather, hint.
+-- W: bucket width in ms. Of the fields: keys is what write_new will touch, for guard; extended, what extend_new looks at.
 local function newborn(now, W)
   local c = clock(now)
   return {
     now = now, W = W, clock = c, limit = c.horizon, fields = gather(), near = gather(), listed = {}, numbers = {}, bodies = {},
+    extended = {},
     keys = { K_CLOCK, K_BUCKETS, unpack(K_NEAR, 0, 11) },
   }
 end
@@ -54,9 +55,9 @@ local function add_new(b, id, rec)
   add2(b.fields, key, id, rec)
   if due < b.limit then
     local first, flags, len, letter = byte(rec, 1, 4)
-    if first >= FRESH_EXT then fair.note(rec, flags, sub(rec, 4, 3 + len), due) end
-    local base, earliest = near_base(letter), b.clock.earliest
-    add2(b.near, K_NEAR[base + flags % 4], due, id .. sub(rec, 4, 3 + len))
+    local base, earliest, lane = near_base(letter), b.clock.earliest, sub(rec, 4, 3 + len)
+    if first >= FRESH_EXT then b.extended[#b.extended + 1] = { rec, flags, lane, due } end
+    add2(b.near, K_NEAR[base + flags % 4], due, id .. lane)
     if due < earliest[base] then earliest[base] = due end
   end
   return id
@@ -67,38 +68,6 @@ local function add_body(b, id, body)
   local key = k_body(id)
   b.keys[#b.keys + 1] = key
   b.bodies[#b.bodies + 1] = { key, body }
-end
-
--- The index of labels. ARGV from `from` on: (number of the set, its entries in one string, each id template and mark, at most 1,000) ...; ids:
--- those of the tasks, by their place among the n; fewer: some of these are not stored; before: index in ARGV of the template before the
--- first. The caller makes the entries, so that none is taken from its record here, which costs several calls of functions for each; in one
--- string, because an argument of a script costs the server as much as half an SADD of it. Only where ids are others than their templates,
--- or fewer, they are made anew.
-local function add_labels(b, from, ids, n, fewer, before)
-  if not ARGV[from] then return end
-  local known
-  if b.renamed or fewer then
-    known = {}
-    for i = 1, n do known[ARGV[before + 2 * i]] = ids[i] end
-  end
-  for at = from, #ARGV, 2 do
-    local key, sent, members, count = labels.key(ARGV[at]), ARGV[at + 1], nil, 0
-    b.keys[#b.keys + 1] = key
-    if known then
-      members = {}
-      for i = 1, #sent, 20 do
-        local id = known[sub(sent, i, i + 15)]
-        if id then
-          count = count + 1
-          members[count] = id .. sub(sent, i + 16, i + 19)
-        end
-      end
-    else
-      count = #sent / 20
-      members = { struct.unpack(string.rep('c20', count), sent) }
-    end
-    if count > 0 then b.listed[#b.listed + 1] = { key, members, count } end
-  end
 end
 
 -- Writes what was added: bodies, records, the list of buckets, hints last (rule 1). Then wakes those who claim, if needed.
