@@ -13,6 +13,9 @@ _T = TypeVar("_T")
 
 MAX_BODY_BYTES = 4 * 1024 * 1024
 """Most bytes of large bodies, or of results, in one call."""
+_HEAD = 9
+"""Arguments of schedule.lua before its tasks."""
+_RELATIVE = ids.RELATIVE
 
 
 def by_bytes(items: Sequence[_T], size: Callable[[_T], int]) -> Iterator[list[_T]]:
@@ -67,19 +70,22 @@ def _replaced(reply: list[Any]) -> list[Stored]:
     ]
 
 
-def answers(batch: Batch, tails: list[bytes], reply: list[Any]) -> list[Stored]:
-    """What became of each task of a batch, read from the script's reply. ``tails``: the ends of their ids."""
+def answers(batch: Batch, args: Sequence[Any], reply: list[Any]) -> list[Stored]:
+    """What became of each task of a batch, read from the script's reply to these arguments."""
     if batch.replace:
         return _replaced(reply)
     now: int = reply[0]
     out: list[Stored] = []
     keyed = 0
-    for d, tail in zip(batch.drafts, tails, strict=True):
+    templates = args[_HEAD : _HEAD + 2 * len(batch.drafts) : 2]
+    for d, template in zip(batch.drafts, templates, strict=True):
         due = d.due48
-        if due & ids.RELATIVE:
-            due = due - ids.RELATIVE + now
-        elif due < now:
-            due = now
+        if now <= due < _RELATIVE:
+            # As it stands in the template.
+            task_id = template
+        else:
+            due = due - _RELATIVE + now if due & _RELATIVE else now
+            task_id = due.to_bytes(6, "big") + template[6:]
         if d.key is not None:
             keyed += 1
             held: bytes = reply[keyed]
@@ -88,5 +94,5 @@ def answers(batch: Batch, tails: list[bytes], reply: list[Any]) -> list[Stored]:
                 first = held[-16:]
                 out.append(Stored(first, ids.due_ms(first), False, why == b"!", why == b"~"))
                 continue
-        out.append(Stored(due.to_bytes(6, "big") + tail, due))
+        out.append(Stored(task_id, due))
     return out

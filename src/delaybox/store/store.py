@@ -148,20 +148,18 @@ class Store:
     async def schedule(self, batches: Sequence[Batch]) -> list[list[Stored] | BaseException]:
         """Stores batches in one round trip. Per batch: the answers in order, or the error (whether it was stored is
         unknown)."""
-        calls: list[ScriptCall] = []
-        templates: list[list[bytes]] = []
-        for batch in batches:
-            tails = ids.tails(batch.partition, os.urandom(8 * len(batch.drafts)))
-            templates.append(tails)
-            calls.append(self.schedule_call(batch, tails))
+        calls = [
+            self.schedule_call(batch, ids.tails(batch.partition, os.urandom(8 * len(batch.drafts))))
+            for batch in batches
+        ]
         replies = await self.run_new(calls)
         for batch, reply in zip(batches, replies, strict=True):
             if not isinstance(reply, BaseException) and not batch.replace:
                 self.shards.observe(batch.partition, reply[0])
                 self.unforeseen.stored(batch.drafts, reply[0])
         return [
-            reply if isinstance(reply, BaseException) else answers(batch, tails, reply)
-            for batch, tails, reply in zip(batches, templates, replies, strict=True)
+            reply if isinstance(reply, BaseException) else answers(batch, call.args, reply)
+            for batch, call, reply in zip(batches, calls, replies, strict=True)
         ]
 
     def schedule_call(self, batch: Batch, tails: list[bytes]) -> ScriptCall:
