@@ -15,10 +15,10 @@ from delaybox.core import ids
 from delaybox.core.delivery import Delivery, Failed, Report
 from delaybox.core.history import HistoryRules
 from delaybox.core.task import NewTask, TaskType
-from delaybox.service import Service
-from delaybox.store import failures
+from delaybox.service import Service, dead
+from delaybox.store import dead_groups, failures
 from delaybox.store.servers import Servers
-from delaybox.store.store import Store
+from delaybox.store.store import ClaimLimits, Store, Verdict
 from tests.engines import running
 from tests.engines import until as until_true
 from tests.rest import rest_process
@@ -73,3 +73,27 @@ async def test_dead_letters_are_read_replayed_and_discarded_by_group(
     given = {"form": form, "delay": "2h"}
     status, _, _ = await asyncio.to_thread(visitor.post, f"/dashboard/tasks/{moved}/move", given)
     assert (status, (await service.get(moved)).state.value) == (303, "scheduled")
+
+
+async def test_an_action_takes_the_group_s_older_dead_letters_too(
+    client: Redis, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Groups are counted among the newest ones; those that are older are of them as well."""
+    monkeypatch.setattr(dead_groups, "MOST", 4)
+    monkeypatch.setattr(dead_groups, "_AT_ONCE", 3)
+    store = await Store.open(Servers(client), prefix=prefix, partitions=2)
+    service = Service(store)
+    made = [await service.submit(NewTask(type=TaskType.WORKER, name="f")) for _ in range(40)]
+    for p in range(2):
+        held = (await store.claim(p, bytes([p]) * 20, ClaimLimits(slots=100, types="w"))).leased[0::2]
+        await store.fail(p, bytes([p]) * 20, [Verdict(one, None, f"order {n}: no") for n, one in enumerate(held)])
+    groups = await service.dead.groups()
+    assert (groups.seen, groups.total, len(groups.groups)) == (4, 40, 1)
+    monkeypatch.setattr(dead, "_IN_TIME_S", -1.0)
+    some = await service.dead.replay(groups.groups[0].key)
+    assert 0 < some.changed < len(made) and not some.whole
+    monkeypatch.setattr(dead, "_IN_TIME_S", 60.0)
+    rest = await service.dead.discard(groups.groups[0].key)
+    assert (rest.changed + some.changed, rest.whole) == (40, True)
+    counts = await service.counts()
+    assert (counts.dead, counts.pending) == (0, some.changed)

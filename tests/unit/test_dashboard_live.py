@@ -96,6 +96,21 @@ async def test_nodes_and_forecast_come_to_all_when_they_changed() -> None:
         await reader.parts.aclose()
 
 
+async def test_a_stream_ends_with_its_session() -> None:
+    of = Seen().live()
+    over = False
+    ends = of.read("", ended=lambda: over)
+    stays = of.read("")
+    for reader in (ends, stays):
+        await anext(reader)
+        await anext(reader)
+    over = True
+    with pytest.raises(StopAsyncIteration):
+        await anext(ends)
+    assert await anext(stays)
+    await stays.aclose()
+
+
 async def test_a_look_serves_all_pages_that_renew_themselves() -> None:
     asked: list[asyncio.Future[int]] = []
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+import time
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from delaybox.core import ids
 from delaybox.core.lane import split
@@ -18,6 +20,8 @@ _VARIES = re.compile(
     r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}|0x[0-9a-f]+|\b[0-9a-f]{16,}\b|\d+", re.IGNORECASE
 )
 _LONGEST = 200
+_IN_TIME_S = 5.0
+"""After about this time a change of a group ends, done or not: a person waits for it."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -42,6 +46,13 @@ class DeadGroups:
     groups: list[DeadGroup]
     seen: int
     total: int
+
+
+class GroupChange(NamedTuple):
+    """``changed``: how many. ``whole``: all dead letters were looked at; else time was over before."""
+
+    changed: int
+    whole: bool
 
 
 class DeadByReason:
@@ -74,31 +85,43 @@ class DeadByReason:
                 group.sample.append(ids.render(letter.task_id))
         return DeadGroups(sorted(found.values(), key=lambda g: (-g.count, -g.newest_ms)), len(letters), total)
 
-    async def replay(self, key: str) -> int:
-        """Brings back those of a group that are among the newest; returns how many. StoreUnavailable."""
-        brought = 0
-        for some in await self._of_group(key):
+    async def replay(self, key: str) -> GroupChange:
+        """Brings back all of a group. StoreUnavailable."""
+
+        async def change(some: Sequence[bytes]) -> int:
             before = await self._history.before_replay(some)
             words = await self._store.replay(some)
             back = [i for i, word in zip(some, words, strict=True) if word == "replayed"]
             self._history.changed(before, back, due_ms=self._store.now_ms())
-            brought += len(back)
-        return brought
+            return len(back)
 
-    async def discard(self, key: str) -> int:
-        """Deletes those of a group that are among the newest, for good; returns how many. StoreUnavailable."""
-        deleted = 0
-        for some in await self._of_group(key):
-            deleted += await self._store.discard(ids.partition(some[0]) % self._store.partitions, some)
-        return deleted
+        return await self._apply(key, change)
 
-    async def _of_group(self, key: str) -> list[Sequence[bytes]]:
-        letters, _ = await dead_groups.newest(self._store)
-        by_partition: dict[int, list[bytes]] = {}
-        for letter in letters:
-            if _key(letter) == key:
-                by_partition.setdefault(ids.partition(letter.task_id), []).append(letter.task_id)
-        return [group[at : at + MAX_ITEMS] for group in by_partition.values() for at in range(0, len(group), MAX_ITEMS)]
+    async def discard(self, key: str) -> GroupChange:
+        """Deletes all of a group, for good. StoreUnavailable."""
+
+        async def change(some: Sequence[bytes]) -> int:
+            return await self._store.discard(ids.partition(some[0]) % self._store.partitions, some)
+
+        return await self._apply(key, change)
+
+    async def _apply(self, key: str, change: Callable[[Sequence[bytes]], Awaitable[int]]) -> GroupChange:
+        """All of a partition are found before any is changed, because the list of them moves under a walk."""
+        until = time.monotonic() + _IN_TIME_S
+        changed = 0
+        for partition in range(self._store.partitions):
+            mine: list[bytes] = []
+            whole = True
+            async for letters in dead_groups.of_partition(self._store, partition):
+                mine += [letter.task_id for letter in letters if _key(letter) == key]
+                if time.monotonic() > until:
+                    whole = False
+                    break
+            for at in range(0, len(mine), MAX_ITEMS):
+                changed += await change(mine[at : at + MAX_ITEMS])
+            if not whole or (time.monotonic() > until and partition + 1 < self._store.partitions):
+                return GroupChange(changed, whole=False)
+        return GroupChange(changed, whole=True)
 
 
 def _key(letter: DeadLetter) -> str:

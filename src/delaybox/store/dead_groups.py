@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import NamedTuple
 
 from delaybox.core import ids
@@ -39,20 +39,41 @@ async def newest(store: Store) -> tuple[list[DeadLetter], int]:
     out: list[DeadLetter] = []
     size = 0
     for at in range(0, len(found), _AT_ONCE):
-        some = found[at : at + _AT_ONCE]
-        values = await _values(store, [task_id for _, task_id in some])
-        for (died, task_id), value in zip(some, values, strict=True):
-            if value is None:
-                continue  # replayed or discarded since
-            size += len(value)
-            try:
-                _, reason, record = read_dead(task_id, value)
-            except UnreadableRecord:
-                continue
-            out.append(DeadLetter(task_id, died, record.lane, reason))
+        letters, read = await _letters(store, found[at : at + _AT_ONCE])
+        out += letters
+        size += read
         if size > _MOST_BYTES:
             break
     return out, sum(replies[store.partitions :])
+
+
+async def of_partition(store: Store, partition: int) -> AsyncIterator[list[DeadLetter]]:
+    """All of one partition, newest first, some hundreds a step. Those that go meanwhile may keep some from being seen.
+    StoreUnavailable."""
+    first = 0
+    while True:
+        asked = ("ZRANGE", keys.dead_at(store.tags[partition]), first, first + _AT_ONCE - 1, "REV", "WITHSCORES")
+        reply = await store.servers.ask(*asked)
+        if not reply:
+            return
+        letters, _ = await _letters(store, [(int(at), task_id) for task_id, at in reply])
+        yield letters
+        first += len(reply)
+
+
+async def _letters(store: Store, found: Sequence[tuple[int, bytes]]) -> tuple[list[DeadLetter], int]:
+    """Those of (when it died, id), and how many bytes were read."""
+    out: list[DeadLetter] = []
+    size = 0
+    values = await _values(store, [task_id for _, task_id in found])
+    for (died, task_id), value in zip(found, values, strict=True):
+        if value is None:
+            continue  # replayed or discarded since
+        size += len(value)
+        with contextlib.suppress(UnreadableRecord):
+            _, reason, record = read_dead(task_id, value)
+            out.append(DeadLetter(task_id, died, record.lane, reason))
+    return out, size
 
 
 async def latest(store: Store, partition: int, count: int) -> list[tuple[Record, str]]:

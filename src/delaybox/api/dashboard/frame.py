@@ -70,6 +70,11 @@ class Frames:
         """The header that sets a session."""
         return self._set(self.cookie(headers), self._sessions.encode(session), LASTS_S, headers)
 
+    def over(self, visit: Visit) -> bool:
+        """Whether the session of who looks has ended since, or its token."""
+        session = visit.session
+        return session is not None and not self.open and not self._sessions.lasts(session)
+
     def with_cookies(self, visit: Visit, answer: Answer) -> Answer:
         """The answer, with a new session's cookie, and without the message that was shown."""
         added: list[tuple[bytes, bytes]] = []

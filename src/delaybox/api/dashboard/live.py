@@ -85,10 +85,10 @@ class Live:
         self._nodes = b""
         self._forecasts: dict[str, bytes] = {}
 
-    async def read(self, span: str = "") -> AsyncGenerator[bytes, None]:
+    async def read(self, span: str = "", *, ended: Callable[[], bool] = lambda: False) -> AsyncGenerator[bytes, None]:
         """Events until the reader goes: first those of the last minutes, then one a second. Overloaded.
 
-        ``span``: of the forecast that the reader shows; "" for none."""
+        ``span``: of the forecast that the reader shows; "" for none. ``ended``: whether the reader's session has."""
         if self._readers.total() >= MOST:
             raise Overloaded(f"{MOST} pages are open already; close some, or look at another node")
         self._readers[span] += 1
@@ -99,6 +99,8 @@ class Live:
             while True:
                 # Shielded, because a reader that goes must not end the wait of the others.
                 text = await asyncio.shield(self._begin())
+                if ended():
+                    return
                 # By what this one was told last: who is slow is not there for every frame.
                 if self._nodes is not nodes:
                     nodes = self._nodes

@@ -68,6 +68,10 @@ class Sessions:
             return None
         return session if session is not None and session.until_s > self._now_s() else None
 
+    def lasts(self, session: Session) -> bool:
+        """Whether a session allows anything still."""
+        return session.until_s > self._now_s() and self.grant(session) is not None
+
     def grant(self, session: Session | None) -> Grant | None:
         """What a session allows; None where somebody must log in."""
         if self.open:

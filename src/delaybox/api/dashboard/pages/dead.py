@@ -10,6 +10,7 @@ from delaybox.core.errors import InvalidTask
 from delaybox.core.limits import MAX_CURSOR
 from delaybox.core.query import TaskQuery
 from delaybox.service import Service
+from delaybox.service.dead import GroupChange
 from delaybox.wire.json import rendering
 
 _PAGE = 50
@@ -35,13 +36,13 @@ class DeadPages:
 
     async def replay(self, visit: Visit) -> Answer:
         """Brings a group back."""
-        count = await self._service.dead.replay(_group(visit))
-        return self._frames.done(visit, "/dead", f"{_tasks(count)} brought back, and due now.")
+        done = await self._service.dead.replay(_group(visit))
+        return self._frames.done(visit, "/dead", f"{_tasks(done.changed)} brought back, and due now.{_rest(done)}")
 
     async def discard(self, visit: Visit) -> Answer:
         """Deletes a group for good."""
-        count = await self._service.dead.discard(_group(visit))
-        return self._frames.done(visit, "/dead", f"{_tasks(count)} deleted for good.")
+        done = await self._service.dead.discard(_group(visit))
+        return self._frames.done(visit, "/dead", f"{_tasks(done.changed)} deleted for good.{_rest(done)}")
 
 
 def _group(visit: Visit) -> str:
@@ -55,3 +56,7 @@ def _tasks(count: int) -> str:
     if not count:
         return "The group is gone already: none of it was"
     return f"{count:,} {'task was' if count == 1 else 'tasks were'}"
+
+
+def _rest(done: GroupChange) -> str:
+    return "" if done.whole else " Time was over before all dead letters were looked at: do it again for the rest."

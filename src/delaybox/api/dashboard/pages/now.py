@@ -60,7 +60,8 @@ class NowPages:
         """The numbers, one frame a second, and the forecast of a span, as Server-Sent Events."""
         headers = (*render.HEADERS, (b"x-accel-buffering", b"no"))
         span = visit.query.get("span", "")
-        return Answer(200, b"", headers, b"text/event-stream", self._live.read(span if span in SPANS else ""))
+        stream = self._live.read(span if span in SPANS else "", ended=partial(self._frames.over, visit))
+        return Answer(200, b"", headers, b"text/event-stream", stream)
 
     async def store(self, visit: Visit) -> Answer:
         """Nothing, while the store answers: pages of which no part renews itself learn by it that the store is away."""

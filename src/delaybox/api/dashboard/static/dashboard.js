@@ -264,12 +264,16 @@
 
   // -- the coming hours -------------------------------------------------------------------------------------------
 
-  // ``followed``: called with a span's name when that is to be followed, and with "" for a part that was chosen.
+  // ``followed``: called when another span is to be followed. While a part is shown that was chosen, its span is followed all the same: the part
+  // is asked for only when what is due in the span has changed.
   function forecast(at, followed) {
     const words = one("#forecast-words");
     let asked = "span=3h";
+    let wide = "3h";
     let named = "3 hours";
     let step = 0;
+    let changed = false;
+    let shown = 0;
     const picture = new Picture(at, {
       series: [{ name: "due", tone: "--plot-1" }], bars: true,
       select: (from, to) => look(`from=${Math.max(from, Date.now() - 60000)}&to=${to}`, "part you chose"),
@@ -281,6 +285,7 @@
     });
     async function show() {
       const wanted = asked;
+      [changed, shown] = [false, performance.now()];
       let found;
       try {
         const answer = await fetch(`${at.dataset.from}?${wanted}`, { headers: { accept: "application/json" } });
@@ -305,9 +310,15 @@
       one("#span-name").textContent = text;
       every("[data-span]").forEach((b) => b.setAttribute("aria-pressed", String(query === `span=${b.dataset.span}`)));
       show();
-      followed(span());
+      const before = wide;
+      if (!isPart()) wide = query.slice(5);
+      if (wide !== before) followed();
     }
-    const span = () => (asked.startsWith("span=") ? asked.slice(5) : "");
+    const isPart = () => !asked.startsWith("span=");
+    function hear(found) {
+      if (isPart()) changed = true;
+      else draw(found);
+    }
     function inWords(ms) {
       const units = [[86400000, "days"], [3600000, "hours"], [60000, "minutes"]];
       const [size, unit] = units.find(([size]) => ms >= size && ms % size === 0) || units[2];
@@ -317,10 +328,10 @@
       named = button.dataset.words;
       look(`span=${button.dataset.span}`, named);
     }));
-    at.addEventListener("dblclick", () => look(`span=${one("[data-span][aria-pressed=true]")?.dataset.span || "3h"}`, named));
+    at.addEventListener("dblclick", () => look(`span=${wide}`, named));
     show();
-    setInterval(() => document.hidden || span() || show(), 3000);
-    return { span, draw };
+    setInterval(() => { if (isPart() && !document.hidden && (changed || performance.now() - shown > 60000)) show(); }, 10000);
+    return { span: () => wide, hear };
   }
 
   // -- the numbers of this second ---------------------------------------------------------------------------------
@@ -392,7 +403,7 @@
         draw();
       });
       source.addEventListener("nodes", (event) => showNodes(JSON.parse(event.data)));
-      source.addEventListener("forecast", (event) => { if (span && span === ahead.span()) ahead.draw(JSON.parse(event.data)); });
+      source.addEventListener("forecast", (event) => { if (span === ahead.span()) ahead.hear(JSON.parse(event.data)); });
       source.addEventListener("error", () => {
         if (source !== opened) return;
         tell("connecting");
