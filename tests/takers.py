@@ -18,7 +18,7 @@ class Collecting:
     def lanes_at(self, partition: int, *, all_: bool) -> tuple[bytes, ...]:
         return ()
 
-    def waits(self, partition: int, queues: Mapping[bytes, bool]) -> None: ...
+    def waits(self, partition: int, queues: Mapping[bytes, int]) -> None: ...
 
     def names(self) -> str:
         return ""

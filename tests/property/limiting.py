@@ -90,7 +90,7 @@ class Limiting(Checks):
             del self.dealer._due[p]
         await self.dealer._settle(asked, sweeps)
 
-    def wants(self, p: int, waits: Mapping[bytes, bool]) -> None:
+    def wants(self, p: int, waits: Mapping[bytes, int]) -> None:
         """A claim answered what has no permits."""
         self.dealer.waits(p, waits)
 

@@ -221,3 +221,17 @@ def test_a_turn_is_over_when_the_clock_was_set_back(rate: bool) -> None:
     reports = [replace(busy, budget=4, seq=ledger[1].seq, at=now), replace(busy, partition=2, at=now)]
     _, grants = deal(ledger, reports, 4, now, rate=rate)
     assert [(grant.partition, grant.cap) for grant in grants] == [(1, 2)]
+
+
+@pytest.mark.parametrize(
+    ("want", "rate", "asked_ms"), [(12, True, 1_000), (3, True, 300), (2, True, 200), (9, False, 1_000)]
+)
+def test_who_has_permits_is_asked_when_it_may_have_no_more_work(want: int, rate: bool, asked_ms: int) -> None:
+    """While another one waits: for concurrency each end is reported, and what waits for a rate takes its time."""
+    start = 1_000_000
+    busy = Needs(partition=1, budget=0, seq=0, want=want, deadline=1, at=start)
+    ledger, (grant,) = deal({}, [busy], 1, start, rate=rate, hold_ms=100)
+    for later in (asked_ms, asked_ms + 1):
+        waits = Needs(partition=2, budget=0, seq=0, want=1, deadline=2, at=start + later)
+        _, grants = deal(ledger, [waits], 1, start + later, rate=rate, hold_ms=100)
+        assert [g for g in grants if g.cap is None] == ([grant] if later > asked_ms else [])

@@ -87,6 +87,8 @@ class World:
         self.shards = [int(bool(behind_ms) and p % 2 != home % 2) for p in range(partitions)]
         self.visits = 0
         """How often a partition was asked."""
+        self.together = 0
+        """Most partitions in one round trip."""
         self.rules = LiveRules()
         limits = QueueRules(rate=rate_of(rate))
         self.rules.take(1, {"paced": limits})
@@ -110,6 +112,7 @@ class World:
 
     async def run_many(self, calls: Sequence[ScriptCall]) -> list[Any]:
         await self.pause()
+        self.together = max(self.together, len(calls))
         replies: list[Any] = []
         for call in calls:
             args, place = call.args, self.places[int(call.tag)]
@@ -220,3 +223,11 @@ def test_clocks_of_servers_may_differ(monkeypatch: pytest.MonkeyPatch, behind_ms
     begun = [count - len(place.waiting) for count, place in zip(before, world.places, strict=True)]
     assert min(begun) > 10, f"each partition has its part: {begun}"
     assert world.visits < 1.3 * alike.visits
+
+
+def test_who_could_use_more_is_not_asked_with_each_claim(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It stands on record. With each claim the server had more work by permits than by what was claimed, and that of 16
+    partitions came in one piece: tasks of other queues waited for it."""
+    world = World(16, "100/s", 3_000, 1, slow_ms=2)
+    assert run(monkeypatch, world, 1, 0.6) >= 0.98
+    assert world.visits < 0.8 * len(world.claims) and world.together <= 4

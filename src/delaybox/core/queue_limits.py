@@ -17,8 +17,10 @@ from dataclasses import dataclass, replace
 
 GRANT_MS = 2_000
 """A grant is refused by its partition when it comes later than this. It is then dealt again under a new number."""
-_OLD_MS = 200
-"""While somebody wants more, who has not reported for this long is asked whether it still needs what it has."""
+_OLD_MS, _OLD_RATE_MS = 1_000, 200
+"""While somebody wants more, who has not reported for this long is asked whether it still needs what it has. Whose
+tasks end reports that by itself. Permits of a rate come free by time, and whoever has no more work for them says
+nothing: it is asked sooner, but not before it can have begun what waited there."""
 TURN_MS = 250
 """A partition whose work goes on keeps the permits that it was granted for this long, while others wait for theirs.
 Each exchange costs some milliseconds in which a permit is used by nobody."""
@@ -86,13 +88,14 @@ class Grant:
 
 
 def deal(
-    ledger: Ledger, reports: Iterable[Needs], permits: int, now: int, *, rate: bool = False
+    ledger: Ledger, reports: Iterable[Needs], permits: int, now: int, *, rate: bool = False, hold_ms: int = 0
 ) -> tuple[dict[int, Share], list[Grant]]:
     """The record after some reports, and what to send to which partition.
 
     Each partition with waiting work has the same number of permits, if it can use so many; what cannot be divided goes
     to those whose first task is the earliest. Nobody gets what another still has: who has too many is asked for them
-    when its turn is over, and for what it cannot use at once. ``rate``: these permits come free by time.
+    when its turn is over, and for what it cannot use at once. ``rate``: these permits come free by time, after
+    ``hold_ms``.
     """
     shares = dict(ledger)
     pending: set[int] = set()
@@ -145,9 +148,18 @@ def deal(
         grants += [
             Grant(p, share.dealt, share.seq)
             for p, share in sorted(shares.items())
-            if share.dealt and (now - share.at > _OLD_MS or share.want < share.dealt) and p not in asked
+            if share.dealt
+            and (now - share.at > _old_ms(share, rate, hold_ms) or share.want < share.dealt)
+            and p not in asked
         ]
     return shares, grants
+
+
+def _old_ms(share: Share, rate: bool, hold_ms: int) -> int:
+    """For how long a report counts. Each permit of a rate lets one task begin now, and one more after each hold."""
+    if not rate:
+        return _OLD_MS
+    return min(max(share.want // share.dealt - 2, 0) * hold_ms, _OLD_MS - _OLD_RATE_MS) + _OLD_RATE_MS
 
 
 def _note(shares: dict[int, Share], report: Needs, now: int, pending: set[int]) -> None:

@@ -151,7 +151,7 @@ class Dispatcher:
         """A time keeper leaves work ready for others by itself; whoever keeps no time calls them."""
         self.calls(partitions)
 
-    def waits(self, partition: int, queues: Mapping[bytes, bool]) -> None:
+    def waits(self, partition: int, queues: Mapping[bytes, int]) -> None:
         """A claim found queues without permits."""
         self._dealer.waits(partition, queues)
 

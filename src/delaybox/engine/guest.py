@@ -103,7 +103,7 @@ class Guest:
         """Others are asked to take what this target has no room for."""
         self._full(partitions)
 
-    def waits(self, partition: int, queues: Mapping[bytes, bool]) -> None:
+    def waits(self, partition: int, queues: Mapping[bytes, int]) -> None:
         """A claim found queues without permits."""
         self._dispatcher.waits(partition, queues)
 

@@ -14,13 +14,14 @@ from delaybox.core.errors import PartAway
 from delaybox.core.lane import queue_of_lane, split
 from delaybox.core.limit_keys import read_name
 from delaybox.core.queue import LiveRules, QueueRules
-from delaybox.core.queue_limits import Grant, Ledger, Needs, deal
+from delaybox.core.queue_limits import Grant, Ledger, Needs, Pool, deal
 from delaybox.engine.clock_estimate import Clocks, local_ms
 from delaybox.engine.ownership import Ownership
 from delaybox.store import permits
 from delaybox.store.apart import Apart
 from delaybox.store.loader import ScriptCall
 from delaybox.store.permits import PoolReport
+from delaybox.store.replies import NONE
 from delaybox.store.store import Store
 
 log = logging.getLogger("delaybox.engine")
@@ -35,9 +36,15 @@ _HUNGRY_MS = 50.0
 """One that has permits and could use more asks no sooner than this."""
 _AGAIN_MS = 250.0
 """Who waits for permits asks again after this time, because a message can be lost."""
+_MORE_AGAIN_MS = 1_000.0
+"""The same of one that has permits and could use more. That stands on record, so whoever gives some back deals them to
+it; to ask for them with each claim cost more than all that was claimed."""
 _KEYS_AGAIN_MS = 2_000.0
 """The same of limit keys, of which there may be very many."""
 _SWEEP_MS = 1_000.0
+_AT_ONCE, _TRIPS = 4, 16
+"""Partitions in one round trip: their scripts run one behind the other, and a claim waits for all of them; and how many
+trips there are at most."""
 _PAGES = 4
 """Parts of a partition that one sweep looks at; the next one goes on behind them."""
 _POLL_MS = 1_000.0
@@ -58,6 +65,8 @@ class PermitDealer:
         self._keeps = keeps
         self._apart = Apart(clocks.shards)
         self._due: dict[int, dict[bytes, float]] = {}
+        self._on_record: dict[int, set[bytes]] = {}
+        """Pools of `_due` of which it is on record that the partition has permits and could use more."""
         self._last: dict[int, float] = {}
         self._sweep_at = 0.0
         self._places: dict[int, bytes] = {}
@@ -66,11 +75,14 @@ class PermitDealer:
 
     # -- what others report ---------------------------------------------------------------------------------------
 
-    def waits(self, partition: int, queues: Mapping[bytes, bool]) -> None:
-        """A claim found no permits for what is ready of these queues and limit keys; True: the partition has none."""
-        for queue, none in queues.items():
+    def waits(self, partition: int, queues: Mapping[bytes, int]) -> None:
+        """A claim found no permits for what is ready of these queues and limit keys (`Claimed.waits`)."""
+        on_record = self._on_record.get(partition, set()) & self._due.get(partition, {}).keys()
+        for queue, why in queues.items():
             for pool in self._pools(queue):
-                self._at(partition, pool, 0.0 if none else local_ms() + _HUNGRY_MS)
+                # Of a critical task it stands not on record that it waits: others give up permits for it.
+                if why or pool not in on_record:
+                    self._at(partition, pool, 0.0 if why == NONE else local_ms() + _HUNGRY_MS)
 
     def ended(self, partition: int, deliveries: Sequence[Delivery]) -> None:
         """These left their lease, so permits of their queues and limit keys came back."""
@@ -117,8 +129,10 @@ class PermitDealer:
             ready = [pool for pool, at in due.items() if at <= now]
             for pool in ready:
                 del due[pool]
+            self._on_record.get(p, set()).difference_update(ready)
             if not due:
                 del self._due[p]
+                self._on_record.pop(p, None)
             if ready:
                 self._last[p] = now
                 asked[p] = dict.fromkeys(ready)
@@ -195,10 +209,15 @@ class PermitDealer:
         problem: BaseException | None = None
 
         async def timed(some: Sequence[ScriptCall]) -> list[Any]:
-            sent = local_ms()
-            replies = await self._store.runner.run_many(some)
-            received = local_ms()
-            return [one if isinstance(one, BaseException) else (sent, received, one) for one in replies]
+            # Of very many only so many round trips: all of them must come within `Apart`'s patience.
+            size = max(_AT_ONCE, -(-len(some) // _TRIPS))
+            answers: list[Any] = []
+            for first in range(0, len(some), size):
+                sent = local_ms()
+                replies = await self._store.runner.run_many(some[first : first + size])
+                received = local_ms()
+                answers += [one if isinstance(one, BaseException) else (sent, received, one) for one in replies]
+            return answers
 
         for (p, _), reply in zip(calls, await self._apart.send(timed, calls), strict=True):
             if isinstance(reply, BaseException):
@@ -220,9 +239,9 @@ class PermitDealer:
         reports: dict[bytes, list[Needs]] = {}
         for one in found:
             reports.setdefault(one.pool, []).append(self._by_home(one))
-        most = {pool: self._most(pool) for pool in reports}
+        pools = {pool: self._pool(pool) for pool in reports}
         asked: dict[int, dict[bytes, Grant | None]] = {}
-        left = list(reports)
+        left, lost = list(reports), set[bytes]()
         for _ in range(_TRIES):
             if not left:
                 break
@@ -231,10 +250,12 @@ class PermitDealer:
             grants: dict[bytes, list[Grant]] = {}
             for pool, raw in zip(left, raws, strict=True):
                 if isinstance(raw, PartAway):
-                    continue  # its reports come again
+                    lost.add(pool)  # its reports come again
+                    continue
                 before: Ledger = permits.decode(raw)
                 now = self._clocks.now_ms(permits.home(self._store, pool))
-                after, grants[pool] = deal(before, reports[pool], most[pool], now, rate=pool[:1] == b"r")
+                most, hold_ms = pools[pool].permits, pools[pool].hold_ms
+                after, grants[pool] = deal(before, reports[pool], most, now, rate=pool[:1] == b"r", hold_ms=hold_ms)
                 new = permits.encode(after)
                 if new != raw:
                     changes.append((pool, raw, new))
@@ -243,12 +264,16 @@ class PermitDealer:
                 for grant in some if pool not in late else ():
                     asked.setdefault(grant.partition, {})[pool] = grant
             left = [pool for pool in left if pool in late]
+        lost.update(left)
         for one in found:
             p, pool = one.report.partition, one.pool
             if one.free_ms >= 0:
                 self._at(p, pool, self._clocks.of(p).local_at(one.free_ms))
             if one.report.want > one.report.budget:
-                self._at(p, pool, local_ms() + (_AGAIN_MS if read_name(pool) is None else _KEYS_AGAIN_MS))
+                again = _MORE_AGAIN_MS if one.report.budget else _AGAIN_MS
+                self._at(p, pool, local_ms() + (again if read_name(pool) is None else _KEYS_AGAIN_MS))
+                if one.report.budget and pool not in lost:
+                    self._on_record.setdefault(p, set()).add(pool)
         return asked
 
     def _by_home(self, one: PoolReport) -> Needs:
@@ -260,6 +285,7 @@ class PermitDealer:
             return one.report
         return replace(one.report, at=int(one.report.at + home.now_ms() - there.now_ms()))
 
-    def _most(self, pool: bytes) -> int:
+    def _pool(self, pool: bytes) -> Pool:
+        """With no permits where there is no such limit any more."""
         name = pool[1:]
-        return next((one.permits for one in self._rules_of(name).pools_of(name) if one.name == pool), 0)
+        return next((one for one in self._rules_of(name).pools_of(name) if one.name == pool), Pool(pool, 0))

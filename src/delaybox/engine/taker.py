@@ -35,7 +35,7 @@ class Taker(Protocol):
     def full(self, partitions: Sequence[int]) -> None:
         """There is no room for what may be due there."""
 
-    def waits(self, partition: int, queues: Mapping[bytes, bool]) -> None:
+    def waits(self, partition: int, queues: Mapping[bytes, int]) -> None:
         """These queues lack permits for what is ready there (`store.replies.Claimed.waits`)."""
 
     def met(self, lanes: Sequence[bytes]) -> bool:

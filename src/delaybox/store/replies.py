@@ -71,11 +71,15 @@ class ClaimLimits:
     """The reply names what was fired in place: "h" with the heads of records, "r" with whole ones; "" not at all."""
 
 
+NONE, CRITICAL = 1, 2
+"""See `Claimed.waits`."""
+
+
 @dataclass(slots=True)
 class Claimed:
     """What one claim did. ``leased`` is flat: id, record, id, record; ``lateness_ms`` of each task fired in place,
-    ``fired`` how many of them by lane. ``waits``: queues without permits for what is ready, as lanes spell them; True:
-    the partition has none at all.
+    ``fired`` how many of them by lane. ``waits``: queues without permits for what is ready, as lanes spell them: `NONE`
+    where the partition has none at all, `CRITICAL` where it has some and a critical task waits, else 0.
     """
 
     now_ms: int
@@ -91,7 +95,7 @@ class Claimed:
     fired: Mapping[bytes, int]
     pressed: bool = False
     """Queues have weights and more waits than there were slots: nothing was leased."""
-    waits: Mapping[bytes, bool] = field(default_factory=dict)
+    waits: Mapping[bytes, int] = field(default_factory=dict)
     named: list[bytes] = field(default_factory=list)
     """What was fired in place, if the claim asked for it. Flat: id, record (or its head), ..."""
     met: Sequence[bytes] = ()
@@ -182,7 +186,7 @@ def read_claim(reply: list[Any]) -> Claimed:
         n[5] == 1,
         dict(zip(lanes[::2], lanes[1::2], strict=True)),
         n[6] == 1,
-        {queue: none == 1 for queue, none in zip(waits[::2], waits[1::2], strict=True)},
+        dict(zip(waits[::2], waits[1::2], strict=True)),
         named,
         met,
         n[7:] == [1],

@@ -16,7 +16,8 @@
 --        {fired without a listener, hints dropped, quarantined, stream entries trimmed, made ready, 1 = more may be due, 1 = more
 --        waits than there are slots, so nothing was leased ('s')[, of a guest that takes WORKER tasks: 1 = none is due here any more]},
 --        lanes of what was fired in place {lane, how many, ...},
---        queues and limit keys that have no permits left for what is ready {name, 1 = this partition has none at all, ...},
+--        queues and limit keys that have no permits left for what is ready {name, 1 = this partition has none at all, 2 = it has some, and a
+--        critical task waits, ...},
 --        what was fired in place {id, record or head, ...},
 --        lanes with needs that are not named here, while their functions are (lib/served.lua)}
 -- ERRORS TRYAGAIN (nothing written but hints)

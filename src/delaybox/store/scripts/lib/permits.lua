@@ -102,8 +102,9 @@ local function room_at(limits, now)
   return at, starving
 end
 
--- Queues of which a lane was held back in this script, and limit keys: true where a budget is empty.
-local hungry = {}
+-- Queues of which a lane was held back in this script, and limit keys: true where a budget is empty. urgent: those of which a critical task
+-- was.
+local hungry, urgent = {}, {}
 
 -- Lists a lane of a limited queue among those with ready work. Where there is no room it leaves the active sets, and its queue is
 -- looked at again when there is. Returns whether it does.
@@ -115,7 +116,7 @@ local function hold_back(lane, critical, now)
   if at <= now then return false end
   redis.call('ZADD', K_HELD, at, limits.queue)
   for _, set in ipairs(active_sets(lane, critical)) do redis.call('ZREM', set, lane) end
-  hungry[limits.queue] = hungry[limits.queue] or starving
+  hungry[limits.queue], urgent[limits.queue] = hungry[limits.queue] or starving, urgent[limits.queue] or critical
   return true
 end
 
@@ -346,7 +347,7 @@ function permits.blocks(out, i, id, rec, at, flags, deadline)
       local member = name .. '\0' .. (flags % 4 == 0 and '!' or '-') .. lane
       add2(apart, k_waits(member), deadline, id)
       add2(apart, K_APART, 0, member)
-      state.apart, permits.moved = true, true
+      state.apart, permits.moved, urgent[name] = true, true, urgent[name] or flags % 4 == 0
       no_turn(out, i)
       return true
     end
@@ -465,7 +466,7 @@ function permits.waits()
   local waits = {}
   for queue, starving in pairs(hungry) do
     waits[#waits + 1] = queue
-    waits[#waits + 1] = starving and 1 or 0
+    waits[#waits + 1] = starving and 1 or urgent[queue] and 2 or 0
   end
   return waits
 end
