@@ -77,6 +77,14 @@ def test_a_plain_task_is_stored_without_what_few_need(name: str) -> None:
     assert block and sum(len(re.findall(r"\bfunction\b", line)) for line in code) <= 50
 
 
+@pytest.mark.parametrize("table", ["fair", "labels", "permits"])
+def test_a_table_makes_its_functions_when_one_is_used(table: str) -> None:
+    """ADR 0070. What is indented by nothing stands outside, or within the function that makes the rest."""
+    file = {"labels": "extension"}.get(table, table)
+    made = text(f"lib/{file}").split(f"setmetatable({table}, {{" if table != "permits" else "setmetatable({}, {", 1)
+    assert len(made) == 2 and len(re.findall(r"^local function |^function ", made[1], re.MULTILINE)) >= 9
+
+
 @pytest.mark.parametrize("name", names())
 def test_flags(name: str) -> None:
     shebang = text(name).splitlines()[0]

@@ -50,6 +50,7 @@ end
 --@include lib/permits.lua
 --@include lib/hint.lua
 --@include lib/place.lua
+--@include lib/forget.lua
 --@include lib/finish.lua
 --@include lib/callback.lua
 local idem_ttl, lent, extended, ended = ARGV[2], {}, false, {}

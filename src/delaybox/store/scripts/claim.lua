@@ -102,10 +102,7 @@ end
 
 -- Fires one in place. Returns 1 where no subscriber heard it, else 0, and how many entries the stream dropped for it.
 function ends.fire(id, rec, body)
-  local a, b, c, d = struct.unpack('>I4I4I4I4', id)
-  b, c = bit.tohex(b), bit.tohex(c)
-  local message = '\10\36' .. bit.tohex(a) .. '-' .. sub(b, 1, 4) .. '-' .. sub(b, 5) .. '-'
-    .. sub(c, 1, 4) .. '-' .. sub(c, 5) .. bit.tohex(d) .. sub(rec, body)
+  local message = string.format('\10\36%08x-%04x-%04x-%04x-%04x%08x', struct.unpack('>I4I2I2I2I2I4', id)) .. sub(rec, body)
   local trimmed = 0
   -- The stream comes before the channel: if XADD fails, the script ends here, and no subscriber has received the task.
   if stream > 0 then
@@ -197,7 +194,7 @@ end
 --@include lib/fair.lua
 --@include lib/hint.lua
 --@include lib/place.lua
---@include lib/finish.lua
+--@include lib/forget.lua
 --@include lib/pauses.lua
 --@include lib/turns.lua
 --@include lib/limit_keys.lua
@@ -361,7 +358,8 @@ for i = 1, n_ids do
       elseif does == 2 then
         local from_home = home[i].gone
         from_home[#from_home + 1] = id
-        fired[#fired + 1] = { id, rec, flags, at, now - due }
+        local n = #fired
+        fired[n + 1], fired[n + 2], fired[n + 3], fired[n + 4], fired[n + 5] = id, rec, flags, at, now - due
         if c.steered and candidates.lanes[i] then permits().fire(id, rec, at, now) end
         if is_keyed(flags) then touched[#touched + 1] = k_idem(rec_key(rec, at)) end
       else
@@ -402,21 +400,22 @@ end
 if n_leased > 0 then ends.lease(leased) end
 local lateness, without_listeners, trimmed = {}, 0, 0
 local by_lane = {}
-for i, f in ipairs(fired) do
-  local id, rec, flags, at = f[1], f[2], f[3], f[4]
-  local unheard, dropped_by_stream = ends.fire(id, rec, body_at(rec, at, flags))
-  without_listeners, trimmed = without_listeners + unheard, trimmed + dropped_by_stream
-  forget(id, rec, flags, at, ARGV[11])
-  lateness[i] = f[5]
-  local lane = rec_lane(rec, at)
-  by_lane[lane] = (by_lane[lane] or 0) + 1
-end
 -- In place of what was fired, which nothing needs any more.
 fired.named = {}
-if ARGV[16] ~= '' then
-  for i, f in ipairs(fired) do
-    fired.named[2 * i - 1] = f[1]
-    fired.named[2 * i] = ends.named(f[2], body_at(f[2], f[4], f[3]))
+for i = 1, #fired, 5 do
+  local id, rec, flags, at = fired[i], fired[i + 1], fired[i + 2], fired[i + 3]
+  -- Nothing that is fired in place has an extension, or a body apart. Without a key its body stands behind the lane.
+  local lane_stop, keyed = at + byte(rec, at), is_keyed(flags)
+  local body = keyed and body_at(rec, at, flags) or lane_stop + 1
+  local unheard, dropped_by_stream = ends.fire(id, rec, body)
+  without_listeners, trimmed = without_listeners + unheard, trimmed + dropped_by_stream
+  if keyed then forget(id, rec, flags, at, ARGV[11]) end
+  lateness[#lateness + 1] = fired[i + 4]
+  local lane = sub(rec, at + 1, lane_stop)
+  by_lane[lane] = (by_lane[lane] or 0) + 1
+  if ARGV[16] ~= '' then
+    local n = #fired.named
+    fired.named[n + 1], fired.named[n + 2] = id, ends.named(rec, body)
   end
 end
 for _, s in ipairs(sour) do
@@ -432,7 +431,7 @@ else
   local stale = gather()
   for i, id in ipairs(ids) do add1(stale, candidates.keys[i], id) end
   flush(stale, 'ZREM')
-  fair.settle(candidates, records)
+  if fair.any() then fair.settle(candidates, records) end
   dropped = dropped + fair.passed
   take_turns(candidates)
 end
@@ -447,7 +446,7 @@ for _, b in ipairs(put_back) do
   if byte(b[5], 1) >= FRESH_EXT then fair.note(b[5], b[6], b[2], b[4]) end
   if fair.has(b[2]) then keyed[#keyed + 1] = { b[1], b[2], b[3] == 0, b[4] + slack_of(b[2], b[3]) } end
 end
-fair.enlist(keyed, W)
+if #keyed > 0 then fair.enlist(keyed, W) end
 end
 for _, p in ipairs(pointers) do hint(p[1], p[2], p[3], p[4], W, c) end
 

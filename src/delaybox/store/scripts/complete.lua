@@ -19,6 +19,7 @@
 --@include lib/lent.lua
 --@include lib/hint.lua
 --@include lib/place.lua
+--@include lib/forget.lua
 --@include lib/finish.lua
 --@include lib/callback.lua
 -- Bytes of a result that is announced with the end of its task, at most.

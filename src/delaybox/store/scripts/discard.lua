@@ -10,6 +10,7 @@
 --@include lib/record.lua
 --@include lib/extension.lua
 --@include lib/guard.lua
+--@include lib/forget.lua
 --@include lib/finish.lua
 --@include lib/failures.lua
 local err = guard({ K_DEAD, K_DEAD_AT, K_GROUPS, failures.KEY, failures.AT, failures.BYTES })

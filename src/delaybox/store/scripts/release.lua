@@ -68,6 +68,7 @@ end
 --@include lib/permits.lua
 --@include lib/lent.lua
 --@include lib/place.lua
+--@include lib/forget.lua
 --@include lib/finish.lua
 local c = clock(now, read)
 for i, id in ipairs(ids) do

@@ -80,6 +80,7 @@ end
 --@include lib/permits.lua
 --@include lib/lent.lua
 --@include lib/place.lua
+--@include lib/forget.lua
 --@include lib/finish.lua
 --@include lib/callback.lua
 local c, dropped, ended, gone = clock(now, read), 0, {}, {}

@@ -30,7 +30,7 @@ local function make_ready(n, members, dues)
     if has[lane] then keyed[#keyed + 1] = { id, lane, critical, deadline } end
   end
   flush(ready, 'ZADD')
-  fair.enlist(keyed, fair.W)
+  if #keyed > 0 then fair.enlist(keyed, fair.W) end
   for lane in pairs(key_of) do activate(lane, critical) end
 end
 
@@ -374,7 +374,7 @@ function take_near(out, own, from, now, how, served, slots, limit, guest, floor_
   local function gives_up()
     if not in_turns then return false end
     for i = count, began + 1, -1 do ids[i], names[i] = nil, nil end
-    out.once, fair.crowded, fair.moved = nil, false, nil
+    out.once, fair.crowded, fair.moved = nil, false, false
     return true
   end
 

@@ -92,7 +92,10 @@ end
 
 -- The index of labels: sets of id .. mark (4 bytes), spread by label and value (store/labels.py). One table, because a script has at
 -- most 200 local names.
+-- Its functions are made when one is used first: most scripts use none.
 local labels = { TAG = 20, left = {}, names = {}, touched = {} }
+setmetatable(labels, { __index = function(_, name)
+setmetatable(labels, nil)
 function labels.key(number)
   local key = labels.names[number]
   if not key then
@@ -179,3 +182,5 @@ function labels.touch(entries, keys)
     end
   end
 end
+return labels[name]
+end })

@@ -8,16 +8,12 @@
 -- Virtual time is the largest start that was served. Every twentieth take goes by virtual deadline, or new keys at capacity would
 -- starve a key with a backlog.
 -- looks: how many times this call may still look up what a key has. A look costs more than all else of a task, so with many keys a
--- call takes about half as many tasks as with few (docs/bounds.md). passed: keys that had nothing.
-local fair = { looks = 125, passed = 0 }
+-- call takes about half as many tasks as with few (docs/bounds.md). passed: keys that had nothing. crowded, moved, W: set by callers.
+-- Most scripts meet no such task. For these only what asks whether there are any is made; the first use of anything else makes the rest,
+-- because each function of a script is made anew when it runs, which costs as much as a command.
+local fair = { looks = 125, passed = 0, crowded = false, moved = false, W = false }
 do
-local MOST_KEYS, FORGOTTEN, EVERY, SHARED = 100000, 100, 20, '\1'
 local on, lanes, marked, states = nil, {}, {}, {}
-
-local function suffix(lane, critical) return critical and lane .. ':critical' or lane end
-local function k_keys(s) return T .. ':fair:' .. s end
-local function k_idle(s) return T .. ':fairidle:' .. s end
-local function k_queue(s) return T .. ':fairq:' .. s end
 
 function fair.set(value) on = value end
 -- Whether a lane may have ready tasks with a fairness key. Scripts that did not read the clock's hash ask for the flag.
@@ -39,6 +35,15 @@ function fair.any()
   if on == nil then on = redis.call('HEXISTS', K_CLOCK, 'fair') == 1 end
   return on
 end
+
+setmetatable(fair, { __index = function(_, name)
+setmetatable(fair, nil)
+local MOST_KEYS, FORGOTTEN, EVERY, SHARED = 100000, 100, 20, '\1'
+
+local function suffix(lane, critical) return critical and lane .. ':critical' or lane end
+local function k_keys(s) return T .. ':fair:' .. s end
+local function k_idle(s) return T .. ':fairidle:' .. s end
+local function k_queue(s) return T .. ':fairq:' .. s end
 
 -- The fairness key of a record and by how much the task moves it: cost over weight. '' for one without.
 function fair.of(rec, at, flags)
@@ -361,4 +366,6 @@ function fair.settle(out, records)
     end
   end
 end
+return fair[name]
+end })
 end
