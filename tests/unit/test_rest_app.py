@@ -21,6 +21,7 @@ from delaybox.core.errors import (
     DelayBoxError,
     IdempotencyConflict,
     Overloaded,
+    PartAway,
     StoreFull,
     StoreUnavailable,
     Unauthenticated,
@@ -42,6 +43,7 @@ class FakeService:
     stored: list[NewTask] = field(default_factory=list)
     asked: list[tuple[int, int]] = field(default_factory=list)
     checks: int = 0
+    counted: StoreCounts = field(default_factory=lambda: StoreCounts(5, 4, 3, 2, 1))
 
     async def submit(self, task: NewTask) -> Submitted:
         if self.error:
@@ -55,10 +57,13 @@ class FakeService:
         self.asked.append((limit, skip))
         return []
 
-    async def counts(self) -> StoreCounts:
+    async def counts_there(self) -> StoreCounts:
         if self.error:
             raise self.error
-        return StoreCounts(5, 4, 3, 2, 1)
+        return self.counted
+
+    def servers_away(self, counts: StoreCounts) -> dict[str, bool]:
+        return {"one:6379": False, "two:6379": bool(counts.away)}
 
     async def queues(self, *, pending: bool = True) -> list[QueueStats]:
         return []
@@ -67,6 +72,8 @@ class FakeService:
         return [QueueWait("mail", 1_500)]
 
     async def due_soon(self) -> dict[str, int]:
+        if self.counted.away:
+            raise PartAway("away")
         return {"10s": 7}
 
     async def health(self) -> tuple[StoreHealth, int]:
@@ -411,6 +418,21 @@ async def test_metrics_with_and_without_a_store():
     answer = await call(FakeService(error=StoreUnavailable("away")), "GET", "/metrics")
     assert answer.status == 200
     assert b"delaybox_store_up 0.0" in answer.body
+
+
+async def test_metrics_while_a_part_of_the_store_is_away():
+    service = FakeService()
+    service.counted = StoreCounts(4, 3, 2, 1, 0, away=(1, 3))
+    answer = await call(service, "GET", "/metrics")
+    shown = (b"delaybox_pending_tasks 4.0", b"delaybox_store_up 1.0", b"delaybox_store_partitions_away 2.0")
+    servers = (
+        b'delaybox_store_server_away{server="one:6379"} 0.0',
+        b'delaybox_store_server_away{server="two:6379"} 1.0',
+    )
+    for line in (*shown, *servers):
+        assert line in answer.body
+    service.counted = StoreCounts(5, 4, 3, 2, 1)
+    assert b"delaybox_store_partitions_away 0.0" in (await call(service, "GET", "/metrics")).body
 
 
 async def test_shell_follows_the_setting():

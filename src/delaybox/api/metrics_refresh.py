@@ -13,7 +13,7 @@ from delaybox.api.node_metrics import NodeCollector
 from delaybox.api.readiness import PROBE_TIMEOUT_S, Probe
 from delaybox.core.errors import DelayBoxError
 from delaybox.core.scaling import ScalingQuery
-from delaybox.service import Service
+from delaybox.service import Service, StoreCounts
 
 if TYPE_CHECKING:
     from delaybox.otel.export_metrics import MetricSender
@@ -33,40 +33,52 @@ class ShownMetrics:
         self.node = NodeCollector()
 
     async def refresh(self) -> None:
-        """Asks the store for its counts; where it does not answer in time, the metrics show that."""
+        """Asks the store for its counts; where it does not answer in time, the metrics show that. Where a part of it
+        does not, they show which, and the counts of the others; what needs all of it stays as it was."""
+        counts: StoreCounts | None = None
+        whole = False
         try:
             async with asyncio.timeout(PROBE_TIMEOUT_S):
-                counts = await self._service.counts()
-                due = await self._service.due_soon()
-                scaling = await self._service.scaling(_ALL_KINDS)
-                health, unserved = await self._service.health()
-                # Where ready tasks are estimated, there are more lanes than a scrape should look at.
-                self.node.queues = () if counts.many_lanes else await self._service.queues(pending=False)
-                self.node.waits = await self._service.queue_waits()
-        except (TimeoutError, DelayBoxError):
+                counts = await self._service.counts_there()
+                await self._refresh_rest(counts)
+                whole = True
+        except (TimeoutError, DelayBoxError) as error:
+            _log.debug("what metrics show is not whole: %s", error)
+        if counts is None or not (whole or counts.away):
+            self.node.servers = {}
             metrics.store_down()
-        else:
-            metrics.stored(
-                pending=counts.pending,
-                ready=counts.ready,
-                in_flight=counts.in_flight,
-                dead=counts.dead,
-                quarantined=counts.quarantined,
-                estimated=counts.estimated,
-            )
-            metrics.store_health(
-                file_ok=health.file_ok,
-                replicas=health.replicas,
-                memory_bytes=health.memory_bytes,
-                memory_ratio=health.memory_ratio,
-                clock_offset_s=health.clock_offset_ms / 1000,
-                unserved=unserved,
-            )
-            needs = scaling.needs
-            metrics.forecast(due, {n.kind: n.members for n in needs}, {n.kind: n.running for n in needs})
-            if not (await self._probe.ask()).store:
-                # The store reports its counts, but takes no new tasks.
-                metrics.store_down()
+            return
+        self.node.servers = self._service.servers_away(counts)
+        metrics.stored(
+            pending=counts.pending,
+            ready=counts.ready,
+            in_flight=counts.in_flight,
+            dead=counts.dead,
+            quarantined=counts.quarantined,
+            estimated=counts.estimated,
+            away=len(counts.away),
+        )
+        if not (await self._probe.ask()).store:
+            # The store reports its counts, but takes no new tasks.
+            metrics.store_down()
+
+    async def _refresh_rest(self, counts: StoreCounts) -> None:
+        due = await self._service.due_soon()
+        scaling = await self._service.scaling(_ALL_KINDS)
+        health, unserved = await self._service.health()
+        # Where ready tasks are estimated, there are more lanes than a scrape should look at.
+        self.node.queues = () if counts.many_lanes else await self._service.queues(pending=False)
+        self.node.waits = await self._service.queue_waits()
+        metrics.store_health(
+            file_ok=health.file_ok,
+            replicas=health.replicas,
+            memory_bytes=health.memory_bytes,
+            memory_ratio=health.memory_ratio,
+            clock_offset_s=health.clock_offset_ms / 1000,
+            unserved=unserved,
+        )
+        needs = scaling.needs
+        metrics.forecast(due, {n.kind: n.members for n in needs}, {n.kind: n.running for n in needs})
 
 
 class Pushing:

@@ -9,7 +9,7 @@ import platform
 import resource
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -50,6 +50,8 @@ class NodeCollector(Collector):
         self.queues: Sequence[QueueStats] = ()
         self.waits: Sequence[QueueWait] = ()
         """The longest first."""
+        self.servers: Mapping[str, bool] = {}
+        """For each primary of a cluster whether it is away."""
 
     def collect(self) -> Iterator[Metric]:
         """Reads /proc; where there is none, only the version is shown."""
@@ -60,6 +62,15 @@ class NodeCollector(Collector):
         yield build
         yield from _of_queues(self.queues)
         yield from _of_waits(self.waits, self.queues)
+        if self.servers:
+            away = GaugeMetricFamily(
+                "delaybox_store_server_away",
+                "1 while a server of the store's cluster does not answer, and none has taken its place.",
+                labels=["server"],
+            )
+            for server, is_away in sorted(self.servers.items()):
+                away.add_metric([server], is_away)
+            yield away
         used = self._used()
         if not used.processes:
             return

@@ -21,7 +21,13 @@ _unconfirmed = Counter(
 )
 _store_up = Gauge(
     "delaybox_store_up",
-    "1 when the store answered the last scrape, and took new tasks.",
+    "1 when the store answered the last scrape (of a cluster, one server at least), and took new tasks.",
+    multiprocess_mode="mostrecent",
+    registry=REGISTRY,
+)
+_away = Gauge(
+    "delaybox_store_partitions_away",
+    "Partitions whose server did not answer the last scrape; the counts of tasks leave them out.",
     multiprocess_mode="mostrecent",
     registry=REGISTRY,
 )
@@ -122,10 +128,14 @@ def unconfirmed(batches: int) -> None:
     _unconfirmed.inc(batches)
 
 
-def stored(*, pending: int, ready: int, in_flight: int, dead: int, quarantined: int, estimated: bool = False) -> None:
-    """The store's counts at this scrape. ``estimated``: pending and ready are about that many."""
+def stored(
+    *, pending: int, ready: int, in_flight: int, dead: int, quarantined: int, estimated: bool = False, away: int = 0
+) -> None:
+    """The store's counts at this scrape. ``estimated``: pending and ready are about that many. ``away``: so many
+    partitions are not counted."""
     _store_up.set(1)
     _estimated.set(estimated)
+    _away.set(away)
     counts = {"pending": pending, "ready": ready, "in_flight": in_flight, "dead": dead, "quarantined": quarantined}
     for name, value in counts.items():
         _stored[name].set(value)

@@ -28,7 +28,7 @@ from delaybox.core.queue import RuleBook
 from delaybox.core.scaling import ScalingAnswer, ScalingQuery
 from delaybox.core.task import NewTask, Priority, Submitted, TaskState, TaskType, TaskView
 from delaybox.service.bulk import Bulk
-from delaybox.service.counts import StoreCounts, counts_of
+from delaybox.service.counts import StoreCounts, counts_of, counts_there
 from delaybox.service.dead import DeadByReason
 from delaybox.service.feed import Feed
 from delaybox.service.health import ServerWatch, StoreHealth
@@ -42,6 +42,7 @@ from delaybox.service.submit import BatchItem, Submitter, Then, submitter_kind
 from delaybox.service.watch import Watch, Watcher
 from delaybox.service.why_waiting import LIVE_NODE_MS, Serving, living, put_off
 from delaybox.store import by_key, dashboard_secret, offset_pages, pages
+from delaybox.store.apart import Apart
 from delaybox.store.by_id import Lookup
 from delaybox.store.outlook import Outlook, outlook
 from delaybox.store.publish import ask_to_stop
@@ -60,6 +61,7 @@ class _Parts:
     """The parts that the use-cases need, made once there is a store."""
 
     __slots__ = (
+        "apart",
         "bulk",
         "dead",
         "feed",
@@ -84,6 +86,7 @@ class _Parts:
         events: EventRules,
     ) -> None:
         self.store = store
+        self.apart = Apart(lambda: store.shards.of)
         self.feed = Feed(store, events)
         self.history = History(store, history)
         self.rules = Rules(store, queues)
@@ -342,6 +345,16 @@ class Service:
     async def counts(self) -> StoreCounts:
         """How many tasks are in each state, over all partitions."""
         return await counts_of(self._opened.store)
+
+    async def counts_there(self) -> StoreCounts:
+        """As `counts`, of the servers that answer. StoreUnavailable where none does."""
+        return await counts_there(self._opened.store, self._opened.apart)
+
+    def servers_away(self, counts: StoreCounts) -> dict[str, bool]:
+        """For each primary of a cluster whether it is away, also by what could not be counted; none of one server."""
+        store = self._opened.store
+        silent = {store.shards.of[p] for p in counts.away}
+        return {f"{p.address[0]}:{p.address[1]}": p.away or p.shard in silent for p in store.servers.primaries()}
 
     async def check(self) -> Readiness:
         """Checks three things: whether the store would take a new task now (by a real script), whether this node's
