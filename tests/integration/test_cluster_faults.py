@@ -153,6 +153,11 @@ async def test_a_primary_that_is_killed_disturbs_its_own_partitions_alone(
         found = await load.service.check()
         assert found.ok, found
         assert "one of 3 servers takes no tasks: " in found.reason
+        counts = await load.service.counts_there()
+        assert set(counts.away) == mine
+        assert [server for server, away in load.service.servers_away(counts).items() if away] == [
+            f"127.0.0.1:{victim.port}"
+        ]
         # The others go on meanwhile: each partition of theirs takes and carries out task after task.
         others = set(range(PARTITIONS)) - mine
         before = {p: load.fired(p) for p in others}

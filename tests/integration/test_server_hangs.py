@@ -133,6 +133,23 @@ async def test_permits_are_dealt_at_the_others(two: TwoServers) -> None:
     await until_async(took_here)
 
 
+async def test_what_the_others_hold_is_counted(two: TwoServers) -> None:
+    service = Service(two.store)
+    for p in range(PARTITIONS):
+        await service.submit(NewTask(delay_ms=3_600_000, idempotency_key=two.key(p, 0)))
+    counts = await service.counts_there()
+    assert (counts.pending, counts.away) == (4, ())
+    two.answers.clear()
+    counts = await service.counts_there()
+    assert (counts.pending, counts.away) == (2, (0, 2))
+    two.answers.set()
+    await until_async(lambda: _all_counted(service))
+
+
+async def _all_counted(service: Service) -> bool:
+    return (await service.counts_there()).away == ()
+
+
 class Read(Knowledge):
     """``error``: what a reading answers; None: it succeeds."""
 
