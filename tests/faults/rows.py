@@ -114,7 +114,8 @@ ROWS = (
         "32 clients on the same 100 tasks, 50 times",
         _faults("t24_races")),
     Row("T25", "Kafka: nodes killed, broker away",
-        "60,000 records from topic to topic while a node is killed every two seconds; the broker is away for 30 s; "
+        "60,000 records from topic to topic while a node is killed every two seconds and a stranger joins and leaves "
+        "their group, five seconds apart; the broker is away for 30 s; "
         "eight nodes killed while they send",
         _faults("t25_kafka", "t25_kafka_out")),
     Row("T26", "rolling restarts",

@@ -1,4 +1,5 @@
-"""T25: from topic to topic by stock clients, while nodes are killed and the broker is restarted."""
+"""T25: from topic to topic by stock clients, while nodes are killed, the broker is restarted, and a stranger joins and
+leaves the nodes' group."""
 
 from __future__ import annotations
 
@@ -20,7 +21,7 @@ from delaybox.store.fsck import fsck
 from scripts.kafka_broker import Broker
 from tests.faults.harness.oracle import OK, Call, Start, now_us
 from tests.faults.harness.rig import Rig
-from tests.faults.harness.scale import SEED, scaled
+from tests.faults.harness.scale import FULL, SEED, scaled
 from tests.kafka import Kafka
 from tests.nodes import Node
 from tests.waiting import until_async
@@ -32,6 +33,9 @@ COUNT = scaled(3_000, 60_000)
 SECONDS = scaled(8, 72)
 # Short runs share two cores with other tests: there a node takes longer to start than to be killed again.
 EVERY_S = scaled(4.0, 2.0)
+STRANGER_S = 5.0
+"""Between two visits of the stranger: each of them is two rebalances."""
+GROUP = "t25"
 DRAIN_S = scaled(120, 300)
 
 
@@ -48,7 +52,11 @@ class Clients:
         """Task id, key and broker's moment (ms) of each message."""
         self.keys: set[str] = set()
         self.read_to: dict[int, int] = defaultdict(int)
+        self.visits = 0
+        """How often the stranger was given partitions."""
         self.stop = threading.Event()
+        self.enough = threading.Event()
+        """The stranger comes no more."""
 
     def produce(self) -> None:
         producer = Producer({"bootstrap.servers": self._kafka.bootstrap, "acks": "all", "enable.idempotence": True})
@@ -86,6 +94,32 @@ class Clients:
                 self.read_to[message.partition() or 0] = (message.offset() or 0) + 1
         consumer.close()
 
+    def disturb(self) -> None:
+        """Joins the nodes' group again and again until it is given partitions, reads from them, commits nothing, and
+        leaves."""
+        while not self.enough.is_set():
+            got = threading.Event()
+            consumer = Consumer(
+                {
+                    "bootstrap.servers": self._kafka.bootstrap,
+                    "group.id": GROUP,
+                    "enable.auto.commit": False,
+                    "session.timeout.ms": 6_000,
+                    "partition.assignment.strategy": "range,roundrobin",
+                }
+            )
+
+            def given(_: object, some: list[TopicPartition], got: threading.Event = got) -> None:
+                if some:
+                    got.set()
+
+            consumer.subscribe([self._topic], on_assign=given)
+            while not got.is_set() and not self.enough.is_set():
+                consumer.poll(0.1)
+            consumer.close()
+            self.visits += got.is_set()
+            self.enough.wait(STRANGER_S)
+
     def at_end(self) -> bool:
         """Whether every message of the out topic was read."""
         consumer = Consumer({"bootstrap.servers": self._kafka.bootstrap, "group.id": "look"})
@@ -121,7 +155,7 @@ async def test_killed_nodes_and_a_restarted_broker_lose_and_double_nothing(
             folder = tmp_path / name
             folder.mkdir(exist_ok=True)
             settings = {
-                "kafka.enabled": "true", "kafka.brokers": broker.bootstrap, "kafka.group": "t25",
+                "kafka.enabled": "true", "kafka.brokers": broker.bootstrap, "kafka.group": GROUP,
                 "kafka.instance": name,
                 "kafka.schedulerTopic": topic, "kafka.taskExecutionTopic": out, "grpcServer.enabled": "false",
                 "lease": "3s", "heartbeat": "1s",
@@ -157,6 +191,8 @@ async def test_killed_nodes_and_a_restarted_broker_lose_and_double_nothing(
             for running in nodes.values():
                 await asyncio.to_thread(running.ready)
             reading = asyncio.create_task(asyncio.to_thread(clients.consume))
+            if FULL:  # A short run takes less time than a rebalance whose members die.
+                disturbing = asyncio.create_task(asyncio.to_thread(clients.disturb))
             producing = asyncio.create_task(asyncio.to_thread(clients.produce))
             for turn, name in enumerate(itertools.cycle("ab")):
                 await asyncio.wait({producing}, timeout=EVERY_S)
@@ -171,6 +207,10 @@ async def test_killed_nodes_and_a_restarted_broker_lose_and_double_nothing(
                         await asyncio.to_thread(broker.kill)
                         await asyncio.to_thread(broker.start)
             await producing
+            if FULL:
+                await until(lambda: clients.visits > 0, "the stranger is given partitions")
+                clients.enough.set()
+                await disturbing
             await until(lambda: len(clients.keys) >= COUNT, f"{COUNT} records come out")
             await rig.settled(timeout_s=DRAIN_S)
             await until(clients.at_end, "the out topic is read to its end")
@@ -182,6 +222,7 @@ async def test_killed_nodes_and_a_restarted_broker_lose_and_double_nothing(
             print(f"{len(clients.acked)} acked, {len(clients.keys)} came out, {await store.counts()}")
             raise
         finally:
+            clients.enough.set()
             clients.stop.set()
             for running in nodes.values():
                 running.stop()
@@ -189,7 +230,7 @@ async def test_killed_nodes_and_a_restarted_broker_lose_and_double_nothing(
         judge(rig, clients)
         ids = Counter(task_id for task_id, _, _ in clients.seen)
         dups = sum(ids.values()) - len(ids)
-        extra = {"records": COUNT, "dups_on_topic": dups, "at_stake": at_stake}
+        extra = {"records": COUNT, "dups_on_topic": dups, "at_stake": at_stake, "rebalances": 2 * clients.visits}
         verdict = await rig.passes(extra=extra)
         assert verdict.figures["acked"] == COUNT
         assert dups <= at_stake, "more was sent twice than was in flight when something died"
