@@ -140,16 +140,15 @@ Client("redis://localhost")
     assert "the package 'redis', which is not installed; pip install 'delaybox[redis]'" in done.stderr
 
 
-def test_a_store_is_made_with_as_many_partitions_as_its_address_says(
-    server: RealServer, prefix: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    for partitions in (2, 4, 2):
-        with Client(f"{at(server, prefix)}&partitions={partitions}") as client:
+def test_a_store_is_made_with_as_many_partitions_as_its_address_says(server: RealServer, prefix: str) -> None:
+    def used(partitions: str) -> set[int]:
+        with Client(f"{at(server, prefix)}{partitions}") as client:
             handles = [client.publish("x", delay="1h") for _ in range(20)]
-        assert {ids.partition(ids.parse(handle.id)) for handle in handles} == {0, 1}
-    assert [one.message for one in caplog.records if "partitions" in one.message] == [
-        "the store has 2 partitions, which is fixed at creation: ?partitions=4 counts for a new one only"
-    ]
+        return {ids.partition(ids.parse(handle.id)) for handle in handles}
+
+    assert used("&partitions=2") == used("") == used("&partitions=2") == {0, 1}
+    with pytest.raises(ConfigError, match=r"\?partitions=4: store '.*' has 2, which is fixed at creation; take it out"):
+        used("&partitions=4")
 
 
 def test_a_process_that_is_forked_goes_on_with_its_clients(server: RealServer, prefix: str) -> None:

@@ -6,6 +6,7 @@ import logging
 
 import pytest
 
+from delaybox.core.errors import ConfigError
 from delaybox.core.limits import BY_SERVER
 from delaybox.roles import opening
 from delaybox.store.settings import StoreSettings
@@ -28,5 +29,6 @@ async def test_a_number_is_named_where_it_is_not_the_one_that_was_expected(
     assert [await said(usual, BY_SERVER) for _ in range(2)] == [[], []]
     assert await said(own, 8) == []
     assert await said(own, BY_SERVER) == [FIXED]
-    first, warning = await said(own, 32)
-    assert first == FIXED and warning.startswith("partitions is 32, and counts for a new store only")
+    with pytest.raises(ConfigError, match=f"partitions is 32, but store '{own}' has 8, .* take it out, name another"):
+        await said(own, 32)
+    assert await said(own, 8) == [], "whoever was refused has changed nothing"

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from delaybox import metrics
+from delaybox.core.errors import ConfigError
 from delaybox.core.events import EventRules
 from delaybox.core.history import KEEP_MS, HistoryRules
 from delaybox.core.limits import BY_SERVER
@@ -65,6 +66,11 @@ class OpenedStore:
                 )
                 await check_durability(servers, store.tags, address.durability)
                 await store.look()
+                if address.partitions not in (None, store.partitions):
+                    raise ConfigError(
+                        f"?partitions={address.partitions}: store {store.prefix!r} has {store.partitions}, which is "
+                        "fixed at creation; take it out, or name another store with ?prefix="
+                    )
             except BaseException:
                 await servers.close()
                 raise
@@ -77,12 +83,6 @@ class OpenedStore:
             log.warning(
                 "%s keeps no append-only file: tasks are lost when it stops. Set `appendonly yes` on it",
                 address.describe(),
-            )
-        if address.partitions not in (None, store.partitions):
-            log.warning(
-                "the store has %d partitions, which is fixed at creation: ?partitions=%d counts for a new one only",
-                store.partitions,
-                address.partitions,
             )
         opened = cls(store, server, embedded)
         if looks:

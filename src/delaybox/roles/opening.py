@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from delaybox import metrics
-from delaybox.core.errors import StoreUnavailable
+from delaybox.core.errors import ConfigError, StoreUnavailable
 from delaybox.core.limits import BY_SERVER
 from delaybox.core.partition import chosen
 from delaybox.processes.child import Stopping
@@ -68,14 +68,14 @@ async def prepared(settings: Settings) -> Settings:
     log.info("store %r on %s %s at %s", store.prefix, features.kind, features.version, server)
     if settings.durability.waits:
         log.info("durability is %s: callers are answered when their tasks are confirmed", settings.durability.mode)
+    if settings.partitions not in (BY_SERVER, store.partitions):
+        raise ConfigError(
+            f"partitions is {settings.partitions}, but store {store.prefix!r} has {store.partitions}, which is fixed "
+            "at creation: take it out, name another store with storage.prefix, or move the tasks with "
+            "delaybox export and import"
+        )
     if store.partitions != chosen(settings.partitions, cluster=servers.sharded):
         log.info("the store has %d partitions; that is fixed at creation", store.partitions)
-        if settings.partitions != BY_SERVER:
-            log.warning(
-                "partitions is %d, and counts for a new store only: take it out, or name another store with "
-                "storage.prefix",
-                settings.partitions,
-            )
     return replace(settings, store_id=store.store_id)
 
 
