@@ -216,6 +216,32 @@ def test_what_is_stored_only_when_the_pause_is_over_is_the_probe_then():
     in_no_time(test)
 
 
+def test_what_may_be_sent_once_at_most_is_no_probe_while_there_are_others():
+    async def test() -> None:
+        world, host, probes = World(), Host(50), list[list[bytes]]()
+
+        async def resume(by: Mapping[int, Sequence[tuple[bytes, int]]]) -> int:
+            probes.append([task_id for tasks in by.values() for task_id, _ in tasks])
+            return 1
+
+        put_off = PutOff(resume)
+        for _ in range(FAILURES):
+            await host.enter(world.loop.time())
+            host.leave(world.loop.time(), TIMEOUT_S, answered=False)
+        for number, once in enumerate([True, True, False, True]):
+            task_id = number.to_bytes(16, "big")
+            d = Delivery(task_id, 0, b"a", 1, 0, 0, 0, b"h:default", False, b"", fired_ms=1, once=once)
+            back = put_off.put_off(host, HOST, d, 1_000, world.now_ms())
+            assert back.stored is not None
+            back.stored(task_id, True)
+        while len(probes) < 2:
+            await asyncio.sleep(0.1)
+        assert [ids[0][-1] for ids in probes] == [2, 0]
+        put_off.stop()
+
+    in_no_time(test)
+
+
 def test_what_others_have_by_now_is_not_remembered():
     async def test() -> None:
         world = World()

@@ -51,6 +51,7 @@ class _Task(NamedTuple):
     partition: int
     until_ms: int
     at: float
+    once: bool
 
 
 class _Waiting:
@@ -142,7 +143,7 @@ class PutOff:
         self._forget(waiting, d.task_id)
         remembered = self._count < self._most
         if remembered:
-            waiting.storing[d.task_id] = _Task(d.partition, waiting.until_ms, now)
+            waiting.storing[d.task_id] = _Task(d.partition, waiting.until_ms, now, d.once)
             self._count += 1
             http_metrics.waiting(place, 1)
         if waiting.timer is None and waiting.bringing is None:
@@ -238,7 +239,7 @@ class PutOff:
     async def _bring_some(self, host: Host, waiting: _Waiting) -> None:
         count = min(max(1, 2 * waiting.asked), _MOST_AT_ONCE)
         for _ in range(_TRIES):
-            if host.probing or (moved := await self._bring(waiting, count)) is None:
+            if host.probing or (moved := await self._bring(waiting, count, probe=True)) is None:
                 return
             if moved:
                 waiting.asked = count
@@ -249,10 +250,16 @@ class PutOff:
             await self._bring(waiting, min(host.takes(_STEP_S), _MOST_AT_ONCE))
             await asyncio.sleep(_STEP_S)
 
-    async def _bring(self, waiting: _Waiting, count: int) -> int | None:
-        """Brings so many back, and forgets them; how many of them still waited. None: there is none. DelayBoxError."""
+    async def _bring(self, waiting: _Waiting, count: int, *, probe: bool = False) -> int | None:
+        """Brings so many back, and forgets them; how many of them still waited. None: there is none. DelayBoxError.
+
+        ``probe``: one that may be sent once at most is not chosen while there are others: it is lost where no answer
+        comes.
+        """
         assert self.resume is not None
-        chosen = list(islice(waiting.tasks.items(), count))
+        others = ((task_id, task) for task_id, task in waiting.tasks.items() if not task.once)
+        chosen = list(islice(others, count)) if probe else []
+        chosen = chosen or list(islice(waiting.tasks.items(), count))
         if not chosen:
             return None
         by: defaultdict[int, list[tuple[bytes, int]]] = defaultdict(list)
