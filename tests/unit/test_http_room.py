@@ -1,21 +1,21 @@
-"""What may be handed out once at most is acked when its host has room, and probes of silent hosts hold few places."""
+"""What may be sent once at most is acked when it surely goes out, and probes of silent hosts hold few places."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
-from typing import Any
 
 import pytest
 
-from delaybox.core.delivery import Delivery, Done, HandBack, Outcome
+from delaybox.core.delivery import Delivery, Done, Failed, HandBack, Outcome
 from delaybox.core.lane import lane_of
 from delaybox.core.task import DeliveryMode, NewTask, TaskType
 from delaybox.core.webhook import Webhook, WebhookRules
 from delaybox.targets.http import HttpOptions, HttpTarget
 from delaybox.targets.http_hosts import FAILURES, LONGEST_PAUSE_S, Host, Hosts, NoRoom
 from delaybox.wire import body
-from tests.receivers import Receiver, receiver, reply
+from tests.ports import free_port
+from tests.receivers import Received, Receiver, receiver, reply
 
 
 @pytest.fixture(scope="module")
@@ -44,15 +44,16 @@ class Acks:
         return not self.taken
 
 
-async def sent(to: HttpTarget, url: str) -> Outcome:
+async def sent(to: HttpTarget, url: str, *, once: bool = True) -> Outcome:
     found: list[Outcome] = []
 
     def report(deliveries: Sequence[Delivery], outcome: Outcome) -> None:
         found.append(outcome)
 
-    once: Any = {"type": TaskType.HTTP, "delivery": DeliveryMode.AT_MOST_ONCE, "webhook": Webhook(url)}
+    mode = DeliveryMode.AT_MOST_ONCE if once else DeliveryMode.AT_LEAST_ONCE
+    task = NewTask(type=TaskType.HTTP, delivery=mode, webhook=Webhook(url))
     lane = lane_of(TaskType.HTTP, "default")
-    d = Delivery(bytes(16), 0, b"lease", 1, 0, 0, 0, lane, False, body.encode(NewTask(**once)), once=True)
+    d = Delivery(bytes(16), 0, b"lease", 1, 0, 0, 0, lane, False, body.encode(task), once=once)
     await to.deliver([d], report)
     return found[0]
 
@@ -88,6 +89,29 @@ async def test_it_is_not_acked_while_its_host_is_left_alone_or_has_no_room(serve
     assert isinstance(await sent(to, server.url("/wait")), HandBack) and len(acks.arrived_before) == 1
     assert isinstance(await sent(to, server.url("/wait?b")), HandBack) and len(acks.arrived_before) == 1
     assert not server.to("/alone") and not server.to("/wait?b")
+
+
+async def test_without_a_connection_it_is_not_acked_and_tried_again(server: Receiver, to: HttpTarget):
+    to.ack_first = acks = Acks(server)
+    found = await sent(to, f"http://127.0.0.1:{free_port()}/none")
+    assert isinstance(found, Failed) and found.retryable and not acks.arrived_before
+
+
+async def test_it_is_not_sent_again_where_a_connection_ends_without_an_answer(server: Receiver, to: HttpTarget):
+    """A connection that was kept may have ended before or after the request was read: any other task is sent again."""
+
+    async def ends(_: Received, writer: asyncio.StreamWriter) -> None:
+        writer.transport.abort()
+
+    to.ack_first = Acks(server)
+    server.answers["/ends"] = ends
+    assert await sent(to, server.url("/kept")) == Done()
+    assert await sent(to, server.url("/kept"), once=False) == Done()
+    found = await sent(to, server.url("/ends"))
+    assert isinstance(found, Failed) and len(server.to("/ends")) == 1
+    assert await sent(to, server.url("/kept"), once=False) == Done()
+    await sent(to, server.url("/ends"), once=False)
+    assert len(server.to("/ends")) == 3
 
 
 async def silent_hosts(hosts: Hosts, count: int) -> list[Host]:

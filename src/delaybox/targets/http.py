@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC
 from email.utils import parsedate_to_datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from http import HTTPStatus
 from typing import Final
 
@@ -24,7 +24,7 @@ from delaybox.core.queue import LiveRules
 from delaybox.core.task import TaskResult
 from delaybox.core.webhook import NO_EVENT, WITHOUT_BODY, Url, Webhook, WebhookRules, url_of
 from delaybox.targets import http_metrics
-from delaybox.targets.http_client import Forbidden, HttpClient, NoAnswer, Resolve
+from delaybox.targets.http_client import Forbidden, HttpClient, NoAnswer, NotAcked, Resolve
 from delaybox.targets.http_connection import HttpAnswer
 from delaybox.targets.http_hosts import Host, Hosts, NoRoom, spread_ms
 from delaybox.targets.http_put_off import PutOff
@@ -107,7 +107,7 @@ class HttpTarget:
         self._hosts = Hosts(options.per_host, options.per_host_rate, most_doubted=most_doubted, most_bytes=most_bytes)
         self.put_off = PutOff()
         self.ack_first: Callable[[Delivery], Awaitable[bool]] | None = None
-        """See `AcksFirst`: a webhook whose host has no room, or is left alone, is handed back and not lost."""
+        """See `AcksFirst`: a webhook is acked when there is room and a connection: none is lost for want of these."""
         self._waits = Waits()
         self._places = PlacesInTurn(options.concurrency)
         self._held_bytes = 0
@@ -194,15 +194,7 @@ class HttpTarget:
                 now_ms = d.fired_ms + (loop.time() - arrived) * 1000
                 return self.put_off.put_off(host, url.place, d, full.after_ms, now_ms)
             return HandBack(delay_ms=full.after_ms)
-        if d.once and self.ack_first is not None:
-            may = False
-            try:
-                may = await self.ack_first(d)
-            finally:
-                if not may:
-                    self._hosts.leave(host, loop.time(), None, answered=None, share=share, size=len(d.body))
-            if not may:
-                return HAND_BACK  # which nobody counts: others may have it
+        first = partial(self.ack_first, d) if d.once and self.ack_first is not None else None
         began = loop.time()
         late = max(0.0, (d.fired_ms - d.due_ms) / 1000 + began - arrived) if d.fired_ms else None
         answered: bool | None = None
@@ -213,7 +205,11 @@ class HttpTarget:
             try:
                 async with asyncio.timeout(timeout_ms / 1000):
                     answer = await self._client.request(
-                        url, self._request(d, task, asked, url), self._options.max_answer, head=asked.method == "HEAD"
+                        url,
+                        self._request(d, task, asked, url),
+                        self._options.max_answer,
+                        head=asked.method == "HEAD",
+                        first=first,
                     )
             except TimeoutError:
                 answered = False
@@ -226,6 +222,8 @@ class HttpTarget:
             except Forbidden as error:
                 http_metrics.sent(url.place, "refused", None)
                 return Failed(f"not sent: its URL {error}", retryable=False)
+            except NotAcked:
+                return HAND_BACK  # which nobody counts: others may have it
             answered = True
             http_metrics.sent(url.place, f"{answer.status // 100}xx", loop.time() - began, late, d.trace)
             return self._of_answer(d, keep_ms, asked, url, answer, began)

@@ -40,6 +40,10 @@ class Forbidden(Exception):
     """The host's name leads to an address to which nothing may be sent."""
 
 
+class NotAcked(Exception):
+    """Whoever was asked first said no, so nothing was sent."""
+
+
 class SystemResolver:
     """Asks the system, in threads of its own, so that slow names hold up only names."""
 
@@ -84,10 +88,22 @@ class HttpClient:
         if self._own is not None:
             self._own.close()
 
-    async def request(self, url: Url, data: bytes, max_body: int, *, head: bool = False) -> HttpAnswer:
-        """Sends a whole request to the URL's host. Forbidden, NoAnswer. The caller limits the time."""
+    async def request(
+        self,
+        url: Url,
+        data: bytes,
+        max_body: int,
+        *,
+        head: bool = False,
+        first: Callable[[], Awaitable[bool]] | None = None,
+    ) -> HttpAnswer:
+        """Sends a whole request to the URL's host. Forbidden, NoAnswer, NotAcked. The caller limits the time.
+
+        With ``first`` it is sent once at most: on a connection of its own, because that one which was kept has ended is
+        learnt only when the request was sent; and only where ``first``, which is called then, says so.
+        """
         addresses = await self._addresses(url)
-        for address in addresses:
+        for address in addresses if first is None else ():
             connection = self._take((url.scheme, url.host, url.port, address))
             if connection is None:
                 continue
@@ -99,6 +115,15 @@ class HttpClient:
                 # The server closed it while it was idle; the request goes out on a new one.
             break
         connection, address = await self._connected(url, addresses)
+        if first is not None:
+            may = False
+            try:
+                may = await first()
+            finally:
+                if not may:
+                    connection.close()
+            if not may:
+                raise NotAcked
         try:
             return await self._carried(connection, url, address, data, max_body, head=head)
         except AnswerBroken as error:
