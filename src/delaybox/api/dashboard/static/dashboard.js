@@ -18,7 +18,8 @@
       if (Number.isNaN(d.getTime()) || time.dataset.shown) continue;
       time.dataset.shown = "yes";
       const utc = document.createElement("small");
-      utc.textContent = (day(d) === day(d, true) ? "" : `${day(d, true)} `) + `${clock(d, true)} UTC`;
+      // Whoever lives by UTC need not read it twice.
+      utc.textContent = d.getTimezoneOffset() ? (day(d) === day(d, true) ? "" : `${day(d, true)} `) + `${clock(d, true)} UTC` : "UTC";
       time.title = time.textContent;
       time.textContent = `${day(d)} ${clock(d)}`;
       time.append(" ", utc);
@@ -69,6 +70,10 @@
   if (location.protocol === "https:") {
     for (const line of every("#lines pre")) line.textContent = line.textContent.replace(`http://${location.host}/`, `https://${location.host}/`);
   }
+
+  // On a phone the menu is longer than the screen: the page's own place in it is in sight.
+  const here = one("nav [aria-current]");
+  if (here) here.parentElement.scrollLeft = Math.max(0, here.offsetLeft + here.offsetWidth + 16 - here.parentElement.clientWidth);
 
   const theme = one("#theme");
   const themes = ["auto", "light", "dark"];
@@ -348,7 +353,7 @@
     });
     const rates = new Picture(one("#rates"), {
       series: [{ name: "fired", tone: "--plot-1" }, { name: "scheduled", tone: "--plot-2" }], lasting: kept,
-      tip: (data, i) => `${clock(new Date(data[0][i] * 1000))}: ${count(data[1][i])} fired, ${count(data[2][i])} scheduled`,
+      tip: (data, i) => `${clock(new Date(data[0][i] * 1000))}: ${count(data[1][i] ?? 0)} fired, ${count(data[2][i] ?? 0)} scheduled`,
     });
     function ms(n) { return n === null || n === undefined ? "–" : n < 10 ? `${n.toFixed(1)} ms` : n < 10000 ? `${Math.round(n)} ms` : `${(n / 1000).toFixed(0)} s`; }
     function put(name, text) {
@@ -377,10 +382,17 @@
       restore(nodes);
     }
     function draw() {
-      const at = frames.map((f) => f.at_ms / 1000);
       one("#lateness-none").hidden = frames.some((f) => f.late_p50 !== null);
-      late.show([at, frames.map((f) => f.late_p50), frames.map((f) => f.late_p99)]);
-      rates.show([at, frames.map((f) => f.fired), frames.map((f) => f.scheduled)]);
+      // Nothing is known of a time in which nobody looked: the line has a gap there.
+      const drawn = [];
+      for (const f of frames) {
+        const last = drawn[drawn.length - 1];
+        if (last && f.at_ms - last.at_ms > 5000) drawn.push({ at_ms: last.at_ms + 1000, late_p50: null, late_p99: null, fired: null, scheduled: null });
+        drawn.push(f);
+      }
+      const at = drawn.map((f) => f.at_ms / 1000);
+      late.show([at, drawn.map((f) => f.late_p50), drawn.map((f) => f.late_p99)]);
+      rates.show([at, drawn.map((f) => f.fired), drawn.map((f) => f.scheduled)]);
     }
     let source = null;
     let lost = 0;
