@@ -98,18 +98,18 @@ class Recorder:
     def in_place(self, partition: int, claimed: Claimed) -> None:
         """Notes tasks that a claim published itself, as far as it names them; the others are only counted."""
         named = claimed.named
-        records = [read(named[at], named[at + 1]) for at in range(0, len(named), 2)]
-        if records and self._store.events.wanted:
+        if named and self._store.events.wanted:
+            records = [read(named[at], named[at + 1]) for at in range(0, len(named), 2)]
             self._store.events.records(EventKind.FIRED, records)
             self._store.events.records(EventKind.COMPLETED, records)
         if not self._keeps:
             return
-        records = records[: self._most - len(self._waiting.get(partition, ()))]
-        records = records[: self._allowed(len(records))]
-        if len(records) < len(claimed.lateness_ms):
-            self._count(partition, TaskState.SUCCEEDED, len(claimed.lateness_ms) - len(records))
-        if records:
-            ends = history.of_fired(records, self._node, fired_ms=claimed.now_ms)
+        room = max(self._most - len(self._waiting.get(partition, ())), 0)
+        count = self._allowed(min(len(named) // 2, room))
+        if count < len(claimed.lateness_ms):
+            self._count(partition, TaskState.SUCCEEDED, len(claimed.lateness_ms) - count)
+        if count:
+            ends = history.of_fired(named[: 2 * count], self._node, fired_ms=claimed.now_ms)
             self._waiting.setdefault(partition, {}).update(ends)
 
     def cancelled(self, records: Sequence[Record]) -> None:

@@ -8,10 +8,11 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import lru_cache
 from heapq import heapify, heappop
 from operator import attrgetter
 from struct import Struct, error
-from typing import Any, TypeVar
+from typing import Any
 
 from delaybox.core import ids, texts
 from delaybox.core.delivery import Delivery
@@ -20,12 +21,10 @@ from delaybox.core.history import EndedTask, HistoryPage, HistoryQuery, HistoryR
 from delaybox.core.lane import split
 from delaybox.core.partition import of_id
 from delaybox.core.task import Priority, TaskState
-from delaybox.store import keys
+from delaybox.store import keys, record
 from delaybox.store.loader import ScriptCall
 from delaybox.store.record import Record
 from delaybox.store.store import Store
-
-_Seen = TypeVar("_Seen", Delivery, Record)
 
 MOST_NOTED = 1_000
 """Entries in one call of ``note``."""
@@ -41,7 +40,6 @@ _ENDED = slice(21, 27)
 _LANE_BYTES = 27
 """The place of the lane's length."""
 _OF_DELIVERY = attrgetter("lane", "priority", "attempt", "token", "fired_ms")
-_OF_RECORD = attrgetter("lane", "priority", "attempt", "deliveries")
 _LETTERS = {TaskState.SUCCEEDED: b"s", TaskState.FAILED: b"f", TaskState.CANCELLED: b"c"}
 _STATES = {letter: state for state, letter in _LETTERS.items()}
 _FAILED = ord("f")
@@ -111,28 +109,45 @@ def of_deliveries(
     return _entries(deliveries, _OF_DELIVERY, whole)
 
 
-def of_fired(records: Iterable[Record], node: bytes, *, fired_ms: int) -> dict[bytes, bytes]:
-    """Id -> entry of tasks that a claim published itself, by their records before that."""
+def of_fired(named: Sequence[bytes], node: bytes, *, fired_ms: int) -> dict[bytes, bytes]:
+    """Id -> entry of tasks that a claim published itself. ``named``: each id, and its record before that, or only the
+    record's head. The tasks of one lane that were never put off differ in their times alone."""
+    found: dict[bytes, bytes] = {}
+    moment = fired_ms.to_bytes(6, "big")
+    fired = moment + moment
+    for task_id, raw in zip(named[::2], named[1::2], strict=True):
+        if head := record.plain_head(raw):
+            before, after = _around_times(head, node)
+            found[task_id] = before + task_id[:6] + fired + after
+        else:
+            found[task_id] = _fired(record.read(task_id, raw), node, fired_ms)
+    return found
 
-    def whole(lane: bytes, priority: int, attempt: int, deliveries: int) -> bytes:
-        return entry(
-            TaskState.SUCCEEDED,
-            lane,
-            node,
-            "",
-            due_ms=0,
-            fired_ms=fired_ms,
-            ended_ms=fired_ms,
-            priority=priority,
-            attempt=attempt,
-            deliveries=deliveries + 1,
-        )
 
-    return _entries(records, _OF_RECORD, whole)
+def _fired(r: Record, node: bytes, fired_ms: int) -> bytes:
+    return entry(
+        TaskState.SUCCEEDED,
+        r.lane,
+        node,
+        "",
+        due_ms=r.due_ms,
+        fired_ms=fired_ms,
+        ended_ms=fired_ms,
+        priority=r.priority,
+        attempt=r.attempt,
+        deliveries=r.deliveries + 1,
+    )
+
+
+@lru_cache(maxsize=1_024)
+def _around_times(head: bytes, node: bytes) -> tuple[bytes, bytes]:
+    """What stands before and behind the three times in the entry of a task whose record starts like this."""
+    raw = _fired(record.read(bytes(ids.ID_BYTES), head), node, 0)
+    return raw[: _DUE.start], raw[_ENDED.stop :]
 
 
 def _entries(
-    seen: Iterable[_Seen], shape_of: Callable[[_Seen], tuple[Any, ...]], whole: Callable[..., bytes]
+    seen: Iterable[Delivery], shape_of: Callable[[Delivery], tuple[Any, ...]], whole: Callable[..., bytes]
 ) -> dict[bytes, bytes]:
     """Tasks that end together mostly differ in nothing but their due time, so the rest is encoded once."""
     found: dict[bytes, bytes] = {}

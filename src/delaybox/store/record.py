@@ -38,13 +38,8 @@ _LOOK = 16
 _WORKER = TaskType.WORKER.value.encode()
 SNOOZED = 1
 """The extension's entry: since when (u48 ms) the task's own code puts it off. The tags stand in lib/extension.lua."""
-WAITING = 2
-SUPERSEDED = 3
-LOCK = 4
-ONCE = 5
-GROUP = 15
-ON_SUCCESS = 16
-ON_FAILURE = 17
+WAITING, SUPERSEDED, LOCK, ONCE = 2, 3, 4, 5
+GROUP, ON_SUCCESS, ON_FAILURE = 15, 16, 17
 FAIR_KEY, FAIR_WEIGHT, COST, FIRST_DUE = 9, 10, 11, 12
 LABELS = 20
 PERMIT = 6
@@ -282,6 +277,11 @@ def group_member(group: str, task_id: bytes) -> bytes:
 def lane_of_draft(new: Draft) -> bytes:
     """The lane of a new task, which is in the fresh shape."""
     return new.record[3 : 3 + new.record[2]]
+
+
+def plain_head(raw: bytes) -> bytes:
+    """What a new record without a key starts with, which many have in common; b"" of any other record."""
+    return raw[: 3 + raw[2]] if len(raw) > 3 and raw[0] == _FRESH and raw[1] < _KEYED else b""
 
 
 def encoded_head(kind: TaskKind, queue: str) -> tuple[bytes, bytes]:
