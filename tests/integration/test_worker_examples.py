@@ -108,17 +108,21 @@ def test_windows_close_on_time(place: Place) -> None:
 
 
 @pytest.mark.parametrize(
-    ("page", "by_redis"),
-    [("README.md", False), ("docs/python.md", False), pytest.param("README.md", True, id="or-without-a-node")],
+    ("page", "written", "way"),
+    [
+        ("README.md", "redis://localhost:6379", "redis"),
+        ("docs/python.md", "localhost:9088", "grpc"),
+        pytest.param("README.md", "redis://localhost:6379", "grpc", id="or-over-a-node"),
+    ],
 )
-def test_a_worker_pasted_from_the_documents_works(place: Place, page: str, by_redis: bool) -> None:
+def test_a_worker_pasted_from_the_documents_works(place: Place, page: str, written: str, way: str) -> None:
     text = (EXAMPLES.parent / page).read_text()
-    here = place.node.address("redis") if by_redis else f"localhost:{place.node.grpc_port}"
+    here = place.node.address(way)
     for mark, name in (("app.py", "app.py"), ("with app.py", "caller.py")):
         block = re.search(rf"^<!-- {re.escape(mark)} -->\n```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
         assert block, f"{page} has no block {mark}"
-        assert "localhost:9088" in block[1]
-        (place.folder / name).write_text(block[1].replace("localhost:9088", here))
+        assert written in block[1]
+        (place.folder / name).write_text(block[1].replace(written, here))
     command = [sys.executable, "-m", "delaybox", "worker", "app:worker", "--processes", "2"]
     worker = subprocess.Popen(command, cwd=place.folder, stderr=subprocess.DEVNULL)
     try:
