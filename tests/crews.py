@@ -71,7 +71,8 @@ class Shift:
 
     def give(self, *calls: tuple[str, Any], want_result: bool = False, **task: Any) -> list[int]:
         """Assigns them: (function, arguments as JSON would have them, or bytes as they stand); their sequences."""
-        self.reported.add(self.session.flush(self.crew.slots.room(self.session)))
+        slots = self.crew.slots
+        self.reported.add(self.session.flush(slots.room(self.session), slots.ahead_of(self.session)))
         assigned = []
         for name, arguments in calls:
             payload = arguments if isinstance(arguments, bytes) else json.dumps(arguments).encode()

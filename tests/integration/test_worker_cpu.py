@@ -105,6 +105,44 @@ async def test_what_waits_for_a_process_can_be_cancelled(tmp_path: Path) -> None
         await s.until(busy)
 
 
+async def test_while_functions_are_short_the_next_ones_are_at_hand() -> None:
+    async with crew(size=1) as s:
+        for number in range(4):
+            (given,) = s.give(("square", [number]), want_result=True)
+            await s.until(given)
+        assert s.crew.slots.ahead > 3
+        given = s.give(*(("square", [number]) for number in range(4)), want_result=True)
+        reported = await s.until(*given)
+        assert [reported.succeeded[one].output for one in given] == [b"0", b"1", b"4", b"9"]
+        assert s.session.taken <= 1, "they take no places"
+
+
+async def test_what_waits_behind_a_long_one_is_handed_back(tmp_path: Path) -> None:
+    async with crew(size=1) as s:
+        for number in range(4):
+            (given,) = s.give(("square", [number]))
+            await s.until(given)
+        busy, _ = await spinning(s, tmp_path / "a")
+        waits = s.give(("square", [1]), ("square", [2]))
+        reported = await s.until(*waits)
+        assert reported.handed_back == waits and busy not in reported.ended
+        assert s.crew.slots.ahead == 0
+        s.cancel(busy)
+        await s.until(busy)
+
+
+async def test_what_waits_outlives_the_process_that_dies_before_it() -> None:
+    async with crew(size=1) as s:
+        for number in range(4):
+            (given,) = s.give(("square", [number]))
+            await s.until(given)
+        dies, waits = s.give(("dies", ["kill"]), ("square", [3]), want_result=True)
+        reported = await s.until(dies, waits)
+        assert "SIGKILL" in reported.failed[dies].reason
+        # Its process starts anew, which may take longer than it is to wait.
+        assert waits in reported.handed_back or reported.succeeded[waits].output == b"9"
+
+
 async def test_a_start_that_is_cancelled_leaves_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker that stops cancels starts, wherever they are: the process was lost where its socket was awaited."""
     real, made = asyncio.create_subprocess_exec, list[asyncio.subprocess.Process]()

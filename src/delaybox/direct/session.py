@@ -163,6 +163,7 @@ class Seat:
         if self._done:
             done, self._done = self._done, []
             self._session.done(done)
+        self._session.beyond.ahead = self._crew.slots.ahead_of(self)
         self._host.gateway.received(self._session)
         if not self.held:
             self._emptied()
@@ -181,15 +182,23 @@ class OwnSession(WorkerSession):
     def free(self) -> int:
         """Places that are free, also those that are saved."""
         slots = self._crew.slots
-        return 0 if self._leaving or not self.connected else max(0, slots.size - slots.taken)
+        return 0 if self._leaving or not self.connected else slots.size - slots.taken
 
     @property
     def places(self) -> int:
         """Places that it has, free or not."""
         return self._crew.slots.size
 
-    def assign(self, offered: Iterable[Offered], *, suspect: bool = False, alone: bool = False, cost: int = 1) -> int:
-        """Starts tasks; returns how many."""
+    def assign(
+        self,
+        offered: Iterable[Offered],
+        *,
+        suspect: bool = False,
+        alone: bool = False,
+        cost: int = 1,
+        ahead: bool = False,
+    ) -> int:
+        """Starts tasks, or has the crew keep them at hand; returns how many."""
         held, sequence = self._held, self._sequence
         tasks: list[OwnTask] = []
         for o in offered:
@@ -201,7 +210,7 @@ class OwnSession(WorkerSession):
         if suspect and count:
             self.suspects.add(sequence)
             self.alone = alone
-        self._crew.take(self._seat, tasks)
+        self._crew.take(self._seat, tasks, ahead=len(tasks) if ahead else 0)
         return count
 
     def cancel(self, task_id: bytes) -> bool:

@@ -60,6 +60,8 @@ class NeedyPool(LanePool):
     come free keeps them for it.
     """
 
+    _sends_ahead = False
+
     def __init__(
         self,
         parent: LanePool,

@@ -25,6 +25,9 @@ from delaybox.wire.gen import task_pb2
 _LATER = HandBack(delay_ms=1_000)
 _TURN = HandBack(delay_ms=250)
 """A suspect that must not wait here comes back after this time."""
+_NO_WAITING_S = 10.0
+"""So long after a task that must not wait at a worker none is claimed to wait there: for those no place would come
+free."""
 
 
 class Claimer(Protocol):
@@ -47,7 +50,11 @@ class LanePool:
     Tasks that are one loss short of the cap are suspects: they are handed out with care (`worker_suspects`).
     ``same_process``: the workers run in this process, and all that was claimed is charged when it dies. So one suspect
     is claimed for at a time, and others are handed back.
+
+    Some tasks are sent before a place is free for them (`WorkerSession.ahead`), where nothing else needs those places.
     """
+
+    _sends_ahead = True
 
     def __init__(
         self,
@@ -71,6 +78,7 @@ class LanePool:
         self._waiting: deque[Offered] = deque()
         self._suspects = Suspects(alone, 1, cost) if same_process else Suspects(alone, cost=cost)
         self._turn = 0
+        self._placed_only_until = 0.0
         self._timer: asyncio.TimerHandle | None = None
 
     def __repr__(self) -> str:
@@ -102,6 +110,8 @@ class LanePool:
         """Tasks that can be claimed now."""
         # Suspects that wait for their turn, and not for room, take no room from others.
         free = sum(s.room for s in self.sessions) - len(self._waiting) - self._suspects.places(self.sessions)
+        if self._may_send_ahead and time.monotonic() >= self._placed_only_until:
+            free += sum(s.ahead for s in self.members if 2 * s.ahead >= s.beyond.ahead)
         return free - sum(pool.spoken_for for pool in self.beside) if self.beside else free
 
     async def deliver(self, batch: Sequence[Delivery], report: Report) -> None:
@@ -111,6 +121,8 @@ class LanePool:
             offered = Offered(d, run, *self.wishes(d))
             if d.losses < LOSSES_CAP - 1:
                 self._waiting.append(offered)
+                if _needs_a_place(d):
+                    self._placed_only_until = time.monotonic() + _NO_WAITING_S
             elif not self._suspects.full:
                 self._suspects.add(offered)
             else:
@@ -146,7 +158,23 @@ class LanePool:
                 count = min(share, self.room_at(session), len(waiting))
                 session.assign((waiting.popleft() for _ in range(count)), cost=self.cost)
         self._suspects.hand_out(self.sessions)
+        if waiting and self._may_send_ahead:
+            self._send_ahead()
         self.watch()
+
+    def _send_ahead(self) -> None:
+        waiting = self._waiting
+        some = sorted((s for s in self.members if s.ahead), key=_wanted, reverse=True)
+        if not some or any(_needs_a_place(o.delivery) for o in waiting):
+            return
+        for session in some:
+            count = min(session.ahead, len(waiting))
+            session.assign((waiting.popleft() for _ in range(count)), ahead=True)
+
+    @property
+    def _may_send_ahead(self) -> bool:
+        """Not while suspects or tasks with needs may wait for places: those would not come free."""
+        return self._sends_ahead and not self.beside and not self._suspects
 
     def hand_back(self) -> None:
         """What waits goes to others."""
@@ -233,6 +261,15 @@ class LanePool:
     def _wished_ms(self, lane: bytes, task_ms: int) -> int:
         queue, function_ms = split(lane).queue, self._of_function.get(split(lane).name, 0)
         return wished_ms(task_ms, function_ms=function_ms, queue_ms=self._rules.of(queue).keep_result_ms)
+
+
+def _needs_a_place(d: Delivery) -> bool:
+    """One that was acked already cannot be handed back; others may do without a permit that is not used."""
+    return d.once or bool(d.limit_keys)
+
+
+def _wanted(session: WorkerSession) -> int:
+    return session.ahead
 
 
 def _decoded(body: bytes) -> task_pb2.Task | None:

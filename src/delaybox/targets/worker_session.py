@@ -23,10 +23,9 @@ from delaybox.core.task import CANCELLED, TaskResult
 from delaybox.processes.logs import of_delivery
 from delaybox.targets.worker_confirmations import Confirmations, OutcomeStore
 from delaybox.targets.worker_offers import ClaimedTasks, Offered
-from delaybox.targets.worker_places import Beyond
+from delaybox.targets.worker_places import MAX_AHEAD, Beyond
 from delaybox.targets.worker_profile import Profile
-from delaybox.targets.worker_results import LONGEST_MS, attempt_result
-from delaybox.wire import result as wire_result
+from delaybox.targets.worker_results import attempt_result, kept_success
 from delaybox.wire.assignment import assignment
 from delaybox.wire.gen import worker_pb2
 
@@ -48,7 +47,6 @@ _FIRST_ADOPTED = 1 << 40
 """Adopted tasks have sequence numbers from here on, so that they are told from those that are sent."""
 _ENTRY_BYTES = 200
 """Memory that a kept message costs beside its bytes."""
-_CONTENT_TYPE_BYTES = 256
 
 
 class WorkerSession:
@@ -101,6 +99,13 @@ class WorkerSession:
         return self.credit - self.beyond.extra if self.connected and not self._leaving else 0
 
     @property
+    def ahead(self) -> int:
+        """How many it can be sent beyond these, which wait there."""
+        if not self.connected or self._leaving or not self.beyond.ahead:
+            return 0
+        return max(0, self.free - self.beyond.saved + self.beyond.ahead) - self.room
+
+    @property
     def places(self) -> int:
         """Places that it gives to this node, free or not; a worker of several nodes divides its own among them."""
         return self.credit + len(self._held)
@@ -123,10 +128,18 @@ class WorkerSession:
 
     # -- to the worker ------------------------------------------------------------------------------------------
 
-    def assign(self, offered: Iterable[Offered], *, suspect: bool = False, alone: bool = False, cost: int = 1) -> int:
+    def assign(
+        self,
+        offered: Iterable[Offered],
+        *,
+        suspect: bool = False,
+        alone: bool = False,
+        cost: int = 1,
+        ahead: bool = False,
+    ) -> int:
         """Sends tasks, each for one credit; returns how many. Tasks that are too large for the worker fail.
 
-        ``cost``: places that each of them takes.
+        ``cost``: places that each of them takes. ``ahead``: no place is free for them yet.
         """
         held, tasks, sequence = self._held, self._tasks, self._sequence
         largest = self.profile.takes - _BESIDE_TASKS
@@ -302,8 +315,10 @@ class WorkerSession:
                 self.failed(failure)
         if message.handed_back:
             self.handed_back(message.handed_back)
+        if message.HasField("ahead"):
+            self.beyond.ahead = min(message.ahead, MAX_AHEAD)
         if message.drain:
-            self.credit = self.beyond.most = 0
+            self.credit = self.beyond.most = self.beyond.ahead = 0
             self.draining = True
         elif message.credit:
             self.credit = min(self.credit + message.credit, max(0, MAX_CREDIT - len(self._held)))
@@ -393,25 +408,7 @@ class WorkerSession:
         held = self._held.get(sequence)
         outcome: Outcome = DONE
         if held is not None and held.keep_ms:
-            size = len(output)
-            if size > self._max_output:
-                outcome = Failed(
-                    f"its result holds {size} bytes, more than {self._max_output} (results.maxBytes)", retryable=False
-                )
-            elif len(content_type) > _CONTENT_TYPE_BYTES:
-                outcome = Failed(
-                    f"its result's content type has {len(content_type)} characters, more than {_CONTENT_TYPE_BYTES}",
-                    retryable=False,
-                )
-            else:
-                # As bytes from here to whoever reads it. The pool has read the task's own wish to keep it already.
-                stored = wire_result.success(
-                    output,
-                    content_type,
-                    finished_ms=time.time_ns() // 1_000_000,
-                    duration_ms=min(duration_ms, LONGEST_MS),
-                )
-                outcome = Done(keep_ms=held.keep_ms, stored=stored)
+            outcome = kept_success(held.keep_ms, output, content_type, duration_ms, most=self._max_output)
         self._end(sequence, outcome)
 
     def failed(self, failure: worker_pb2.Failed) -> None:

@@ -82,8 +82,8 @@ class TaskRun:
     decided before the end.
     """
 
-    __slots__ = ("_context", "_signal", "assignment", "began", "common", "function", "over", "sequence", "session",
-                 "settled", "task", "timer")  # fmt: skip
+    __slots__ = ("_context", "_signal", "ahead", "assignment", "began", "common", "function", "over", "sequence",
+                 "session", "settled", "task", "timer")  # fmt: skip
 
     def __init__(
         self,
@@ -98,6 +98,8 @@ class TaskRun:
         self.function = function
         self.common = common
         self.settled: bool = False
+        self.ahead = False
+        """It came before a place was free for it."""
         self.over: pb.Failed | None = None
         self.began = 0.0
         self.task: Any = None

@@ -1,4 +1,8 @@
-"""Runs cpu functions in processes, one at a time in each, so that one that dies or is killed harms nobody else."""
+"""Runs cpu functions in processes, one at a time in each, so that one that dies or is killed harms nobody else.
+
+While functions are short, the next tasks are at hand when one ends (`ahead`). They wait here and not in a process, so
+whichever process is free first takes the next one, and what kills a process harms none that waits.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +25,7 @@ from delaybox.processes.restart import RestartBackoff, cause
 from delaybox.wire.gen import worker_pb2 as pb
 from delaybox.worker import cpu_frames as frames
 from delaybox.worker import failures, logs
+from delaybox.worker.ahead import HOLD_S, RunPace
 from delaybox.worker.attempt import TaskRun
 from delaybox.worker.crew import Crew
 from delaybox.worker.functions import FunctionKind
@@ -72,6 +77,9 @@ class Processes(Crew):
         self._stopping = False
         self._backoff = RestartBackoff(first_s=_FIRST_PAUSE_S, longest_s=_LONGEST_PAUSE_S)
         self._pause_s = 0.0
+        self._pace = RunPace()
+        self._gave = 0.0
+        self._hold: asyncio.TimerHandle | None = None
 
     async def start(self) -> None:
         self._stopping = False
@@ -83,6 +91,8 @@ class Processes(Crew):
     async def stop(self) -> None:
         self._stopping = True
         self._waiting.clear()
+        if self._hold is not None:
+            self._hold.cancel()
         for starter in self._starters:
             starter.cancel()
         watches = [process.watch for process in self._all if process.watch is not None]
@@ -113,10 +123,33 @@ class Processes(Crew):
         missing = min(len(self._waiting), self.slots.size - len(self._all)) - self._starting
         if missing > 0 and not self._stopping:
             self._launch(missing)
+        if self._waiting and self._hold is None and not self._stopping:
+            self._hold = asyncio.get_running_loop().call_later(HOLD_S, self._held)
+
+    def _held(self) -> None:
+        """Tasks wait: if no place has come free for long, those that came ahead go to others."""
+        self._hold = None
+        late = [run for run in self._waiting if run.ahead]
+        if not late:
+            return
+        left = self._gave + HOLD_S - time.monotonic()
+        if left > 0:
+            self._hold = asyncio.get_running_loop().call_later(left, self._held)
+            return
+        self._slow()
+        self._waiting = deque(run for run in self._waiting if not run.ahead)
+        for run in late:
+            run.hand_back()
+            self._left(run)
+
+    def _slow(self) -> None:
+        self._pace.slow()
+        self.slots.ahead = 0
 
     def _give(self, process: _Process, run: TaskRun) -> None:
         run.task = process
         process.run = run
+        self._gave = time.monotonic()
         first = run.function.name not in process.imported
         facts = asdict(run.facts())
         facts["headers"] = {name: base64.b64encode(value).decode() for name, value in facts["headers"].items()}
@@ -217,6 +250,9 @@ class Processes(Crew):
         if run is None:
             return
         process.run = run.task = None
+        self._pace.ended(time.monotonic() - run.began)
+        # What is reported now says it to the node as well.
+        self.slots.ahead = self._pace.ahead * self.slots.size
         if head["is"] == frames.DONE:
             run.succeed_encoded(body, head.get("type", ""))
         else:
@@ -233,6 +269,7 @@ class Processes(Crew):
         run, process.run = process.run, None
         if run is not None:
             run.task = None
+            self._slow()
             if run.over is None and not run.settled:
                 self.common.stats.cpu_deaths += 1
                 words = f"its process died: {_how(code)}"

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 from delaybox.wire.gen import worker_pb2 as pb
@@ -72,15 +72,16 @@ class Crew(ABC):
         if received.adopted:
             self._adopted(session, received.adopted)
         if received.tasks:
-            self.take(session, received.tasks)
+            self.take(session, received.tasks, ahead=received.ahead)
         for run in received.cancel:
             self.cancel(run)
 
-    def take(self, session: TaskSession, tasks: Iterable[AssignedTask]) -> None:
-        """Starts tasks that came by a session; there is a place for each."""
+    def take(self, session: TaskSession, tasks: Sequence[AssignedTask], *, ahead: int = 0) -> None:
+        """Starts tasks that came by a session; there is a place for each but the last ``ahead``."""
         runs: list[TaskRun] = []
         held, functions = session.held, self.functions
-        for assignment in tasks:
+        placed = len(tasks) - ahead
+        for number, assignment in enumerate(tasks):
             function = functions.get(assignment.name)
             if function is None:
                 self.common.stats.handed_back += 1
@@ -89,6 +90,7 @@ class Crew(ABC):
                 logs.about(log, logging.WARNING, assignment, words, assignment.id, assignment.name)
                 continue
             run = TaskRun(session, assignment, function, self.common)
+            run.ahead = number >= placed
             held[run.sequence] = run
             runs.append(run)
         self._begin(runs)
@@ -99,7 +101,7 @@ class Crew(ABC):
 
     @abstractmethod
     def _begin(self, runs: list[TaskRun]) -> None:
-        """Starts runs; there is a place for each."""
+        """Starts runs; there is a place for each that did not come ahead."""
 
     @abstractmethod
     def _interrupt(self, run: TaskRun) -> None:

@@ -418,7 +418,7 @@ class WorkerLine:
                 self._hand_over()
             if not (self._closing or session.refusing or session.draining):
                 slots.join(session)
-            raw = session.flush(slots.room(session))
+            raw = session.flush(slots.room(session), slots.ahead_of(session))
             if raw is None and self._due_to_speak:
                 raw = session.beat()
             if raw is not None:

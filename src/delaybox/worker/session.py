@@ -15,6 +15,7 @@ from typing import Generic, TypeVar
 from delaybox.core.limits import STREAM_MESSAGE_BYTES
 from delaybox.core.texts import head
 from delaybox.wire.gen import worker_pb2 as pb
+from delaybox.worker.ahead import AskedAhead
 from delaybox.worker.assigned import AssignedTask
 from delaybox.worker.parted import Leases, Parted
 
@@ -55,9 +56,8 @@ class Received(Generic[T]):
     parted: Sequence[Parted[T]] = ()
     """Of the session that is over: attempts that another node, or this one, can adopt."""
     adopted: Sequence[pb.Adopted] = ()
-
-
-_NOTHING: Received[object] = Received()
+    ahead: int = 0
+    """How many of the tasks, the last ones, came beyond the credit: they wait for a place."""
 
 
 class NodeSession(Generic[T]):
@@ -70,6 +70,7 @@ class NodeSession(Generic[T]):
     def __init__(self, introduction: pb.Hello, changed: Callable[[], None]) -> None:
         self.held: dict[int, T] = {}
         self.credit = 0
+        self._ahead = AskedAhead()
         self.refusing = False
         """Tasks that arrive are handed back: the node was given up, and does not know yet that its credit is taken
         back."""
@@ -168,15 +169,16 @@ class NodeSession(Generic[T]):
             if len(self._claims) > 2 * (len(self.held) + len(self._ended)) + _CLAIMS_KEPT:
                 self._prune()
         tasks: Sequence[pb.Assignment] = message.tasks
+        ahead = 0
         if tasks:
-            tasks = self._within_credit(tasks)
+            tasks, ahead = self._within_credit(tasks)
             if not (message.cancel or message.stale or message.drain or message.adopted or message.move or welcome):
-                return Received(tasks)
+                return Received(tasks, ahead=ahead)
         self.stale += len(message.stale)
         cancel = [run for sequence in message.cancel if (run := self.held.get(sequence)) is not None]
         return Received(
             tasks, cancel, lost, unhandled, len(message.stale), message.drain, message.move, welcome, parted,
-            message.adopted,
+            message.adopted, ahead,
         )  # fmt: skip
 
     def _welcome(self, welcome: pb.Welcome) -> tuple[Sequence[Parted[T]], Sequence[T], int]:
@@ -227,6 +229,7 @@ class NodeSession(Generic[T]):
         self._unheeded.clear()
         self._progress_sent.clear()
         self._sent = self._seen = self._drain_at = self.credit = self._refused_at = 0
+        self._ahead.forget()
         self.refusing = False
         self.away = 0
         self.id = ""
@@ -289,6 +292,7 @@ class NodeSession(Generic[T]):
         if 0 < self._drain_at <= number:
             # Tasks that the node sent before it took the credit back have arrived before this message.
             self._drain_at = self.credit = 0
+            self._ahead.forget()
             self.refusing = False
             self._poke()
 
@@ -303,15 +307,17 @@ class NodeSession(Generic[T]):
         for failure in message.failed:
             ended.pop(failure.sequence, None)
 
-    def _within_credit(self, tasks: Sequence[pb.Assignment]) -> Sequence[pb.Assignment]:
-        count = len(tasks)
-        fit = 0 if self.refusing else min(count, self.credit)
-        self.credit = max(0, self.credit - count)
+    def _within_credit(self, tasks: Sequence[pb.Assignment]) -> tuple[Sequence[pb.Assignment], int]:
+        count, credit, most = len(tasks), self.credit, self._ahead.most
+        fit = 0 if self.refusing else min(count, credit + most)
+        # Both sides count alike, or a place would be lost.
+        self.credit = max(-most, credit - count)
+        ahead = max(0, fit - max(0, credit))
         if fit == count:
-            return tasks
+            return tasks, ahead
         self._back.extend(task.sequence for task in tasks[fit:])
         self._poke()
-        return tasks[:fit]
+        return tasks[:fit], ahead
 
     # Ends of tasks: each is reported once, and only if the task is held
 
@@ -403,18 +409,23 @@ class NodeSession(Generic[T]):
 
     # Sending
 
-    def flush(self, room: int = 0) -> bytes | None:
-        """The next message: ends, progress, and credit for ``room`` tasks more. None when there is nothing to send."""
+    def flush(self, room: int = 0, ahead: int | None = None) -> bytes | None:
+        """The next message: ends, progress, credit for ``room`` tasks more, how many are wanted ``ahead`` if that is
+        news. None when there is nothing to send."""
         self._dirty = False
         if self.draining:
-            room = 0
+            room, ahead = 0, 0
+        ahead = None if ahead == self._ahead.now else ahead
         ends = self._done or self._succeeded or self._failed or self._back
-        if not (room or ends or self._progress or self._drain or self._carried or self._moved):
+        if not (room or ends or ahead is not None or self._progress or self._drain or self._carried or self._moved):
             return None
         number = self._sent + 1
         message = pb.FromWorker(
-            done=self._done[:NUMBERS_AT_ONCE], handed_back=self._back[:NUMBERS_AT_ONCE], credit=room, drain=self._drain
-        )
+            done=self._done[:NUMBERS_AT_ONCE], handed_back=self._back[:NUMBERS_AT_ONCE], credit=room, drain=self._drain,
+            ahead=ahead,
+        )  # fmt: skip
+        if ahead is not None:
+            self._ahead.ask(ahead)
         del self._done[:NUMBERS_AT_ONCE], self._back[:NUMBERS_AT_ONCE]
         if self._moved:
             message.moved.extend(self._moved[:NUMBERS_AT_ONCE])
@@ -443,15 +454,8 @@ class NodeSession(Generic[T]):
             left -= part.ByteSize()
             self._progress_sent[sequence] = (number, fraction, text)
             self._progress_sent.move_to_end(sequence)
-        if (
-            self._done
-            or self._back
-            or self._succeeded
-            or self._failed
-            or self._progress
-            or self._carried
-            or self._moved
-        ):
+        more = self._done or self._back or self._succeeded or self._failed
+        if more or self._progress or self._carried or self._moved:
             self._poke()
         self.credit += room
         raw = self._numbered(message, len(message.done) + len(message.succeeded) + len(message.failed))

@@ -23,6 +23,8 @@ class Slots:
     def __init__(self, size: int) -> None:
         self.size = size
         self.lingering = 0
+        self.ahead = 0
+        """Tasks that are to wait for a place, over all sessions."""
         self._holders: list[Holder] = []
         self._short: set[Holder] = set()
 
@@ -56,6 +58,10 @@ class Slots:
     def taken(self) -> int:
         """Places that are taken, in all sessions together."""
         return self.lingering + sum(holder.taken for holder in self._holders)
+
+    def ahead_of(self, holder: Holder) -> int:
+        """How many of `ahead` this session may have."""
+        return self.ahead // len(self._holders) if holder in self._holders else 0
 
     def room(self, holder: Holder) -> int:
         """How much more credit this session may give; 0 for one that has not joined."""

@@ -9,7 +9,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class FromWorker(_message.Message):
-    __slots__ = ("number", "hello", "done", "succeeded", "failed", "handed_back", "progress", "credit", "drain", "seen", "carried", "moved")
+    __slots__ = ("number", "hello", "done", "succeeded", "failed", "handed_back", "progress", "credit", "drain", "seen", "carried", "moved", "ahead")
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     HELLO_FIELD_NUMBER: _ClassVar[int]
     DONE_FIELD_NUMBER: _ClassVar[int]
@@ -22,6 +22,7 @@ class FromWorker(_message.Message):
     SEEN_FIELD_NUMBER: _ClassVar[int]
     CARRIED_FIELD_NUMBER: _ClassVar[int]
     MOVED_FIELD_NUMBER: _ClassVar[int]
+    AHEAD_FIELD_NUMBER: _ClassVar[int]
     number: int
     hello: Hello
     done: _containers.RepeatedScalarFieldContainer[int]
@@ -34,7 +35,8 @@ class FromWorker(_message.Message):
     seen: int
     carried: _containers.RepeatedCompositeFieldContainer[Carried]
     moved: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, number: _Optional[int] = ..., hello: _Optional[_Union[Hello, _Mapping]] = ..., done: _Optional[_Iterable[int]] = ..., succeeded: _Optional[_Iterable[_Union[Succeeded, _Mapping]]] = ..., failed: _Optional[_Iterable[_Union[Failed, _Mapping]]] = ..., handed_back: _Optional[_Iterable[int]] = ..., progress: _Optional[_Iterable[_Union[TaskProgress, _Mapping]]] = ..., credit: _Optional[int] = ..., drain: bool = ..., seen: _Optional[int] = ..., carried: _Optional[_Iterable[_Union[Carried, _Mapping]]] = ..., moved: _Optional[_Iterable[int]] = ...) -> None: ...
+    ahead: int
+    def __init__(self, number: _Optional[int] = ..., hello: _Optional[_Union[Hello, _Mapping]] = ..., done: _Optional[_Iterable[int]] = ..., succeeded: _Optional[_Iterable[_Union[Succeeded, _Mapping]]] = ..., failed: _Optional[_Iterable[_Union[Failed, _Mapping]]] = ..., handed_back: _Optional[_Iterable[int]] = ..., progress: _Optional[_Iterable[_Union[TaskProgress, _Mapping]]] = ..., credit: _Optional[int] = ..., drain: bool = ..., seen: _Optional[int] = ..., carried: _Optional[_Iterable[_Union[Carried, _Mapping]]] = ..., moved: _Optional[_Iterable[int]] = ..., ahead: _Optional[int] = ...) -> None: ...
 
 class Carried(_message.Message):
     __slots__ = ("partition", "lease", "tasks")
