@@ -18,7 +18,7 @@ from delaybox.wire.gen import worker_pb2 as pb
 from delaybox.worker.ahead import RunPace
 from delaybox.worker.session import NodeSession
 from delaybox.worker.slots import Slots
-from tests.desk import Desk, delivery, messages_of, tasks_of
+from tests.desk import LANE, Desk, delivery, messages_of, tasks_of
 
 
 def once(**parts: Any) -> Delivery:
@@ -60,8 +60,11 @@ async def test_places_are_filled_first_then_what_is_wanted_ahead() -> None:
     full, free = desk.open(credit=1), desk.open(credit=3)
     desk.receive(full, number=2, ahead=2)
     assert (full.ahead, full.room, desk.pool.room()) == (2, 1, 6)
-    over = await desk.deliver(*(delivery() for _ in range(5)))
+    five = [delivery() for _ in range(5)]
+    over = await desk.deliver(*five)
     assert (full.held, free.held) == (2, 3)
+    assert sorted(d.line for d in five) == [1, 1, 1, 1, 2], "by which the time that it takes is told"
+    assert desk.gateway.activity().running == {LANE.decode(): 4}, "for who asks how many places are taken"
     more = await desk.deliver(delivery(), delivery())
     assert (full.held, free.held, desk.pool.room(), full.places) == (3, 3, -1, 1)
     sent = tasks_of(messages_of(full))

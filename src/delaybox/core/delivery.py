@@ -22,7 +22,8 @@ class Delivery(Struct, gc=False):
     task must not be delivered. ``once``: it is acked before it is handed out. ``priority``: the record's number.
     ``fired_ms``: when it was handed out, by Redis's clock. ``limit_keys``: those of which it has a permit to run.
     ``trace``: the ``traceparent`` of this firing, where it is traced here. ``first_due_ms``: with ``look``, when it was
-    due before it was put off without a charge (0: it was not).
+    due before it was put off without a charge (0: it was not). ``line``: how many runs its place carries out until it
+    has ended, its own included: more than one where it was sent before a place was free.
     """
 
     task_id: bytes
@@ -42,6 +43,7 @@ class Delivery(Struct, gc=False):
     limit_keys: tuple[bytes, ...] = ()
     trace: bytes = b""
     first_due_ms: int = 0
+    line: int = 1
 
     @property
     def id(self) -> str:

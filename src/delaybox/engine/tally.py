@@ -46,7 +46,7 @@ class Tally:
         self._reports += 1
         if self._reports % _TIMED_EACH == 0:
             # One of those that are reported together stands for all.
-            self._took_ms.add(fresh[0].lane, (time.monotonic() - began) * 1_000)
+            self._took_ms.add(fresh[0].lane, (time.monotonic() - began) * 1_000 / fresh[0].line)
 
     def fired_per_s(self) -> dict[str, float]:
         """Deliveries that were carried out, a second over the last minute, by type letter and queue."""
@@ -59,7 +59,7 @@ class Tally:
         return dict(nlargest(_QUEUES_REPORTED, sums.items(), key=itemgetter(1)))
 
     def service_ms(self) -> dict[str, float]:
-        """How long tasks took lately from hand-out to success, by lane."""
+        """How long tasks took lately from hand-out to success, by lane; of one that waited there, its part."""
         means = self._took_ms.all()
         lanes = nlargest(_LANES_REPORTED, means, key=means.__getitem__)
         return {lane.decode(): means[lane] for lane in lanes}

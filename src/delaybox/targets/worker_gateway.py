@@ -242,7 +242,7 @@ class Gateway:
                 labels=s.profile.labels,
                 functions=len(s.profile.lanes),
                 concurrency=s.profile.concurrency,
-                running=s.held,
+                running=s.running,
                 connected=s.connected,
                 places=s.places,
                 since_ms=s.since_ms,
@@ -266,5 +266,5 @@ class Gateway:
         for session in busy:
             lanes = session.lanes_held(max(1, _TASKS_LOOKED_AT // len(busy)))
             for lane, count in Counter(lanes).items():
-                found[lane] += round(count * session.held / len(lanes))
+                found[lane] += round(count * session.running / len(lanes))
         return {lane.decode(): count for lane, count in found.most_common(_RUNNING_SHOWN)}

@@ -169,7 +169,12 @@ class LanePool:
             return
         for session in some:
             count = min(session.ahead, len(waiting))
-            session.assign((waiting.popleft() for _ in range(count)), ahead=True)
+            session.assign((self._in_line(session) for _ in range(count)), ahead=True)
+
+    def _in_line(self, session: WorkerSession) -> Offered:
+        offered = self._waiting.popleft()
+        offered.delivery.line = 1 + session.held // max(1, session.places)
+        return offered
 
     @property
     def _may_send_ahead(self) -> bool:

@@ -115,6 +115,11 @@ class WorkerSession:
         """How many tasks it has and has not reported yet."""
         return len(self._held)
 
+    @property
+    def running(self) -> int:
+        """How many of these have a place."""
+        return min(len(self._held), max(0, self.places))
+
     def lanes_held(self, most: int) -> list[bytes]:
         """The lanes of the first ``most`` of these tasks."""
         return [o.delivery.lane for o in islice(self._held.values(), most)]
@@ -137,10 +142,8 @@ class WorkerSession:
         cost: int = 1,
         ahead: bool = False,
     ) -> int:
-        """Sends tasks, each for one credit; returns how many. Tasks that are too large for the worker fail.
-
-        ``cost``: places that each of them takes. ``ahead``: no place is free for them yet.
-        """
+        """Sends tasks, each for one credit; returns how many. Tasks that are too large for the worker fail. ``cost``:
+        places that each of them takes. ``ahead``: no place is free for them yet."""
         held, tasks, sequence = self._held, self._tasks, self._sequence
         largest = self.profile.takes - _BESIDE_TASKS
         moves, last = self.profile.moves, None
