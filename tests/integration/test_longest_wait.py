@@ -66,14 +66,14 @@ async def test_the_stated_wait_holds_over_partitions_though_the_backlog_of_one_i
     client: Redis, prefix: str, monkeypatch: pytest.MonkeyPatch, each_time: bool
 ) -> None:
     lab = await Lab.open(client, prefix, partitions=4)
-    really = looks.look
+    really = looks.reachable
 
     async def look(*asked: Any) -> Any:
         return lab.now, (await really(*asked))[1]
 
     monkeypatch.setattr(shares, "_FRESH_MS", -1.0)
     monkeypatch.setattr(shares, "_PLAIN_MS", -1.0 if each_time else 1e9)
-    monkeypatch.setattr(shares, "look", look)
+    monkeypatch.setattr(shares, "reachable", look)
     chooser = shares.Chooser(lab.store, LiveRules(), guest=True)
     lanes = (lane_of(TaskType.WORKER, "*", "f"),)
     due: dict[bytes, tuple[int, Priority]] = {}

@@ -12,6 +12,7 @@ import pytest
 from redis.asyncio import Redis
 
 from delaybox.core.delivery import DONE, Delivery, Report
+from delaybox.core.errors import PartAway
 from delaybox.core.lane import lane_of
 from delaybox.core.queue import LiveRules, QueueRules
 from delaybox.core.shares import Part
@@ -28,7 +29,7 @@ from delaybox.store.loader import ScriptCall
 from delaybox.store.record import draft
 from delaybox.store.replies import ClaimLimits
 from delaybox.store.servers import Servers
-from delaybox.store.store import Batch, Store
+from delaybox.store.store import Batch, Store, read_claim
 from tests.engines import until
 
 
@@ -232,7 +233,7 @@ async def test_a_critical_task_is_found_before_the_next_look(
 ) -> None:
     looked, asked = list[int](), list[int]()
     chooser = Chooser(store, LiveRules(), guest=True)
-    look, ask = chooser._look, looks.look
+    look, ask = chooser._look, looks.reachable
 
     async def counted_look(partitions: Sequence[int], *how: Any) -> Any:
         looked.extend(partitions)
@@ -244,7 +245,7 @@ async def test_a_critical_task_is_found_before_the_next_look(
 
     monkeypatch.setattr(shares, "_FRESH_MS", 1e9)
     monkeypatch.setattr(shares, "_CRITICAL_MS", -1.0)
-    monkeypatch.setattr(shares, "look", counted_ask)
+    monkeypatch.setattr(shares, "reachable", counted_ask)
     monkeypatch.setattr(chooser, "_look", counted_look)
 
     async def one_more() -> dict[int, Part] | None:
@@ -267,3 +268,59 @@ async def test_a_critical_task_is_found_before_the_next_look(
     # That it is another's is found out once.
     assert looked == [0, 1, 2, 1, 1] if served == "default" else [0, 1, 2, 1]
     assert asked == [0, 1, 2, 0, 1, 2]
+
+
+async def test_a_critical_task_that_a_claim_made_ready_is_found_before_the_next_look(
+    store: Store, surveys: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shares, "_FRESH_MS", -1.0)
+    monkeypatch.setattr(shares, "_PLAIN_MS", 1e9)
+    chooser = Chooser(store, LiveRules(), guest=False)
+
+    async def one_more() -> dict[int, Part] | None:
+        return await chooser.parts([0, 1], lambda: 1, 250, "s", lambda _: ())
+
+    def command(**parts: Any) -> NewTask:
+        return NewTask(type=TaskType.SHELL_CMD, queue="default", payload=b"true", **parts)
+
+    for p in (0, 1):
+        await add(store, p, *(command() for _ in range(20)))
+    chooser.press([0, 1])
+    assert await one_more()
+    assert surveys == [store.tags[0], store.tags[1]]
+    await add(store, 1, command(priority=Priority.CRITICAL))
+    # A time keeper also claims where it has planned nothing.
+    (reply,) = await store.runner.run_many([store.claim_call(1, b"l" * 16, ClaimLimits(slots=0, types="s"))])
+    assert read_claim(reply).promoted
+    assert await one_more() == {1: Part(critical=1)}
+    assert surveys[2:] == [store.tags[1]]
+
+
+async def test_a_partition_that_moves_hides_no_critical_task_of_others(
+    store: Store, surveys: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shares, "_FRESH_MS", -1.0)
+    monkeypatch.setattr(shares, "_PLAIN_MS", 1e9)
+    chooser = Chooser(store, LiveRules(), guest=True)
+    lane = lane_of(TaskType.WORKER, "*", "f")
+
+    async def one_more() -> dict[int, Part] | None:
+        return await chooser.parts([0, 1], lambda: 1, 250, TaskType.WORKER.value, lambda _: (lane,))
+
+    for p in (0, 1):
+        await add(store, p, *(call() for _ in range(20)))
+    chooser.press([0, 1])
+    assert await one_more()
+    await add(store, 1, call(priority=Priority.CRITICAL))
+    really = store.servers.replies
+
+    async def replies(commands: Sequence[Any]) -> list[Any]:
+        found = await really(commands)
+        moving = store.tags[0] + ":"
+        return [
+            PartAway("it moves") if len(c) > 1 and str(c[1]).startswith(moving) else r
+            for c, r in zip(commands, found, strict=True)
+        ]
+
+    monkeypatch.setattr(store.servers, "replies", replies)
+    assert await one_more() == {1: Part(critical=1)}

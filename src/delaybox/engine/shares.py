@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from delaybox.core.errors import DelayBoxError
+from delaybox.core.errors import DelayBoxError, PartAway
 from delaybox.core.queue import LiveRules
 from delaybox.core.shares import Part, Shares, Waiting
 from delaybox.core.stretches import APART_MS
@@ -16,8 +16,9 @@ from delaybox.core.task import Priority, TaskType
 from delaybox.core.waits import slack_ms
 from delaybox.engine.clock_estimate import local_ms
 from delaybox.store import keys
-from delaybox.store.looks import first, look, score
+from delaybox.store.looks import first, reachable, score
 from delaybox.store.record import lane_and_priority
+from delaybox.store.servers import Command
 from delaybox.store.store import ClaimLimits, Store
 from delaybox.store.survey import SHARED, met, packed, survey_call, waiting
 
@@ -63,6 +64,7 @@ class Chooser:
         self._planned: Counter[int] = Counter()
         self._asked_earlier = self._asked_critical = 0.0
         self._not_ours: dict[int, list[_Head]] = {}
+        self._ready_not_ours: dict[int, int] = {}
         self._asked: dict[int, int] = {}
         self._poor: dict[int, tuple[int, int]] = {}
         self.met: list[bytes] = []
@@ -191,6 +193,7 @@ class Chooser:
         now = local_ms()
         for p in good:
             self._looked[p], self._planned[p] = now, 0
+            self._ready_not_ours.pop(p, None)
         return {p: waiting(reply) for p, reply in good.items()}
 
     async def _find_earlier(
@@ -202,26 +205,38 @@ class Chooser:
         indexes = [(priority, letter) for priority in priorities for letter in letters]
         seen = {p: self._waiting[p] for p in due if p in self._waiting}
         asked = [p for p, one in seen.items() if len(priorities) > 1 or not one.critical]
+
+        def heads_of(tag: str) -> list[Command]:
+            # Claims, this taker's own as well, make ready what is due and not planned: it is in near no more.
+            ready = [("ZCARD", keys.active(tag, letter, critical=True)) for letter in types]
+            return [*(first(keys.near(tag, *index)) for index in indexes), *ready]
+
         try:
-            now, replies = await look(
-                self._store, asked, lambda tag: [first(keys.near(tag, *index)) for index in indexes]
-            )
+            now, replies = await reachable(self._store, asked, heads_of)
         except DelayBoxError:
             # The next look says what is wrong.
             return
         found: dict[int, list[_Head]] = {}
+        ready: dict[int, int] = {}
         for p, heads in zip(asked, replies, strict=True):
-            for (priority, _), head in zip(indexes, heads, strict=True):
+            if isinstance(heads, PartAway):
+                continue
+            for (priority, _), head in zip(indexes, heads[: len(indexes)], strict=True):
                 one = _Head(priority, score(head), head[0][0] if head else b"")
                 # A task that others serve may stand in front for long.
                 if 0 <= one.due_ms <= now and one.before(seen[p]) and one not in self._not_ours.get(p, ()):
                     found.setdefault(p, []).append(one)
+            ready[p] = sum(heads[len(indexes) :])
+            if ready[p] and not seen[p].critical and ready[p] != self._ready_not_ours.get(p):
+                found.setdefault(p, [])
         if found:
             looked = await self._look(list(found), types, lanes_at)
             self._waiting |= looked
             for p, one_seen in looked.items():
                 kept = self._not_ours.get(p, [])[-len(indexes) :]
                 self._not_ours[p] = kept + [one for one in found[p] if one.before(one_seen)]
+                if ready[p] and not one_seen.critical:
+                    self._ready_not_ours[p] = ready[p]
 
     def planned(
         self,
