@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import pytest
 
+from delaybox.api.kafka.dlq import DeadLetters
 from delaybox.api.kafka.partitions import Key, Letter, Partition, Piece, Place
 from delaybox.api.kafka.storing import Storing
 from delaybox.core.errors import DelayBoxError, PartAway
 from delaybox.core.task import NewTask, Submitted
 from delaybox.store.kafka import Ingested, Span, Stream
+from delaybox.targets.kafka_settings import KafkaSettings
 from delaybox.wire.encoded import encode
 from tests.waiting import until_async
 
@@ -162,3 +165,23 @@ async def test_what_nobody_expected_ends_it(monkeypatch: pytest.MonkeyPatch) -> 
     crowd.add(0)
     with pytest.raises(ZeroDivisionError):
         await running
+
+
+async def test_letters_are_sent_by_one_thread_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The producer tells whichever thread waits what became of a letter: its own might have gone on by then."""
+    begun: list[Sequence[Letter]] = []
+    go_on = threading.Event()
+
+    def send(_: DeadLetters, letters: Sequence[Letter]) -> None:
+        begun.append(letters)
+        go_on.wait(60)
+
+    monkeypatch.setattr(DeadLetters, "_send", send)
+    dead = DeadLetters(KafkaSettings(brokers=("localhost:1",)), None)  # type: ignore[arg-type]
+    sending = [asyncio.create_task(dead.send([])) for _ in range(3)]
+    await until_async(lambda: bool(begun))
+    await asyncio.to_thread(int)  # which begins after all that were to begin before it
+    assert len(begun) == 1
+    go_on.set()
+    await asyncio.gather(*sending)
+    assert len(begun) == 3

@@ -41,10 +41,13 @@ class DeadLetters:
             "linger.ms": 1,
         }
         self._made: Producer | None = None
+        # Of two threads that wait for their letters, each may be told what became of the other's when it has gone on.
+        self._one_at_a_time = asyncio.Lock()
 
     async def send(self, letters: Sequence[Letter]) -> None:
         """Returns when every letter is acknowledged by all replicas in sync; DlqFailed when one is not."""
-        await asyncio.get_running_loop().run_in_executor(None, self._send, letters)
+        async with self._one_at_a_time:
+            await asyncio.get_running_loop().run_in_executor(None, self._send, letters)
 
     @property
     def _producer(self) -> Producer:
