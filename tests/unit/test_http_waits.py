@@ -22,9 +22,9 @@ OTHERS = [
 ]
 
 
-def left(waits: Waits, url: Url, now: float, lease: int = 0) -> float:
+def left(waits: Waits, url: Url, now: float, lease: int = 0, task: bytes = b"another") -> float:
     """Seconds; the least, because the leases end with 0."""
-    return waits.put_off_ms(url, now, lease.to_bytes(4, "big") + b"\0") / 1_000
+    return waits.put_off_ms(url, now, lease.to_bytes(4, "big") + b"\0", task) / 1_000
 
 
 def test_others_to_the_same_url_wait_and_those_to_another_one_do_not():
@@ -38,10 +38,13 @@ def test_others_to_the_same_url_wait_and_those_to_another_one_do_not():
 def test_the_first_one_afterwards_goes_alone_and_then_all_may():
     waits = Waits()
     waits.asked(ONE, 0.0, 5.0)
-    waits.ended(ONE)
+    waits.ended(ONE, b"before")
     assert left(waits, ONE, 4.0) == 1.0, "what was under way when it began ends it not"
-    assert left(waits, ONE, 5.0) == 0 and left(waits, ONE, 5.0) == AGAIN_S
-    waits.ended(ONE)
+    assert left(waits, ONE, 5.0, task=b"first") == 0 and left(waits, ONE, 5.0) == AGAIN_S
+    assert left(waits, ONE, 5.0, task=b"first") == 0, "it asks again when its turn comes"
+    waits.ended(ONE, b"before")
+    assert left(waits, ONE, 5.0) == AGAIN_S, "nor while the first one is under way"
+    waits.ended(ONE, b"first")
     assert left(waits, ONE, 5.1) == 0 and left(waits, ONE, 5.1) == 0
 
 
@@ -50,7 +53,7 @@ def test_it_may_ask_again():
     waits.asked(ONE, 0.0, 5.0)
     assert left(waits, ONE, 5.0) == 0
     waits.asked(ONE, 5.1, 8.0)
-    waits.ended(ONE)
+    waits.ended(ONE, b"another")
     assert left(waits, ONE, 6.1) == pytest.approx(7.0, abs=0.01)
 
 
@@ -108,3 +111,23 @@ async def test_they_are_handed_back_without_a_request(server: Receiver):
     assert len(server.requests) == 2
     (delay,) = {one.delay_ms for one in later if isinstance(one, HandBack)}
     assert 29_000 < delay <= 60_000, "one moment for all of one claim"
+
+
+async def test_those_that_stand_in_the_line_of_their_host_wait_as_well(server: Receiver):
+    server.answers["/line"] = [reply(429, retry_after="30"), reply(200)]
+    target = HttpTarget(HttpOptions(rules=WebhookRules(enabled=True, allow=("127.0.0.1",)), per_host=1))
+    found: list[Outcome] = []
+
+    def report(deliveries: Sequence[Delivery], outcome: Outcome) -> None:
+        found.extend(outcome for _ in deliveries)
+
+    task = body.encode(NewTask(type=TaskType.HTTP, webhook=Webhook(server.url("/line"))))
+    lane = lane_of(TaskType.HTTP, "default")
+    batch = [Delivery(bytes([n]) * 16, 0, b"a", 1, 0, 0, 0, lane, False, task) for n in range(5)]
+    try:
+        await target.deliver(batch, report)
+        assert target._hosts.of("http", "127.0.0.1", server.port).unused, "and their places are free again"
+    finally:
+        await target.stop()
+    assert len(server.to("/line")) == 1
+    assert len(found) == 5 and all(isinstance(one, HandBack) and one.delay_ms > 29_000 for one in found), found

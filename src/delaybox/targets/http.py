@@ -174,13 +174,18 @@ class HttpTarget:
     async def _sent(self, d: Delivery, arrived: float, task: task_pb2.Task, asked: Webhook, url: Url) -> Outcome:
         host = self._hosts.of(url.scheme, url.host, url.port)
         self.put_off.came(host, d.task_id)
-        if wait_ms := self._waits.put_off_ms(url, asyncio.get_running_loop().time(), d.lease_id):
-            http_metrics.put_off()
-            return HandBack(delay_ms=wait_ms)
+        if (back := self._asked_to_wait(d, url)) is not None:
+            return back
         try:
             return await self._sent_now(d, arrived, task, asked, url, host)
         finally:
-            self._waits.ended(url)
+            self._waits.ended(url, d.task_id)
+
+    def _asked_to_wait(self, d: Delivery, url: Url) -> HandBack | None:
+        if not (wait_ms := self._waits.put_off_ms(url, asyncio.get_running_loop().time(), d.lease_id, d.task_id)):
+            return None
+        http_metrics.put_off()
+        return HandBack(delay_ms=wait_ms)
 
     async def _sent_now(
         self, d: Delivery, arrived: float, task: task_pb2.Task, asked: Webhook, url: Url, host: Host
@@ -194,6 +199,12 @@ class HttpTarget:
                 now_ms = d.fired_ms + (loop.time() - arrived) * 1000
                 return self.put_off.put_off(host, url.place, d, full.after_ms, now_ms)
             return HandBack(delay_ms=full.after_ms)
+        # It may have stood in the line of its host since it asked.
+        if (back := self._asked_to_wait(d, url)) is not None:
+            self._hosts.leave(host, loop.time(), None, answered=None, share=share, size=len(d.body))
+            if host.closed:
+                self.put_off.changed(host)
+            return back
         first = partial(self.ack_first, d) if d.once and self.ack_first is not None else None
         began = loop.time()
         late = max(0.0, (d.fired_ms - d.due_ms) / 1000 + began - arrived) if d.fired_ms else None

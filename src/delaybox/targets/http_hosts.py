@@ -149,12 +149,14 @@ class Host:
             raise NoRoom(spread_ms(ahead))
         self._next_at = max(self._next_at, now) + self._between_s
 
-    def leave(self, now: float, took_s: float, *, answered: bool | None) -> None:
-        """A request has ended. ``answered``: whether the host answered; None: nothing was learnt of it."""
+    def leave(self, now: float, took_s: float | None, *, answered: bool | None) -> None:
+        """A request has ended. ``took_s``: None: it was not sent. ``answered``: whether the host answered; None:
+        nothing was learnt of it."""
         self._running -= 1
-        self._took_s += (took_s - self._took_s) / 8
+        if took_s is not None:
+            self._took_s += (took_s - self._took_s) / 8
         if answered is not None:
-            if answered and self._pause_s:
+            if answered and self._pause_s and took_s is not None:
                 # How long it gave no answer says nothing of how long it takes now.
                 self._took_s = took_s
             self._learn(now, answered=answered)
@@ -237,7 +239,9 @@ class Hosts:
             raise
         return share
 
-    def leave(self, host: Host, now: float, took_s: float, *, answered: bool | None, share: int, size: int = 0) -> None:
+    def leave(
+        self, host: Host, now: float, took_s: float | None, *, answered: bool | None, share: int, size: int = 0
+    ) -> None:
         """As `Host.leave`."""
         self._hold(share, -1, -size)
         host.leave(now, took_s, answered=answered)

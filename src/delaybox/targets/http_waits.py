@@ -27,8 +27,8 @@ class _Wait:
 
     def __init__(self, until: float) -> None:
         self.until = until
-        self.asking = False
-        """Its time is over, and one has gone to see whether more may."""
+        self.asking: bytes | None = None
+        """Its time is over, and this task has gone to see whether more may."""
         self.put_off = 0
         """How many were since then, or since it began."""
         self.lease_id = b""
@@ -42,20 +42,22 @@ class Waits:
     def __init__(self) -> None:
         self._by_url: OrderedDict[int, _Wait] = OrderedDict()
 
-    def put_off_ms(self, url: Url, now: float, lease_id: bytes) -> int:
-        """For how long a webhook is put off; 0: it may go, and `ended` is called after it.
+    def put_off_ms(self, url: Url, now: float, lease_id: bytes, task_id: bytes) -> int:
+        """For how long a webhook is put off; 0: it may go, and `ended` is called after it. Whoever had to stand in a
+        line asks again when its turn comes.
 
         All that one claim took are put off for the same time, so that one script hands them back; those of others for
         other times, so that not all come again at the same moment.
         """
         if not self._by_url or (wait := self._by_url.get(_key(url))) is None:
             return 0
-        if now >= wait.until and not wait.asking:
-            wait.asking, wait.put_off, wait.lease_id = True, 0, b""
+        if now >= wait.until and wait.asking is None:
+            wait.asking, wait.put_off, wait.lease_id = task_id, 0, b""
+        if wait.asking == task_id:
             return 0
         wait.put_off += 1
         if wait.lease_id != lease_id:
-            soonest = AGAIN_S if wait.asking else max(wait.until - now, _SOONEST_S)
+            soonest = AGAIN_S if wait.asking is not None else max(wait.until - now, _SOONEST_S)
             least = max(soonest, min(wait.put_off / _IN_VAIN_A_SECOND, LONGEST_S))
             wait.lease_id, wait.delay_ms = lease_id, math.ceil(least * (1_000 + 4 * lease_id[-1]))
         return wait.delay_ms
@@ -66,16 +68,16 @@ class Waits:
             return
         key, until = _key(url), now + min(wait_s, LONGEST_S)
         if (wait := self._by_url.get(key)) is not None:
-            wait.until, wait.asking, wait.lease_id = until, False, b""
+            wait.until, wait.asking, wait.lease_id = until, None, b""
         else:
             self._by_url[key] = _Wait(until)
         self._by_url.move_to_end(key)
         if len(self._by_url) > _MOST:
             self._by_url.popitem(last=False)
 
-    def ended(self, url: Url) -> None:
+    def ended(self, url: Url, task_id: bytes) -> None:
         """One that might go is over, however it ended."""
-        if self._by_url and (wait := self._by_url.get(key := _key(url))) is not None and wait.asking:
+        if self._by_url and (wait := self._by_url.get(key := _key(url))) is not None and wait.asking == task_id:
             del self._by_url[key]
 
 
