@@ -7,7 +7,7 @@ a time-out is over: until then whoever waits for the replies of all servers wait
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
 from delaybox.core.errors import PartAway
@@ -20,8 +20,8 @@ _SILENT = PartAway("a server of the store has not answered for a while; the othe
 
 
 class Apart:
-    """Of one loop, which sends a server nothing more before it has answered. ``servers``: the number of its server for
-    each partition, as it is now (`Shards.of`).
+    """Sends a server nothing more before it has answered. ``servers``: the number of its server for each partition, as
+    it is now (`Shards.of`).
 
     What a silent server answers later is nobody's: only what may be lost, or carried out unseen, is sent this way.
     """
@@ -29,7 +29,8 @@ class Apart:
     def __init__(self, servers: Callable[[], Sequence[int]], *, patience_s: float = PATIENCE_S) -> None:
         self._servers = servers
         self._patience_s = patience_s
-        self._under_way: dict[int, asyncio.Task[list[Any]]] = {}
+        self._under_way: dict[int, tuple[asyncio.Task[list[Any]], float]] = {}
+        """What each server has not answered yet, and until when it is waited for."""
 
     async def send(
         self, send: Callable[[Sequence[_T]], Coroutine[Any, Any, list[Any]]], asked: Sequence[tuple[int, _T]]
@@ -43,29 +44,24 @@ class Apart:
         for i, (partition, _) in enumerate(asked):
             groups.setdefault(servers[partition], []).append(i)
         replies: list[Any] = [_SILENT] * len(asked)
-        open_ = {server: where for server, where in groups.items() if server not in self._under_way}
-        found = await self._run({server: send([asked[i][1] for i in where]) for server, where in open_.items()})
-        for server, some in found.items():
-            for i, reply in zip(groups[server], some, strict=True):
+        works = (self._at(server, send, [asked[i][1] for i in where]) for server, where in groups.items())
+        for where, some in zip(groups.values(), await asyncio.gather(*works), strict=True):
+            for i, reply in zip(where, some or (), strict=some is not None):
                 replies[i] = reply
         return replies
 
-    async def _run(self, works: Mapping[int, Coroutine[Any, Any, list[Any]]]) -> dict[int, list[Any]]:
-        tasks = {server: asyncio.create_task(work, name="delaybox-apart") for server, work in works.items()}
-        if not tasks:
-            return {}
-        for server, task in tasks.items():
-            self._begin(server, task)
-        try:
-            done, _ = await asyncio.wait(tasks.values(), timeout=self._patience_s)
-        except asyncio.CancelledError:
-            for task in tasks.values():
-                task.cancel()
-            raise
-        return {server: task.result() for server, task in tasks.items() if task in done}
-
-    def _begin(self, server: int, task: asyncio.Task[list[Any]]) -> None:
-        self._under_way[server] = task
+    async def _at(
+        self, server: int, send: Callable[[Sequence[_T]], Coroutine[Any, Any, list[Any]]], asked: Sequence[_T]
+    ) -> list[Any] | None:
+        """The replies of one server, in its turn; None: it is silent."""
+        loop = asyncio.get_running_loop()
+        while before := self._under_way.get(server):
+            task, until = before
+            if loop.time() >= until:
+                return None
+            await asyncio.wait({task}, timeout=until - loop.time())
+        task = asyncio.create_task(send(asked), name="delaybox-apart")
+        self._under_way[server] = task, loop.time() + self._patience_s
 
         def over(task: asyncio.Task[list[Any]]) -> None:
             del self._under_way[server]
@@ -73,3 +69,9 @@ class Apart:
                 task.exception()  # nobody may be left who waits for it
 
         task.add_done_callback(over)
+        try:
+            done, _ = await asyncio.wait({task}, timeout=self._patience_s)
+        except asyncio.CancelledError:
+            task.cancel()
+            raise
+        return task.result() if done else None
