@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Sequence
 import pytest
 from redis.asyncio import Redis
 
+from delaybox.api.dashboard.pages import dead as pages
 from delaybox.api.dashboard.settings import DashboardSettings
 from delaybox.core import ids
 from delaybox.core.delivery import Delivery, Failed, Report
@@ -97,3 +98,43 @@ async def test_an_action_takes_the_group_s_older_dead_letters_too(
     assert (rest.changed + some.changed, rest.whole) == (40, True)
     counts = await service.counts()
     assert (counts.dead, counts.pending) == (0, some.changed)
+
+
+async def test_an_action_whose_time_is_over_goes_on_behind_others_dead_letters(
+    client: Redis, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many there are of another group, the same action again and again reaches the last of its own."""
+    monkeypatch.setattr(dead, "_IN_TIME_S", -1.0)
+    store = await Store.open(Servers(client), prefix=prefix, partitions=2)
+    service = Service(store)
+    for n in range(20):
+        await service.submit(NewTask(type=TaskType.WORKER, name="f", idempotency_key=str(n)))
+    for p, reason in enumerate(("another group", "ours")):
+        held = (await store.claim(p, bytes([p]) * 20, ClaimLimits(slots=100, types="w"))).leased[0::2]
+        await store.fail(p, bytes([p]) * 20, [Verdict(one, None, reason) for one in held])
+    groups = {group.reason: group for group in (await service.dead.groups()).groups}
+    ours = groups["ours"]
+    assert await service.dead.discard(ours.key) == (0, False)
+    assert await service.dead.replay(ours.key) == (0, False), "another action begins anew"
+    assert await service.dead.replay(ours.key) == (ours.count, True)
+    assert await service.dead.replay(ours.key) == (0, False), "what was done begins anew"
+    assert [group.reason for group in (await service.dead.groups()).groups] == ["another group"]
+
+
+@pytest.mark.parametrize(
+    ("done", "words"),
+    [
+        ((2, True), "2 tasks were deleted."),
+        ((0, True), "The group is gone already: none of it was deleted."),
+        (
+            (1, False),
+            "1 task was deleted. Time was over before all dead letters were looked at: do it again for the rest.",
+        ),
+        (
+            (0, False),
+            "None of the group was found yet. Time was over before all dead letters were looked at: do it again",
+        ),
+    ],
+)
+def test_what_an_action_says(done: tuple[int, bool], words: str) -> None:
+    assert pages._said(dead.GroupChange(*done), "deleted").startswith(words)

@@ -37,12 +37,12 @@ class DeadPages:
     async def replay(self, visit: Visit) -> Answer:
         """Brings a group back."""
         done = await self._service.dead.replay(_group(visit))
-        return self._frames.done(visit, "/dead", f"{_tasks(done.changed)} brought back, and due now.{_rest(done)}")
+        return self._frames.done(visit, "/dead", _said(done, "brought back, and due now"))
 
     async def discard(self, visit: Visit) -> Answer:
         """Deletes a group for good."""
         done = await self._service.dead.discard(_group(visit))
-        return self._frames.done(visit, "/dead", f"{_tasks(done.changed)} deleted for good.{_rest(done)}")
+        return self._frames.done(visit, "/dead", _said(done, "deleted for good"))
 
 
 def _group(visit: Visit) -> str:
@@ -52,11 +52,15 @@ def _group(visit: Visit) -> str:
     return key
 
 
-def _tasks(count: int) -> str:
-    if not count:
-        return "The group is gone already: none of it was"
-    return f"{count:,} {'task was' if count == 1 else 'tasks were'}"
-
-
-def _rest(done: GroupChange) -> str:
-    return "" if done.whole else " Time was over before all dead letters were looked at: do it again for the rest."
+def _said(done: GroupChange, what: str) -> str:
+    if done.changed:
+        said = f"{done.changed:,} {'task was' if done.changed == 1 else 'tasks were'} {what}."
+    elif done.whole:
+        said = f"The group is gone already: none of it was {what}."
+    else:
+        said = "None of the group was found yet."
+    return (
+        said
+        if done.whole
+        else f"{said} Time was over before all dead letters were looked at: do it again for the rest."
+    )
