@@ -388,6 +388,7 @@ async def test_rules_are_set_as_the_form_has_them(entered: Visitor, service: Ser
         ("retry", '{"tries": 1}', "is not a field of retry"),
         ("rate", "5", "rate &#39;5&#39; is no rate; give a number of tasks, a slash and an interval"),
         ("concurrency", "1e3", "concurrency &#39;1e3&#39; is no number; give one"),
+        ("weight", "-1", "weight -1 is out of range"),
     ):
         status, page = await send("/rules", **{field: text, f"was-{field}": "="})
         assert status == 400 and 'role="alert"' in page and words in page, (field, text)

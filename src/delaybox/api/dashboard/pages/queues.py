@@ -219,6 +219,9 @@ def _value(field: str, text: str) -> object:
     if text.isascii() and len(text) < 16 and text.replace(".", "", 1).isdigit():
         return text if field in _RATES else float(text) if "." in text else int(text)
     if field in _NUMBERS:
+        if text.isascii() and len(text) < 40 and text.removeprefix("-").replace(".", "", 1).isdigit():
+            # One that is out of range: that is said of it.
+            return float(text) if "." in text else int(text)
         raise InvalidTask(field, f"{field} {text[:40]!r} is no number; give one")
     return text
 
