@@ -317,3 +317,23 @@ def test_an_empty_name_in_a_filter_does_not_mean_any(part: str) -> None:
     with pytest.raises(InvalidTask, match=f"^{part} is empty; give a name"):
         filter_of({"type": "worker", part: ""})
     assert getattr(filter_of({part: "mail"}), part) == "mail"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "options", "words"),
+    [
+        ({"queue": "q"}, {"dry_run": "no"}, "dry_run 'no' is text; give True or False"),
+        ({"queue": "q"}, {"dry_run": None}, "dry_run None is"),
+        ({}, {"everything": "no"}, "everything 'no' is text; give True or False"),
+        ({"labels": {}}, {}, "no filter is given; give one, or everything=True"),
+        ({"type": "pub_sub"}, {"everything": True}, "everything is given with a filter; give one of them"),
+    ],
+)
+def test_a_wrong_selection_is_refused_in_the_words_of_python(
+    wanted: dict[str, Any], options: dict[str, Any], words: str
+) -> None:
+    """Before anything is changed: what was meant as a dry run must not delete."""
+    with pytest.raises(InvalidTask, match=words):
+        selection_of(wanted, **{"everything": False, "limit": 0, "dry_run": False} | options)
+    assert selection_of({"type": "pub_sub"}, everything=False, limit=0, dry_run=True).dry_run
+    assert selection_of({}, everything=True, limit=0, dry_run=False).all

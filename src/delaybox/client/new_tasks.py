@@ -10,6 +10,7 @@ from delaybox.client.models import STATES, TYPES, KeyLimit, Retry, TaskState
 from delaybox.client.values import (
     Duration,
     Moment,
+    flag_of,
     headers_of,
     json_of,
     key_of,
@@ -487,6 +488,10 @@ def history_of(wanted: Mapping[str, Any]) -> pb.HistoryRequest:
 
 def selection_of(wanted: Mapping[str, Any], *, everything: bool, limit: int, dry_run: bool) -> pb.Selection:
     """The filter of a bulk call. InvalidTask when it is empty and ``everything`` is not given."""
-    if not everything and not any(value is not None for value in wanted.values()):
+    found, every = filter_of(wanted), flag_of("everything", everything)
+    if every and found != pb.TaskFilter():
+        raise InvalidTask("everything", "everything is given with a filter; give one of them")
+    if not every and found == pb.TaskFilter():
         raise InvalidTask("filter", "no filter is given; give one, or everything=True for every one")
-    return pb.Selection(filter=filter_of(wanted), all=everything, limit=most_of("limit", limit), dry_run=dry_run)
+    dry = flag_of("dry_run", dry_run)
+    return pb.Selection(filter=found, all=every, limit=most_of("limit", limit), dry_run=dry)
