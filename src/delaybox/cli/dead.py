@@ -34,7 +34,12 @@ app = typer.Typer(
 
 SomeIds = Annotated[list[str] | None, typer.Argument(metavar="[ID...]", help="Ids; or give a filter below, or --all.")]
 Everything = Annotated[bool, typer.Option("--all", help="All that the options below leave, newest first.")]
-Limit = Annotated[int, typer.Option("--limit", "-n", min=1, max=MAX_REPLAY, help="Without ids: at most this many.")]
+Limit = Annotated[
+    int | None,
+    typer.Option(
+        "--limit", "-n", min=1, max=MAX_REPLAY, help=f"Without ids: at most this many; {DEFAULT_REPLAY:,} unless given."
+    ),
+]
 
 
 @app.command("list")
@@ -81,7 +86,7 @@ def replay(
     label: Labels = None,
     due_from: From = None,
     due_to: To = None,
-    limit: Limit = DEFAULT_REPLAY,
+    limit: Limit = None,
     dry_run: DryRun = False,
     server: Server = DEFAULT_SERVER,
     token: Token = "",
@@ -90,7 +95,7 @@ def replay(
     """Bring dead letters back, due at once, their attempts forgotten: those with these ids, or all that match."""
     client = connect(server, token, as_json)
     wanted = options.wanted(group, queue, type_, function, label, due_from, due_to)
-    if _by_ids(task_ids, wanted, everything=everything, dry_run=dry_run):
+    if _by_ids(task_ids, wanted, everything=everything, limit=limit, dry_run=dry_run):
         return each(
             task_ids or (),
             lambda one: client.call("POST", f"/v1/dead/{segment(one)}/replay"),
@@ -111,7 +116,7 @@ def discard(
     label: Labels = None,
     due_from: From = None,
     due_to: To = None,
-    limit: Limit = DEFAULT_REPLAY,
+    limit: Limit = None,
     dry_run: DryRun = False,
     server: Server = DEFAULT_SERVER,
     token: Token = "",
@@ -120,7 +125,7 @@ def discard(
     """Delete dead letters for good: those with these ids, or all that match. Try a filter with --dry-run first."""
     client = connect(server, token, as_json)
     wanted = options.wanted(group, queue, type_, function, label, due_from, due_to)
-    if _by_ids(task_ids, wanted, everything=everything, dry_run=dry_run):
+    if _by_ids(task_ids, wanted, everything=everything, limit=limit, dry_run=dry_run):
         return each(
             task_ids or (),
             lambda one: client.call("DELETE", f"/v1/dead/{segment(one)}"),
@@ -130,25 +135,30 @@ def discard(
     return _many(client, "discard", wanted, "discarded", limit=limit, dry_run=dry_run, as_json=as_json)
 
 
-def _by_ids(task_ids: list[str] | None, wanted: dict[str, Any], *, everything: bool, dry_run: bool) -> bool:
+def _by_ids(
+    task_ids: list[str] | None, wanted: dict[str, Any], *, everything: bool, limit: int | None, dry_run: bool
+) -> bool:
     """Whether dead letters are named by their ids. ConfigError."""
     if not task_ids:
         if not wanted and not everything:
             raise ConfigError("no dead letters are named; give ids, a filter such as --queue, or --all")
         return False
-    if extra := [*sorted(wanted), *(["all"] if everything else []), *(["dry_run"] if dry_run else [])]:
-        raise ConfigError(f"{', '.join(extra)}: not with ids, which say already which dead letters are meant")
+    rest = {"all": everything or None, "limit": limit, "dry_run": dry_run or None}
+    if extra := options.without_nothing({**wanted, **rest}):
+        raise ConfigError(f"{options.named(extra)}: not with ids, which say already which dead letters are meant")
     return True
 
 
 def _many(
-    client: RestClient, what: str, wanted: dict[str, Any], done: str, *, limit: int, dry_run: bool, as_json: bool
+    client: RestClient, what: str, wanted: dict[str, Any], done: str, *, limit: int | None, dry_run: bool, as_json: bool
 ) -> None:
+    most = DEFAULT_REPLAY if limit is None else limit
     # A node of an earlier version knows no `all` of a replay.
-    body = {**wanted, "all": (not wanted and what == "discard") or None, "limit": limit, "dry_run": dry_run or None}
+    body = {**wanted, "all": (not wanted and what == "discard") or None, "limit": most, "dry_run": dry_run or None}
     answer = client.call("POST", f"/v1/dead/{what}", options.without_nothing(body))
     if not as_json:
         answer.setdefault("changed", answer.get("replayed", 0))
     show_changed(answer, done, dry_run=dry_run, as_json=as_json)
-    if not as_json and max(answer["changed"], answer.get("matched") or 0) >= limit:
-        messages.note(f"there may be more than {limit:,}: --limit, up to {MAX_REPLAY:,}, or the same command again")
+    if not as_json and max(answer["changed"], answer.get("matched") or 0) >= most:
+        again = "" if dry_run else ", or the same command again"
+        messages.note(f"there may be more than {most:,}: --limit, up to {MAX_REPLAY:,}{again}")
