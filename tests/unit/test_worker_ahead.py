@@ -11,6 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from delaybox.core.delivery import DONE, HAND_BACK, Delivery
+from delaybox.core.queue import QueueRules
+from delaybox.core.queue_limits import Rate
 from delaybox.core.retry import LOSSES_CAP
 from delaybox.targets import worker_pool
 from delaybox.targets.worker_session import WorkerSession
@@ -94,6 +96,17 @@ async def test_what_must_not_wait_gets_a_place_and_nothing_passes_it(strict: Any
     await over
     assert set(desk.engine.outcomes.values()) == {DONE}
     assert (desk.pool.room(), session.ahead) == (1, 5), "for a while only places are claimed for"
+
+
+@pytest.mark.parametrize("rule", [QueueRules(concurrency=5), QueueRules(rate=Rate(5, 1_000))])
+async def test_what_holds_a_permit_of_its_queue_gets_a_place(rule: QueueRules) -> None:
+    desk = Desk()
+    desk.gateway._rules.take(1, {"mail": rule})
+    session = desk.open(credit=1)
+    desk.receive(session, number=2, ahead=5)
+    over = await desk.deliver(delivery(), delivery())
+    assert session.held == 1 and desk.pool.room() < 0
+    over.cancel()
 
 
 async def test_after_a_while_tasks_wait_again(monkeypatch: pytest.MonkeyPatch) -> None:

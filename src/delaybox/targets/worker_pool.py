@@ -121,7 +121,7 @@ class LanePool:
             offered = Offered(d, run, *self.wishes(d))
             if d.losses < LOSSES_CAP - 1:
                 self._waiting.append(offered)
-                if _needs_a_place(d):
+                if self._needs_a_place(d):
                     self._placed_only_until = time.monotonic() + _NO_WAITING_S
             elif not self._suspects.full:
                 self._suspects.add(offered)
@@ -165,11 +165,19 @@ class LanePool:
     def _send_ahead(self) -> None:
         waiting = self._waiting
         some = sorted((s for s in self.members if s.ahead), key=_wanted, reverse=True)
-        if not some or any(_needs_a_place(o.delivery) for o in waiting):
+        if not some or any(self._needs_a_place(o.delivery) for o in waiting):
             return
         for session in some:
             count = min(session.ahead, len(waiting))
             session.assign((self._in_line(session) for _ in range(count)), ahead=True)
+
+    def _needs_a_place(self, d: Delivery) -> bool:
+        """One that was acked already cannot be handed back; others may do without a permit that is not used, of a key
+        or of its queue."""
+        if d.once or d.limit_keys:
+            return True
+        rules = self._rules.of(split(d.lane).queue)
+        return rules.concurrency is not None or rules.rate is not None
 
     def _in_line(self, session: WorkerSession) -> Offered:
         offered = self._waiting.popleft()
@@ -266,11 +274,6 @@ class LanePool:
     def _wished_ms(self, lane: bytes, task_ms: int) -> int:
         queue, function_ms = split(lane).queue, self._of_function.get(split(lane).name, 0)
         return wished_ms(task_ms, function_ms=function_ms, queue_ms=self._rules.of(queue).keep_result_ms)
-
-
-def _needs_a_place(d: Delivery) -> bool:
-    """One that was acked already cannot be handed back; others may do without a permit that is not used."""
-    return d.once or bool(d.limit_keys)
 
 
 def _wanted(session: WorkerSession) -> int:
