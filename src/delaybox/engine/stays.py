@@ -24,7 +24,11 @@ class Stays:
 
     def on(self, partition: int, now_ms: float) -> bool:
         """Whether it stays there."""
-        return self._until.get(partition, (0.0, 0.0))[0] > now_ms
+        return self._by_clock(self._until.get(partition, (0.0, 0.0))[0], now_ms) > now_ms
+
+    def _by_clock(self, until: float, now_ms: float) -> float:
+        """0 where the server's clock was set back since: the stay would last for as long as that step."""
+        return until if until <= now_ms + 2 * STAY_MS else 0.0
 
     def look(self, partition: int, claimed: Claimed, due_ms: float) -> float:
         """When to look again where the taker was called, and has taken what was there: when others should have taken
@@ -33,4 +37,4 @@ class Stays:
         if claimed.leased and until:
             until = claimed.now_ms + stay_ms
             self._until[partition] = until, stay_ms
-        return due_ms + THEIRS_MS if due_ms <= until else UNTIL_CALLED
+        return due_ms + THEIRS_MS if due_ms <= self._by_clock(until, claimed.now_ms) else UNTIL_CALLED
