@@ -148,7 +148,7 @@ class Tracker:
         if partition is not None and partition not in self._mine and self._stays.on(partition, self._clock.now_ms()):
             self._called.add(partition)
             due_ms += THEIRS_MS
-        for p in self._mine if partition is None else (self._mine | self._called) & {partition}:
+        for p in self._mine if partition is None else {partition} & self._mine or {partition} & self._called:
             self._learned[p] = learned
             if due_ms < self._look[p]:
                 self._look[p] = due_ms
