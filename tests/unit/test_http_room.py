@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -112,6 +113,19 @@ async def test_it_is_not_sent_again_where_a_connection_ends_without_an_answer(se
     assert await sent(to, server.url("/kept"), once=False) == Done()
     await sent(to, server.url("/ends"), once=False)
     assert len(server.to("/ends")) == 3
+
+
+async def test_a_store_that_hangs_while_it_is_acked_is_no_fault_of_the_host(server: Receiver, to: HttpTarget):
+    never = asyncio.Event()
+
+    async def hangs(d: Delivery) -> bool:
+        return await never.wait()
+
+    to.ack_first = hangs
+    to._options = replace(to._options, timeout_ms=20)
+    host = to._hosts.of("http", "127.0.0.1", server.port)
+    assert isinstance(await sent(to, server.url("/hangs")), HandBack)
+    assert host.unused and not server.to("/hangs")
 
 
 async def silent_hosts(hosts: Hosts, count: int) -> list[Host]:

@@ -83,6 +83,22 @@ class HttpOptions:
     ca_file: str = ""
 
 
+class _First:
+    """Asks whether a task may be sent. ``asking``: there was no answer yet."""
+
+    __slots__ = ("_ask", "asking")
+
+    def __init__(self, ask: Callable[[], Awaitable[bool]]) -> None:
+        self._ask = ask
+        self.asking = False
+
+    async def __call__(self) -> bool:
+        self.asking = True
+        may = await self._ask()
+        self.asking = False
+        return may
+
+
 class HttpTarget:
     """`stop` closes its connections. ``queues``: their rules; ``now_ms``: the time by the store's clock. ``put_off``:
     what waits for hosts that do not answer."""
@@ -205,7 +221,7 @@ class HttpTarget:
             if host.closed:
                 self.put_off.changed(host)
             return back
-        first = partial(self.ack_first, d) if d.once and self.ack_first is not None else None
+        first = _First(partial(self.ack_first, d)) if d.once and self.ack_first is not None else None
         began = loop.time()
         late = max(0.0, (d.fired_ms - d.due_ms) / 1000 + began - arrived) if d.fired_ms else None
         answered: bool | None = None
@@ -223,6 +239,9 @@ class HttpTarget:
                         first=first,
                     )
             except TimeoutError:
+                if first is not None and first.asking:
+                    # The store is slow, of which its host knows nothing.
+                    return HandBack(delay_ms=spread_ms(_LATER_S))
                 answered = False
                 http_metrics.sent(url.place, "no_answer", loop.time() - began, late, d.trace)
                 return self._failed(keep_ms, f"no whole answer from {url.place} within {timeout_ms} ms", began)
