@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
 import tempfile
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -37,6 +40,41 @@ def test_folders_of_killed_nodes_are_removed_and_those_of_living_ones_kept(
             assert {str(path) for path in tmp_path.iterdir()} == {str(young), living, mine}
     assert list(tmp_path.iterdir()) == [young]
     assert "PROMETHEUS_MULTIPROC_DIR" not in os.environ
+
+
+def test_a_folder_that_another_node_looks_at_is_waited_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A node that starts at the same moment locks it, to see whether it was left behind."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    waits, really = threading.Event(), fcntl.flock
+    seen: list[int] = []
+
+    def made(*, prefix: str) -> str:
+        path = tmp_path / f"{prefix}new"
+        path.mkdir()
+        seen.append(os.open(path, os.O_RDONLY))
+        really(seen[0], fcntl.LOCK_EX)
+        return str(path)
+
+    def flock(fd: int, how: int) -> None:
+        try:
+            really(fd, how | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if how & fcntl.LOCK_NB:
+                raise
+            waits.set()
+            really(fd, how)
+
+    monkeypatch.setattr(tempfile, "mkdtemp", made)
+    monkeypatch.setattr(fcntl, "flock", flock)
+    folder = counters.folder()
+    with ThreadPoolExecutor(1) as pool:
+        opened = pool.submit(folder.__enter__)
+        opened.add_done_callback(lambda _: waits.set())
+        assert waits.wait(60) and not opened.done()
+        os.close(seen[0])
+        assert opened.result(60) == f"{tmp_path}/delaybox-metrics-new"
+        folder.__exit__(None, None, None)
+    assert not list(tmp_path.iterdir())
 
 
 def test_nothing_that_a_node_starts_with_imports_the_counters() -> None:

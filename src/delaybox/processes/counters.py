@@ -33,7 +33,8 @@ def folder() -> Iterator[str]:
                 shutil.rmtree(left)
     made = tempfile.mkdtemp(prefix=_PREFIX)
     try:
-        with _locked(Path(made)):
+        # It waits for a node that looks at this very moment whether the folder was left behind.
+        with _locked(Path(made), wait=True):
             yield made
     finally:
         shutil.rmtree(made, ignore_errors=True)
@@ -59,11 +60,12 @@ def environment(made: str, name: str = "") -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Holds the folder's lock, which ends with this process; OSError where another one has it."""
+def _locked(path: Path, *, wait: bool = False) -> Iterator[None]:
+    """Holds the folder's lock, which ends with this process; OSError where another one has it. ``wait``: until it is
+    free."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(fd, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
     finally:
         os.close(fd)
