@@ -24,17 +24,35 @@ from tests.waiting import until_async
 PING = b"GET /ping HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
+before = set[int]()
+"""What tests before left, which run in the same process."""
+
+
 @pytest.fixture(autouse=True)
 def no_collector() -> Iterator[None]:
     gc.collect()
     gc.disable()
+    kept = [one for one in gc.get_objects() if isinstance(one, KINDS)]
+    before.update(map(id, kept))
     yield
+    before.clear()
     gc.enable()
 
 
+KINDS = (HttpConnection, HttpReader, Traffic, front._Caller, front._Core)
+
+
 async def gone(*kinds: type) -> None:
-    """Returns when there are no objects of these kinds any more; TimeoutError."""
-    await until_async(lambda: not any(isinstance(found, kinds) for found in gc.get_objects()))
+    """Returns when there are no objects of these kinds any more but those of tests before; an AssertionError names who
+    holds what is left."""
+
+    def left() -> list[Any]:
+        return [one for one in gc.get_objects() if isinstance(one, kinds) and id(one) not in before]
+
+    def holders() -> str:
+        return "; ".join(f"{one!r} by {[type(by).__name__ for by in gc.get_referrers(one)]}" for one in left())
+
+    await until_async(lambda: not left(), holders)
 
 
 async def talk(port: int, sent: bytes, *, until: Callable[[], Any] | None = None) -> None:
