@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from delaybox.client import Client, NewTask, Retry, calls
-from delaybox.client.new_tasks import MapCalls, filter_of, selection_of
+from delaybox.client.new_tasks import MapCalls, filter_of, history_of, selection_of
 from delaybox.client.values import unix_ms
 from delaybox.core.durations import span_ms, span_s
 from delaybox.core.errors import InvalidTask
@@ -229,6 +229,7 @@ def test_a_workers_decorator_checks_by_the_same_rules(options: dict[str, Any], w
     ("rules", "words"),
     [
         ({"paused": "no"}, "paused 'no' is text; give True or False"),
+        ({"concurrency": True}, "concurrency True is not a whole number from 1 on"),
         ({"slack": 5}, r"slack 5 is no dictionary; give one such as \{"),
         ({"keys": 5}, r"keys 5 is no list of limits; give them such as \[\{"),
         ({"keys": {"by": "group"}}, "is no list of limits"),
@@ -238,6 +239,12 @@ def test_a_workers_decorator_checks_by_the_same_rules(options: dict[str, Any], w
 def test_wrong_rules_of_a_queue_are_named(rules: dict[str, Any], words: str):
     with pytest.raises(InvalidTask, match=words):
         calls.set_queue("q", rules, replace=False)
+
+
+def test_a_filter_of_ends_that_names_nothing_is_refused():
+    for wanted in ({"queue": ""}, {"function": ""}):
+        with pytest.raises(InvalidTask, match="is empty; give a name, or leave it out for any"):
+            history_of(wanted)
 
 
 def test_ids_are_text():

@@ -30,6 +30,7 @@ from delaybox.client.steps import Invoke, OpenStream, Receive, Send
 from delaybox.core.errors import (
     ConfigError,
     DelayBoxError,
+    InvalidTask,
     Overloaded,
     StoreUnavailable,
     TaskNotFound,
@@ -388,6 +389,13 @@ def test_a_list_goes_on_where_it_broke_off():
 
     run(streams.listed(world.session, "List", {}, None))
     assert [task.id for task in world.emitted] == ["a", "b", "c"] and asked == ["", "1"]
+
+
+@pytest.mark.parametrize("limit", [-1, 1.5, "5", True])
+def test_a_list_has_a_number_of_tasks_as_its_limit(limit: Any):
+    for steps in (streams.listed(World().session, "List", {}, limit), streams.ended(World().session, {}, limit)):
+        with pytest.raises(InvalidTask, match="is no number of tasks; give 0 or more, or leave it out for all"):
+            next(steps)
 
 
 def _end(task_id: str, state: int, **more: Any) -> pb.WatchResponse:

@@ -128,6 +128,7 @@ def test_two_functions_of_one_name_are_refused() -> None:
         ({"concurrency": 0}, ConfigError, "concurrency=0"),
         ({"threads": 0}, ConfigError, "threads=0"),
         ({"token": "a b"}, ConfigError, "the token holds characters"),
+        ({"metrics_port": 99_999}, ConfigError, "metrics_port=99999 is no port; give 0"),
         ({"grace": "soon"}, InvalidTask, "grace 'soon'"),
         ({"ca_file": Path("/no/such.pem")}, ConfigError, "ca_file '/no/such.pem' cannot be read"),
     ],

@@ -200,6 +200,8 @@ def _pairs(field: str, value: Any, form: str) -> Mapping[str, Any]:
 def put_limit(rules: pb.Rules | pb.KeyLimit, name: str, value: object, where: str = "") -> None:
     """Sets a limit. InvalidTask."""
     try:
+        if isinstance(value, bool):
+            raise TypeError
         setattr(rules, name, value)
     except (TypeError, ValueError):
         rate = 'text such as "100/s"'

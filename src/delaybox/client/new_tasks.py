@@ -472,9 +472,9 @@ def history_of(wanted: Mapping[str, Any]) -> pb.HistoryRequest:
         raise TypeError(f"{min(strange)!r} is no part of a filter of ends; there are {known}")
     out = pb.HistoryRequest()
     if (queue := wanted.get("queue")) is not None:
-        out.queue = text_of("queue", queue)
+        out.queue = named_of("queue", queue, "any")
     if (function := wanted.get("function")) is not None:
-        out.function = text_of("function", function)
+        out.function = named_of("function", function, "any")
     if (state := wanted.get("state")) is not None:
         out.state = number_of("state", state, _STATE_NUMBERS, "a state")  # type: ignore[assignment]
     if (kind := wanted.get("type")) is not None:

@@ -20,8 +20,9 @@ from delaybox.client.models import STATES, EndedTask, Task, TaskState
 from delaybox.client.new_tasks import filter_of, history_of
 from delaybox.client.retries import ClientSession, Repeating, Tries
 from delaybox.client.steps import Drop, Emit, OpenStream, Pause, Receive, Steps, feed
-from delaybox.core.errors import DelayBoxError
+from delaybox.core.errors import DelayBoxError, InvalidTask
 from delaybox.core.limits import MAX_PAGE
+from delaybox.core.words import show
 from delaybox.wire.call import Codecs
 from delaybox.wire.gen import scheduler_pb2 as pb
 
@@ -38,7 +39,7 @@ _LOOK_S: Final = 5.0
 def listed(session: ClientSession, method: str, wanted: Mapping[str, Any], limit: int | None) -> Steps[None]:
     """Emits the tasks that match, ``limit`` at most; goes on elsewhere where a node was lost."""
     request = pb.ListRequest(filter=filter_of(wanted))
-    left = limit
+    left = _checked(limit)
     while left is None or left > 0:
         tries = Tries(session, Repeating.READ)
         which = tries.pick()
@@ -63,10 +64,16 @@ def listed(session: ClientSession, method: str, wanted: Mapping[str, Any], limit
             return
 
 
+def _checked(limit: object) -> int | None:
+    if limit is None or (isinstance(limit, int) and not isinstance(limit, bool) and limit >= 0):
+        return limit
+    raise InvalidTask("limit", f"limit {show(limit)} is no number of tasks; give 0 or more, or leave it out for all")
+
+
 def ended(session: ClientSession, wanted: Mapping[str, Any], limit: int | None) -> Steps[None]:
     """Emits how the tasks that match ended, the newest end first, ``limit`` at most."""
     request = history_of(wanted)
-    left = limit
+    left = _checked(limit)
     while left is None or left > 0:
         request.limit = MAX_PAGE if left is None else min(left, MAX_PAGE)
         page = yield from session.unary(calls.history(request))

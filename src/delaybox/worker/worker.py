@@ -124,9 +124,12 @@ class Worker:
             concurrency=given["concurrency"], threads=given["threads"], cpu_processes=given["cpu_processes"]
         )
         grace_s = span_ms("grace", given["grace"], least=0) / 1000
+        port = given["metrics_port"]
+        if port is not None and (not isinstance(port, int) or not 0 <= port <= 65_535):
+            raise ConfigError(f"metrics_port={port!r} is no port; give 0 (any free one) to 65535")
         options = DirectOptions(
             clock=True if given["clock"] is None else given["clock"],
-            metrics_port=given["metrics_port"],
+            metrics_port=port,
             metrics_host=given["metrics_host"],
             lease_ms=span_ms("lease", given["lease"], least=1_000),
             log_format=given["log_format"],
