@@ -247,6 +247,16 @@ def test_a_filter_of_ends_that_names_nothing_is_refused():
             history_of(wanted)
 
 
+def test_a_move_that_says_nothing_is_refused_in_the_words_of_python():
+    with pytest.raises(InvalidTask, match="nothing would change; give at, at_ms or delay, priority"):
+        calls.reschedule("x", {"at": None, "at_ms": None, "delay": None}, priority=None, payload=None, labels=None)
+
+
+def test_an_empty_key_names_no_task():
+    with pytest.raises(InvalidTask, match="key has 0 bytes; use 1 to 256"):
+        calls.get(None, "")
+
+
 def test_ids_are_text():
     with pytest.raises(InvalidTask, match="id 5 is a number"):
         calls.get(5)  # type: ignore[arg-type]

@@ -23,6 +23,7 @@ from delaybox.client.values import (
     Moment,
     flag_of,
     id_of,
+    key_of,
     labels_of,
     policy_of,
     priority_number,
@@ -30,7 +31,6 @@ from delaybox.client.values import (
     put_when,
     raw_of,
     real_of,
-    text_of,
     unix_ms,
     warn,
 )
@@ -60,7 +60,7 @@ def _named(task_id: str | None, key: str | None) -> dict[str, str]:
     """The fields of a request that name its task: by id, or by idempotency key. InvalidTask."""
     if (task_id is None) == (key is None):
         raise InvalidTask("id", "give the id of a task, or key=, its idempotency key; one of them")
-    return {"idempotency_key": text_of("key", key)} if task_id is None else {"id": id_of(task_id)}
+    return {"idempotency_key": key_of(key)} if task_id is None else {"id": id_of(task_id)}
 
 
 def history(request: pb.HistoryRequest) -> RpcCall[pb.HistoryResponse]:
@@ -93,6 +93,8 @@ def reschedule(
     if labels is not None:
         request.labels.values.update(labels_of("labels", labels))
         request.labels.SetInParent()
+    if all(given is None for given in (*when.values(), priority, payload, labels)):
+        raise InvalidTask("delay", "nothing would change; give at, at_ms or delay, priority, payload or labels")
     return RpcCall("Reschedule", request, Repeating.REPEATABLE, Task.of)
 
 
