@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.engines import until
-from tests.faults.harness.scale import SEED, scaled
+from tests.faults.harness.scale import SEED, WHOLE, scaled
 from tests.yard import Process, Yard, both_ways, worker, yard
 
 __all__ = ["yard"]  # the fixture
@@ -142,7 +142,7 @@ async def gang(yard: Yard, tmp_path: Path) -> AsyncIterator[Gang]:
 @both_ways
 async def test_workers_killed_one_after_the_other_lose_nothing(yard: Yard, gang: Gang) -> None:
     # Straight on Redis what a killed worker had comes back only after its lease, three seconds here.
-    count, draw = scaled(4_000 if yard.way == "grpc" else 1_000, 50_000), random.Random(SEED)
+    count, draw = scaled(4_000 if yard.way == "grpc" else 1_000, WHOLE), random.Random(SEED)
     began = time.monotonic()
     producing = asyncio.create_task(scheduled(yard, count))
 
