@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from delaybox.worker import Worker, cpu_processes
+from delaybox.worker.ahead import RunPace
 from delaybox.worker.functions import FunctionKind
 from tests.crews import Shift, shift
 from tests.unit import slow_import
@@ -105,23 +106,30 @@ async def test_what_waits_for_a_process_can_be_cancelled(tmp_path: Path) -> None
         await s.until(busy)
 
 
-async def test_while_functions_are_short_the_next_ones_are_at_hand() -> None:
+@pytest.fixture
+def short_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs pass for short, however long they take on this machine."""
+    monkeypatch.setattr(RunPace, "ahead", property(lambda _: 4))
+
+
+@pytest.mark.usefixtures("short_runs")
+async def test_while_functions_are_short_the_next_ones_are_at_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu_processes, "HOLD_S", 60.0)
     async with crew(size=1) as s:
-        for number in range(4):
-            (given,) = s.give(("square", [number]), want_result=True)
-            await s.until(given)
-        assert s.crew.slots.ahead > 3
+        (given,) = s.give(("square", [1]))
+        await s.until(given)
+        assert s.crew.slots.ahead == 4
         given = s.give(*(("square", [number]) for number in range(4)), want_result=True)
         reported = await s.until(*given)
         assert [reported.succeeded[one].output for one in given] == [b"0", b"1", b"4", b"9"]
         assert s.session.taken <= 1, "they take no places"
 
 
+@pytest.mark.usefixtures("short_runs")
 async def test_what_waits_behind_a_long_one_is_handed_back(tmp_path: Path) -> None:
     async with crew(size=1) as s:
-        for number in range(4):
-            (given,) = s.give(("square", [number]))
-            await s.until(given)
+        (given,) = s.give(("square", [1]))
+        await s.until(given)
         busy, _ = await spinning(s, tmp_path / "a")
         waits = s.give(("square", [1]), ("square", [2]))
         reported = await s.until(*waits)
@@ -131,11 +139,11 @@ async def test_what_waits_behind_a_long_one_is_handed_back(tmp_path: Path) -> No
         await s.until(busy)
 
 
+@pytest.mark.usefixtures("short_runs")
 async def test_what_waits_outlives_the_process_that_dies_before_it() -> None:
     async with crew(size=1) as s:
-        for number in range(4):
-            (given,) = s.give(("square", [number]))
-            await s.until(given)
+        (given,) = s.give(("square", [1]))
+        await s.until(given)
         dies, waits = s.give(("dies", ["kill"]), ("square", [3]), want_result=True)
         reported = await s.until(dies, waits)
         assert "SIGKILL" in reported.failed[dies].reason
