@@ -15,6 +15,7 @@ from delaybox.core.queue import QueueRules
 from delaybox.core.queue_limits import Rate
 from delaybox.core.retry import LOSSES_CAP
 from delaybox.targets import worker_pool
+from delaybox.targets.worker_places import MAX_AHEAD
 from delaybox.targets.worker_session import WorkerSession
 from delaybox.wire.gen import worker_pb2 as pb
 from delaybox.worker.ahead import RunPace
@@ -106,6 +107,16 @@ async def test_what_holds_a_permit_of_its_queue_gets_a_place(rule: QueueRules) -
     desk.receive(session, number=2, ahead=5)
     over = await desk.deliver(delivery(), delivery())
     assert session.held == 1 and desk.pool.room() < 0
+    over.cancel()
+
+
+async def test_no_more_wait_at_a_worker_than_the_bound() -> None:
+    desk = Desk()
+    session = desk.open(credit=1)
+    desk.receive(session, number=2, ahead=1 << 30)
+    assert desk.pool.room() == 1 + MAX_AHEAD
+    over = await desk.deliver(*(delivery() for _ in range(MAX_AHEAD + 10)))
+    assert (session.held, session.ahead) == (1 + MAX_AHEAD, 0)
     over.cancel()
 
 
