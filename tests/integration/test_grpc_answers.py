@@ -58,7 +58,7 @@ async def test_ten_thousand_refusals_fit_into_an_answer(rpc: Rpc):
         answer = await rpc.scheduler.ScheduleBatch(pb.ScheduleBatchRequest(tasks=tasks))
     assert [r.error.code for r in answer.results] == ["idempotency_conflict"] * 10_000
     assert all(r.id for r in answer.results)
-    assert answer.results[0].error.message.startswith("idempotencyKey 'kkk")
+    assert answer.results[0].error.message.startswith("the idempotency key 'kkk")
     assert answer.results[-1].error.message == "as said of others in this answer"
     assert answer.ByteSize() < 4 * MIB
 
