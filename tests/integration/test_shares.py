@@ -172,40 +172,54 @@ def surveys(store: Store, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return sent
 
 
+@pytest.fixture
+def asks_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without rules a look counts for ever, and each decision asks what stands in front of it."""
+    monkeypatch.setattr(shares, "_FRESH_MS", -1.0)
+    monkeypatch.setattr(shares, "_PLAIN_MS", 1e9)
+
+
+async def chosen(chooser: Chooser, slots: int) -> dict[int, Part] | None:
+    """What to claim from the first two partitions."""
+    lane = lane_of(TaskType.WORKER, "*", "f")
+    return await chooser.parts([0, 1], lambda: slots, 250, TaskType.WORKER.value, lambda _: (lane,))
+
+
+def gave_too_little(chooser: Chooser, partition: int) -> None:
+    """A claim that was to bring ten tasks from there brought two."""
+    limits = ClaimLimits(slots=10, types="w", guest=True)
+    assert len([*chooser.planned([partition], limits, {partition: Part(others=10)}, lambda _: ())]) == 1
+    chooser.gave(partition, 2)
+
+
 async def test_a_taker_looks_again_only_while_more_waits_than_it_has_slots_for(
     store: Store, surveys: list[str]
 ) -> None:
     await add(store, 0, *(call() for _ in range(3)))
     chooser = Chooser(store, LiveRules(), guest=True)
 
-    async def parts(slots: int) -> dict[int, Part] | None:
-        return await chooser.parts([0, 1], lambda: slots, 250, "w", lambda _: (lane_of(TaskType.WORKER, "*", "f"),))
-
     chooser.press([0, 1])
-    assert await parts(3) == {0: Part(others=3)}
+    assert await chosen(chooser, 3) == {0: Part(others=3)}
     # No slot is left, so others may have come meanwhile for which there is none.
     chooser.filled(0)
-    assert await parts(4) == {0: Part(others=3)} and len(surveys) == 4
+    assert await chosen(chooser, 4) == {0: Part(others=3)} and len(surveys) == 4
     # One slot is left, so whatever came meanwhile is taken without a choice. In partition 1 nothing was asked for.
     chooser.filled(0)
     chooser.relieve(1)
-    assert await parts(4) is None and len(surveys) == 4
+    assert await chosen(chooser, 4) is None and len(surveys) == 4
     # A claim that nothing was decided for took all that it asked for.
     chooser.filled(0)
-    assert await parts(4) == {0: Part(others=3)} and len(surveys) == 6
+    assert await chosen(chooser, 4) == {0: Part(others=3)} and len(surveys) == 6
 
 
+@pytest.mark.usefixtures("asks_each_time")
 async def test_while_a_backlog_lasts_one_look_serves_many_claims_and_a_task_in_front_is_found(
-    store: Store, surveys: list[str], monkeypatch: pytest.MonkeyPatch
+    store: Store, surveys: list[str]
 ) -> None:
-    monkeypatch.setattr(shares, "_FRESH_MS", -1.0)
-    monkeypatch.setattr(shares, "_PLAIN_MS", 1e9)
     chooser = Chooser(store, LiveRules(), guest=True)
-    lane = lane_of(TaskType.WORKER, "*", "f")
 
     async def taken() -> dict[int, int]:
-        parts = await chooser.parts([0, 1], lambda: 10, 250, TaskType.WORKER.value, lambda _: (lane,))
-        return {p: part.total for p, part in (parts or {}).items()}
+        return {p: part.total for p, part in (await chosen(chooser, 10) or {}).items()}
 
     for p in (0, 1):
         await add(store, p, *(call(priority=Priority.NORMAL) for _ in range(100)))
@@ -216,15 +230,27 @@ async def test_while_a_backlog_lasts_one_look_serves_many_claims_and_a_task_in_f
     await add(store, 1, call(priority=Priority.HIGH))
     before = await taken()
     assert surveys[2:] == [store.tags[1]] and before.get(1)
-    # A claim that brings less than it asked for: others were faster, so it is looked at again.
-    chooser.press([0, 1])
-    claims = chooser.planned(
-        [0, 1], ClaimLimits(slots=10, types="w", guest=True), {1: Part(others=10)}, lambda _: (lane,)
-    )
-    assert [p for p, _ in claims] == [0, 1]
-    chooser.gave(1, 2)
+    # Others were faster, so it is looked at again.
+    gave_too_little(chooser, 1)
     await taken()
     assert surveys[3:] == [store.tags[1]]
+
+
+async def test_where_queues_have_rules_a_claim_that_gives_too_little_brings_no_look(
+    store: Store, surveys: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A limited queue with a backlog gives too little again and again, and each look would be at all partitions."""
+    monkeypatch.setattr(shares, "_FRESH_MS", 1e9)
+    rules = LiveRules()
+    rules.take(1, {"mail": QueueRules(concurrency=5)})
+    chooser = Chooser(store, rules, guest=True)
+    for p in (0, 1):
+        await add(store, p, *(call() for _ in range(100)))
+    chooser.press([0, 1])
+    assert await chosen(chooser, 10)
+    gave_too_little(chooser, 1)
+    assert await chosen(chooser, 10)
+    assert surveys == [store.tags[0], store.tags[1]]
 
 
 @pytest.mark.parametrize("served", ["default", "mail"])
@@ -270,11 +296,10 @@ async def test_a_critical_task_is_found_before_the_next_look(
     assert asked == [0, 1, 2, 0, 1, 2]
 
 
+@pytest.mark.usefixtures("asks_each_time")
 async def test_a_critical_task_that_a_claim_made_ready_is_found_before_the_next_look(
-    store: Store, surveys: list[str], monkeypatch: pytest.MonkeyPatch
+    store: Store, surveys: list[str]
 ) -> None:
-    monkeypatch.setattr(shares, "_FRESH_MS", -1.0)
-    monkeypatch.setattr(shares, "_PLAIN_MS", 1e9)
     chooser = Chooser(store, LiveRules(), guest=False)
 
     async def one_more() -> dict[int, Part] | None:
@@ -296,21 +321,15 @@ async def test_a_critical_task_that_a_claim_made_ready_is_found_before_the_next_
     assert surveys[2:] == [store.tags[1]]
 
 
+@pytest.mark.usefixtures("asks_each_time")
 async def test_a_partition_that_moves_hides_no_critical_task_of_others(
     store: Store, surveys: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shares, "_FRESH_MS", -1.0)
-    monkeypatch.setattr(shares, "_PLAIN_MS", 1e9)
     chooser = Chooser(store, LiveRules(), guest=True)
-    lane = lane_of(TaskType.WORKER, "*", "f")
-
-    async def one_more() -> dict[int, Part] | None:
-        return await chooser.parts([0, 1], lambda: 1, 250, TaskType.WORKER.value, lambda _: (lane,))
-
     for p in (0, 1):
         await add(store, p, *(call() for _ in range(20)))
     chooser.press([0, 1])
-    assert await one_more()
+    assert await chosen(chooser, 1)
     await add(store, 1, call(priority=Priority.CRITICAL))
     really = store.servers.replies
 
@@ -323,4 +342,4 @@ async def test_a_partition_that_moves_hides_no_critical_task_of_others(
         ]
 
     monkeypatch.setattr(store.servers, "replies", replies)
-    assert await one_more() == {1: Part(critical=1)}
+    assert await chosen(chooser, 1) == {1: Part(critical=1)}

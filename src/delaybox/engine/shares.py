@@ -262,8 +262,9 @@ class Chooser:
         """
         asked = self._asked.pop(partition, 0)
         if 2 * count < asked:
-            # Or other takers were faster.
-            self._looked[partition] = -math.inf
+            if not self._rules.stored:
+                # Other takers were faster. Where queues have rules, a look counts no longer than `_FRESH_MS` anyway.
+                self._looked[partition] = -math.inf
             times = min(self._poor.get(partition, (0, 0))[0] + 1, _MOST_TIMES)
             self._poor[partition] = times, 2**times - 1
         elif asked:
