@@ -24,16 +24,7 @@ for i = 7, #ARGV, 5 do
   ids[#ids + 1] = ARGV[i]
   alone = alone and tonumber(ARGV[i + 1]) >= 0 and ARGV[i + 3] == ''
 end
-if MOVES then
-  local keys = { lease, K_LEASES, K_LEASED, K_BUCKETS, K_CLOCK, K_DEAD, K_DEAD_AT, K_RESULTS, K_RESULTS_AT, K_GROUPS }
-  -- Calls of webhooks are stored as due now.
-  for _, key in ipairs({ k_bucket(math.floor(now / W)), unpack(K_NEAR, 0, 11) }) do keys[#keys + 1] = key end
-  for _, id in ipairs(ids) do keys[#keys + 1] = k_bucket(math.floor(id_due(id) / W)) end
-  local err = guard(keys)
-  if err then return err end
-end
-local read = clock_fields()
-local records = redis.call('HMGET', lease, unpack(ids))
+--@include lib/read_failed.lua
 local reply = { 0 }
 for i, id in ipairs(ids) do
   local rec = records[i]

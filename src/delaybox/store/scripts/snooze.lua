@@ -21,16 +21,7 @@ local lid, W, cap, idem_ttl = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[4]), ARG
 local lease = k_lease(lid)
 local ids = {}
 for i = 7, #ARGV, 6 do ids[#ids + 1] = ARGV[i] end
-if MOVES then
-  local keys = { lease, K_LEASES, K_LEASED, K_BUCKETS, K_CLOCK, K_DEAD, K_DEAD_AT, K_RESULTS, K_RESULTS_AT, K_GROUPS }
-  -- Calls of webhooks are stored as due now.
-  for _, key in ipairs({ k_bucket(math.floor(now / W)), unpack(K_NEAR, 0, 11) }) do keys[#keys + 1] = key end
-  for _, id in ipairs(ids) do keys[#keys + 1] = k_bucket(math.floor(id_due(id) / W)) end
-  local err = guard(keys)
-  if err then return err end
-end
-local read = clock_fields()
-local records = redis.call('HMGET', lease, unpack(ids))
+--@include lib/read_failed.lua
 -- Since when its own code puts a task off, or nil; and whether it may be put off for so long.
 local function allowed(rec, at, flags, delay, longest)
   local first = ext_get(rec, at, flags, EXT_SNOOZED)
