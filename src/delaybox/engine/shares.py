@@ -256,12 +256,12 @@ class Chooser:
     def gave(self, partition: int, count: int) -> None:
         """A claim from there brought so many tasks.
 
-        Where that is less than half of what a look saw, older tasks that cannot be taken, such as those of a limited
+        Where that is `too_little` of what a look saw, older tasks that cannot be taken, such as those of a limited
         queue, may hide what can: until they are made ready the partition is last in some of the next plans, or places
         would stay free while work waits elsewhere.
         """
         asked = self._asked.pop(partition, 0)
-        if 2 * count < asked:
+        if too_little(count, asked):
             if not self._rules.stored:
                 # Other takers were faster. Where queues have rules, a look counts no longer than `_FRESH_MS` anyway.
                 self._looked[partition] = -math.inf
@@ -311,6 +311,12 @@ class _Head(NamedTuple):
             return not seen.critical
         at = self.due_ms + slack_ms(None, Priority(self.priority))
         return at + APART_MS < min((line.at for line in seen.other_lines if line.tasks), default=math.inf)
+
+
+def too_little(count: int, asked: int) -> bool:
+    """Whether a claim that asked for so many tasks brought so few that what was seen hides something. Two fifths are
+    enough: with very many fairness keys a claim looks at half as many as it may take, some of them in vain."""
+    return 5 * count < 2 * asked
 
 
 def _left(one: Waiting) -> bool:
