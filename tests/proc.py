@@ -24,3 +24,11 @@ def processor_s(pid: int) -> float:
     how much a process does, however busy the machine is."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def rests(pid: int) -> int:
+    """How often its threads have begun to wait for something: each time something wakes them again."""
+    found = 0
+    for status in Path(f"/proc/{pid}/task").glob("*/status"):
+        found += int(status.read_text().partition("\nvoluntary_ctxt_switches:")[2].split()[0])
+    return found

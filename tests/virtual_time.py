@@ -31,3 +31,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
     def time(self) -> float:
         return self._jumping.now_s
+
+    def hold(self, seconds: float) -> None:
+        """Takes so long, as a callback that holds the loop up."""
+        self._jumping.now_s += seconds

@@ -77,7 +77,7 @@ class Opening:
         if self._on_open is not None:
             await self._on_open(store)
         self.service.open(store)
-        self._looking = asyncio.create_task(keep_looking(store.look), name="delaybox-store-look")
+        self._looking = asyncio.create_task(keep_looking(store.presence, store.look), name="delaybox-store-look")
 
     async def _keep_opening(self) -> None:
         while True:

@@ -86,7 +86,7 @@ class OpenedStore:
             )
         opened = cls(store, server, embedded)
         if looks:
-            opened._looking = asyncio.create_task(keep_looking(store.look), name="delaybox-store-look")
+            opened._looking = asyncio.create_task(keep_looking(store.presence, store.look), name="delaybox-store-look")
         return opened
 
     async def close(self) -> None:

@@ -111,6 +111,7 @@ class Engine:
         self._others = [Loop("rules of queues", self._rule_reader.step), Loop("permits of queues", self._dealer.step)]
         if self._recorder.on:
             self._others.append(Loop("history", self._recorder.step))
+            self._recorder.wake = self._others[-1].wake
         who = Identity(id=options.node_id, node=options.node, kind=options.kind, roles=options.roles)
         # Whoever waits to be called claims nothing for hours, and would be late by how far the clocks drift meanwhile.
         self._membership = Membership(store, who, self._activity, self, lambda *seen: self._clocks.of(0).observe(*seen))

@@ -14,6 +14,9 @@ _US_A_FIELD = 20.0
 """Time to index a field. It took 2.9 to 5.8 us of server time; the lead of a large bucket allows for a busy server."""
 _SHARE = 0.3
 """Share of time that indexing may take while nothing is urgent: each chunk holds the server for about 1 ms."""
+_REST_S, _SHORT_REST_S = 0.5, 0.25
+_LONG_MS = 1_000.0
+"""Between two looks at a partition: then the longer rest will do."""
 _APART_S = 1.0
 """When it looks again at a partition in which it failed: each look may wait until that is back, and so may all
 others."""
@@ -36,6 +39,8 @@ class Expander:
         self._look = [0.0] * store.partitions
         self._look_ms = [0.0] * store.partitions
         self._kept = frozenset(range(store.partitions))
+        # The horizon also moves over empty time, so the next look comes well before the horizon is reached.
+        self._pause_ms = min(store.bucket_ms, options.lead_ms) / 4
 
     def keep(self, partitions: frozenset[int]) -> None:
         """Looks at these only, from now on. The cursors of the others are kept, or a bucket of a million would never
@@ -73,7 +78,7 @@ class Expander:
         if problem is not None:
             raise problem
         if not busy:
-            return 0.25
+            return _REST_S if self._pause_ms >= _LONG_MS else _SHORT_REST_S
         return (loop.time() - started) * (1 - _SHARE) / _SHARE
 
     async def _advance(self, p: int, now_s: float) -> bool:
@@ -92,9 +97,7 @@ class Expander:
                 if horizon.look_ms - extra <= horizon.now_ms:
                     horizon = await self._store.expand(p, lead_ms=lead + extra)
             if horizon.bucket < 0:
-                # The horizon also moves over empty time, so the next look comes well before the horizon is reached.
-                pause_ms = min(self._store.bucket_ms, self._options.lead_ms) / 4
-                self._look[p], self._look_ms[p] = now_s + pause_ms / 1000, horizon.now_ms + pause_ms
+                self._look[p], self._look_ms[p] = now_s + self._pause_ms / 1000, horizon.now_ms + self._pause_ms
                 return False
             at = (horizon.bucket, b"0")
         bucket, cursor = at

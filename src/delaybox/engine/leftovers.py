@@ -10,6 +10,7 @@ import time
 from delaybox.core.task import TaskType
 from delaybox.engine.clock_estimate import RedisClock
 from delaybox.engine.ownership import Ownership
+from delaybox.processes.waking import rest_s
 from delaybox.store.leftovers import call_again, left, promote
 from delaybox.store.store import MAX_ITEMS, Store
 
@@ -20,7 +21,7 @@ HOOK_LATE_MS = 500
 burst that is sent within this time stays where it is, because a claim from ready sets costs more."""
 CALL_AGAIN_S = 1.0
 """Ready work that nobody takes is announced again after this time, because a message can be lost."""
-_POLL_MS = 1_000.0
+_POLL_S = 1.0
 _EVERY_MS = 20.0
 """Pause between two looks, so that one covers what several messages announced: that much later is no harm here."""
 
@@ -55,8 +56,8 @@ class Leftovers:
         """For `Loop`."""
         now = self._clock.now_ms()
         # None is later than a poll from now, unless the clock was set back.
-        self._at = {p: min(self._at.get(p, now), now + _POLL_MS) for p in self._ownership.kept}
-        nearest = max(min(self._at.values(), default=now + _POLL_MS), min(self._looked, now) + _EVERY_MS)
+        self._at = {p: min(self._at.get(p, now), now + 1000 * _POLL_S) for p in self._ownership.kept}
+        nearest = max(min(self._at.values(), default=now + 1000 * _POLL_S), min(self._looked, now) + _EVERY_MS)
         if nearest > now:
             self._asleep_until = nearest
             self._earlier.clear()
@@ -69,7 +70,7 @@ class Leftovers:
         if due:
             self._looked = now
             # Before the look, or what is announced meanwhile would be forgotten.
-            self._at |= dict.fromkeys(due, now + _POLL_MS)
+            self._at |= dict.fromkeys(due, now + 1000 * rest_s(_POLL_S))
             try:
                 now_ms, found = await left(self._store, due)
             except BaseException:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Awaitable, Callable
 
 from delaybox.core.errors import StoreUnavailable
+from delaybox.processes.waking import together
 from delaybox.store.asyncio_end import end
 
 log = logging.getLogger("delaybox.engine")
@@ -15,9 +17,10 @@ log = logging.getLogger("delaybox.engine")
 class Loop:
     """Repeats ``step`` until stopped. Stopping twice is harmless.
 
-    ``step`` returns the seconds to wait until the next one. While the store is away it is tried again with back-off of
-    at most ``away_s``; that is logged once when it begins and once when it ends. Any other error is logged and does not
-    end the loop.
+    ``step`` returns the seconds to wait until the next one, which may end a little earlier so that the loops of a
+    process wake together (`together`); `math.inf`: until `wake`. While the store is away it is tried again with
+    back-off of at most ``away_s``; that is logged once when it begins and once when it ends. Any other error is logged
+    and does not end the loop.
     """
 
     def __init__(self, name: str, step: Callable[[], Awaitable[float]], *, away_s: float = 1.0) -> None:
@@ -25,11 +28,20 @@ class Loop:
         self._step = step
         self._away_s = away_s
         self._task: asyncio.Task[None] | None = None
+        self._resting: asyncio.Future[None] | None = None
+        self._woken = False
         self._ending = False
 
     def start(self) -> None:
         """Begins; returns at once."""
         self._task = asyncio.create_task(self._run(), name=f"delaybox-{self._name}")
+
+    def wake(self) -> None:
+        """The next step comes at once, or after the one that is under way. Not while the store is away: then it comes
+        when it would anyway."""
+        self._woken = True
+        if self._resting is not None:
+            _over(self._resting)
 
     async def stop(self, *, patience_s: float = 0.0) -> None:
         """Gives the step under way ``patience_s`` to end by itself, then cuts it off, which is always harmless."""
@@ -42,21 +54,47 @@ class Loop:
     async def _run(self) -> None:
         away = 0
         while not self._ending:
+            self._woken = False
             try:
                 pause = await self._step()
-                if away:
-                    log.info("%s: the store answers again", self._name)
-                away = 0
             except StoreUnavailable as error:
                 if not away:
                     log.warning("%s: %s", self._name, error)
                 away += 1
-                pause = min(0.05 * 2 ** min(away, 6), self._away_s)
+                await self._back_off(min(0.05 * 2 ** min(away, 6), self._away_s))
             except Exception:
                 log.exception("%s: a step failed; going on", self._name)
-                pause = 1.0
-            if not self._ending:
-                await asyncio.sleep(pause)
+                await self._back_off(1.0)
+            else:
+                if away:
+                    log.info("%s: the store answers again", self._name)
+                away = 0
+                await self._rest(pause)
+
+    async def _back_off(self, pause: float) -> None:
+        if not self._ending:
+            await asyncio.sleep(pause)
+
+    async def _rest(self, pause: float) -> None:
+        if self._ending:
+            return
+        if self._woken or not pause:
+            await asyncio.sleep(0)
+            return
+        loop = asyncio.get_running_loop()
+        self._resting = resting = loop.create_future()
+        timer = None if pause == math.inf else loop.call_at(together(loop.time(), pause), _over, resting)
+        try:
+            await resting
+        finally:
+            self._resting = None
+            if timer is not None:
+                timer.cancel()
+
+
+def _over(resting: asyncio.Future[None]) -> None:
+    if not resting.done():
+        resting.set_result(None)
 
 
 __all__ = ["Loop", "end"]

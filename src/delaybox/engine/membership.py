@@ -20,13 +20,17 @@ from delaybox.engine.lag import Lag
 from delaybox.engine.listener import Listener
 from delaybox.engine.loops import Loop
 from delaybox.processes.usage import Cores, age_ms
+from delaybox.processes.waking import together
 from delaybox.store import keys, nodes
 from delaybox.store.store import Store
 
 log = logging.getLogger("delaybox.engine")
 
 BEAT_S = 0.5
-LOOK_MS = 1_000.0
+_EARLY_S = 0.005
+"""Timers are this exact."""
+LOOK_MS = 1_000.0 - 500 * BEAT_S
+"""With every other heartbeat."""
 _LANES_REPORTED = 200
 
 
@@ -80,9 +84,9 @@ class Membership:
         self._follower = follower
         self._observe = observe
         self._loop = Loop("heartbeat", self._step)
-        self._changed = asyncio.Event()
-        self._listener = Listener(store, keys.members_channel(store.prefix), self._announced, self._changed.set)
-        self._urgent = self._announces = False
+        self._beat_at = 0.0
+        self._listener = Listener(store, keys.members_channel(store.prefix), self._announced, self._look_soon)
+        self._changed = self._urgent = self._announces = False
         self._version = -1
         self._list = nodes.MemberList(store)
         self._place: tuple[int, frozenset[bytes]] | None = None
@@ -102,15 +106,15 @@ class Membership:
         """Puts this process on the list, where the server answers, and begins."""
         if self._follower is not None:
             await self._listener.start()
-        self._lag.start()
         with contextlib.suppress(DelayBoxError):
             await self._beat()
+        self._beat_at = asyncio.get_running_loop().time() + BEAT_S
         self._loop.start()
 
     def beat_soon(self) -> None:
         """Others should know at once what has changed here."""
         self._urgent = True
-        self._changed.set()
+        self._loop.wake()
 
     def announce(self) -> None:
         """As `beat_soon`, and the others read at once what this process does."""
@@ -138,17 +142,24 @@ class Membership:
         self._known = False
         await nodes.leave(self._store, self._who.id)
 
+    def _look_soon(self) -> None:
+        self._changed = True
+        self._loop.wake()
+
     async def _step(self) -> float:
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._changed.wait(), BEAT_S)
-        if self._changed.is_set() and not self._urgent:
-            self._changed.clear()
-            await self._read()
-            return 0.0
-        self._urgent = False
-        self._changed.clear()
-        await self._beat()
-        return 0.0
+        clock = asyncio.get_running_loop().time
+        late_s = clock() - self._beat_at
+        if late_s < -_EARLY_S and not self._urgent:
+            if self._changed:
+                self._changed = False
+                await self._read()
+        else:
+            if not self._urgent:
+                self._lag.woke(late_s)
+            self._urgent = self._changed = False
+            await self._beat()
+            self._beat_at = together(clock(), BEAT_S)
+        return max(0.0, self._beat_at - clock())
 
     async def _beat(self) -> None:
         activity = self._activity()
@@ -156,15 +167,16 @@ class Membership:
             if self._known:
                 await self._leave()
             return
-        if local_ms() - self._looked >= LOOK_MS:
+        asked_ms = local_ms()
+        if asked_ms - self._looked >= LOOK_MS:
             # Whether the store is still there, which no process asks for more often.
             # Where its server alone is away, the list of members goes on at another one.
             with contextlib.suppress(PartAway):
-                asked_ms = local_ms()
                 now_ms = await self._store.glance()
-                self._looked = local_ms()
-                self._observe(asked_ms, self._looked, now_ms)
-                self._clock_ms = now_ms - self._looked
+                heard_ms = local_ms()
+                self._looked = asked_ms
+                self._observe(asked_ms, heard_ms, now_ms)
+                self._clock_ms = now_ms - heard_ms
                 self._clock_offset_ms = time.time_ns() // 1_000_000 - now_ms
         now_ms = round(local_ms() + self._clock_ms)
         self._started_ms = self._started_ms or now_ms
@@ -212,4 +224,4 @@ class Membership:
 
     def _announced(self, version: bytes) -> None:
         if version != b"%d" % self._version:
-            self._changed.set()
+            self._look_soon()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -17,6 +18,7 @@ from delaybox.core.queue import LiveRules, QueueRules
 from delaybox.core.queue_limits import Grant, Ledger, Needs, Pool, deal
 from delaybox.engine.clock_estimate import Clocks, local_ms
 from delaybox.engine.ownership import Ownership
+from delaybox.processes.waking import rest_s
 from delaybox.store import permits
 from delaybox.store.apart import Apart
 from delaybox.store.loader import ScriptCall
@@ -41,13 +43,12 @@ _MORE_AGAIN_MS = 1_000.0
 it; to ask for them with each claim cost more than all that was claimed."""
 _KEYS_AGAIN_MS = 2_000.0
 """The same of limit keys, of which there may be very many."""
-_SWEEP_MS = 1_000.0
+_SWEEP_S = 1.0
 _AT_ONCE, _TRIPS = 4, 16
 """Partitions in one round trip: their scripts run one behind the other, and a claim waits for all of them; and how many
 trips there are at most."""
 _PAGES = 4
 """Parts of a partition that one sweep looks at; the next one goes on behind them."""
-_POLL_MS = 1_000.0
 
 
 class PermitDealer:
@@ -112,13 +113,14 @@ class PermitDealer:
     async def step(self) -> float:
         """For `Loop`."""
         now = local_ms()
-        nearest = min((self._when(p) for p in self._due), default=now + _POLL_MS)
+        nearest = min((self._when(p) for p in self._due), default=math.inf)
         if self._keeps:
             nearest = min(nearest, self._sweep_at)
         if nearest > now:
             self._wake.clear()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), (nearest - now) / 1000)
+                async with asyncio.timeout(None if nearest == math.inf else (nearest - now) / 1000):
+                    await self._wake.wait()
             now = local_ms()
         if self._version != self._rules.version:
             # Limits may have changed: what is too much is taken back at once.
@@ -139,7 +141,7 @@ class PermitDealer:
         sweeps: list[int] = []
         try:
             if self._keeps and self._sweep_at <= now:
-                self._sweep_at = now + _SWEEP_MS
+                self._sweep_at = now + 1000 * rest_s(_SWEEP_S)
                 sweeps = await self._to_sweep()
             if asked or sweeps:
                 await self._settle(asked, sweeps)

@@ -16,7 +16,7 @@ from delaybox.store.store import Store
 log = logging.getLogger("delaybox.engine")
 
 _LEAST_MS, _MOST_MS = 1_000, 60_000
-_EVERY_S = 0.4
+_EVERY_S = 0.5
 """With it a change is in force everywhere within a second."""
 _CHECKS = 12
 """Every so many looks a time keeper also looks at copies that should be complete."""

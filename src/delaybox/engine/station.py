@@ -42,9 +42,10 @@ class Station:
             # that time.
             Loop("lease heartbeat", heartbeat, away_s=min(1.0, options.lease_ms / 6000)),
         ]
+        self._expanding = Loop("expander", self._expander.step)
         if options.clock:
             self._loops += [
-                Loop("expander", self._expander.step),
+                self._expanding,
                 Loop("retention", Retention(store, options, ownership).step),
                 Loop("reaper", Reaper(store, options, ownership).step),
                 Loop("stand-in", self._stand_in.step),
@@ -54,7 +55,11 @@ class Station:
             if options.scrub:
                 self._loops.append(Loop("scrubber", Scrubber(store, ownership).step))
             self._expander.keep(ownership.kept)
-            ownership.follow(self._expander.keep)
+            ownership.follow(self._keep)
+
+    def _keep(self, partitions: frozenset[int]) -> None:
+        self._expander.keep(partitions)
+        self._expanding.wake()
 
     def start(self) -> None:
         """Begins; returns at once."""
@@ -74,6 +79,7 @@ class Station:
         """Something is due before the next look (`listener.WakeupReceiver`)."""
         if partition is None:
             self._expander.kick()
+            self._expanding.wake()
         if for_workers:
             self._leftovers.kick(partition, due_ms)
         elif partition is not None:

@@ -9,8 +9,10 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Final, TypeVar
 
-EVERY_S: Final = 0.1
-"""What was counted is in the metrics within this time."""
+from delaybox.processes.waking import together
+
+EVERY_S: Final = 0.5
+"""What was counted is in the metrics within this time; an idle process wakes as often anyway."""
 _MOST: Final = 1_000
 """Where so many values wait they are added at once."""
 _T = TypeVar("_T")
@@ -38,7 +40,7 @@ class Later:
         # A loop that ended before it added anything must not keep the next one from it.
         if loop is not self._adds_in:
             self._adds_in = loop
-            loop.call_later(EVERY_S, self.now)
+            loop.call_at(together(loop.time(), EVERY_S), self.now)
 
     def now(self) -> None:
         """Adds what waits."""

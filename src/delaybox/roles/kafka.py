@@ -40,7 +40,7 @@ async def serve(settings: IntakeSettings) -> int:
     if store is None:
         return 0
     beating = Beating(settings, ProcessKind.KAFKA)
-    looking = asyncio.create_task(keep_looking(store.look), name="delaybox-store-look")
+    looking = asyncio.create_task(keep_looking(store.presence, store.look), name="delaybox-store-look")
     try:
         await beating.begin(store)
         return await _read(settings, RecordService(store, on_scheduled=metrics.scheduled), beating, stopping)

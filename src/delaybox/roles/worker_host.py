@@ -30,6 +30,8 @@ log = logging.getLogger("delaybox.workers")
 
 PROGRESS_S = 0.25
 """Pause between two writes of progress; of each task only the last report in between is stored."""
+_IDLE_S = 0.5
+"""The same while nothing is reported."""
 
 
 class WorkerHost:
@@ -74,6 +76,8 @@ class WorkerHost:
         self._noting = Loop("progress of tasks", self._note)
         self._spreading = Loop("spread of workers", self._even_out)
         self._reported: dict[bytes, bytes] = {}
+        self._idle = False
+        """Nothing was reported lately."""
         self._announced: dict[str, str] = {}
 
     async def start(self) -> None:
@@ -109,6 +113,9 @@ class WorkerHost:
         d = session.delivery(report.sequence)
         if d is not None:
             self._reported[d.task_id] = wire_progress.encode(wire_progress.checked(report.progress))
+            if self._idle:
+                self._idle = False
+                self._noting.wake()
 
     async def announce(self, own: Mapping[str, str]) -> None:
         """Keeps the queues that functions have of their own. Where the store is away they are kept later."""
@@ -143,7 +150,9 @@ class WorkerHost:
     async def _note(self) -> float:
         await self._keep_announced()
         metrics.workers(self.gateway.connected, self.gateway.held)
-        if self._reported:
-            reports, self._reported = self._reported, {}
-            await progress.note(self._store, reports)
+        if not self._reported:
+            self._idle = True
+            return _IDLE_S
+        reports, self._reported = self._reported, {}
+        await progress.note(self._store, reports)
         return PROGRESS_S

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable, Sequence
 
@@ -60,6 +61,9 @@ class Recorder:
         self._filled_at = time.monotonic()
         self._flushed_at = -1e9
         self._flushing: asyncio.Task[None] | None = None
+        self._asleep = self._fresh = False
+        self.wake: Callable[[], None] = lambda: None
+        """Ends the pause of whoever repeats `step`."""
         self._refused = 0
 
     @property
@@ -85,10 +89,14 @@ class Recorder:
         if deliveries:
             ends = history.of_deliveries(deliveries, state, self._node, reason, ended_ms=self._now(partition))
             self._waiting.setdefault(partition, {}).update(ends)
+        if self._asleep:
+            self._begin()
 
     def failed(self, d: Delivery, failed: Failed) -> None:
         """Notes why an attempt failed; never blocks."""
         self._failures.note(d, failed, self._now(d.partition))
+        if self._asleep:
+            self._begin()
 
     @property
     def room(self) -> bool:
@@ -111,6 +119,8 @@ class Recorder:
         if count:
             ends = history.of_fired(named[: 2 * count], self._node, fired_ms=claimed.now_ms)
             self._waiting.setdefault(partition, {}).update(ends)
+        if self._asleep:
+            self._begin()
 
     def cancelled(self, records: Sequence[Record]) -> None:
         """Notes pending tasks that a caller cancelled."""
@@ -162,8 +172,20 @@ class Recorder:
         """The entry of an end that this process noted and has not written yet."""
         return self._waiting.get(of_id(task_id, self._store.partitions), {}).get(task_id)
 
+    def _begin(self) -> None:
+        """Something was noted while nothing waited. What comes within a pause is written with it."""
+        self._asleep, self._fresh = False, True
+        self.wake()
+
     async def step(self) -> float:
-        """For a loop: writes what was noted since the last step."""
+        """For a loop: writes what was noted since the last step. Where there is nothing, it is called again after
+        `wake`."""
+        if self._fresh:
+            self._fresh = False
+            return PAUSE_S
+        if not self._waiting and not self._failures.waiting:
+            self._asleep = True
+            return math.inf
         pause_s = _BUSY_PAUSE_S if self._beyond else PAUSE_S
         await self.flush()
         return pause_s

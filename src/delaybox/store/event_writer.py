@@ -17,6 +17,7 @@ from delaybox.core.errors import DelayBoxError
 from delaybox.core.events import NO_EVENTS, EventKind, EventRules, StoredEvent
 from delaybox.core.partition import of_id
 from delaybox.core.task import TaskState
+from delaybox.processes.waking import rest
 from delaybox.store import event_metrics, events
 from delaybox.store.asyncio_end import end
 from delaybox.store.loader import ScriptRunner
@@ -88,7 +89,7 @@ class EventWriter:
         ask_at = 0.0
         while True:
             try:
-                if clock() >= ask_at:
+                if not self.wanted or clock() >= ask_at:
                     ask_at = clock() + ASKED_EVERY_S
                     if not self.rules.always:
                         self.wanted = await events.wanted(self._servers, self._tag)
@@ -101,7 +102,7 @@ class EventWriter:
                 log.debug("whether events are wanted is not known: %s", error)
             except Exception:
                 log.exception("events could not be written; going on")
-            await asyncio.sleep(_PAUSE_S if self.wanted else ASKED_EVERY_S)
+            await (asyncio.sleep(_PAUSE_S) if self.wanted else rest(ASKED_EVERY_S))
 
     # -- what happened ------------------------------------------------------------------------------------------
 

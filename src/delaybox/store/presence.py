@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from collections.abc import Callable
@@ -10,6 +9,7 @@ from typing import Any
 
 from delaybox.core.errors import DelayBoxError, StoreLost
 from delaybox.core.partition import Shape
+from delaybox.processes.waking import rest
 from delaybox.store import identity, keys
 from delaybox.store.loader import ScriptCall, ScriptRunner
 from delaybox.store.servers import Servers, milliseconds
@@ -37,19 +37,20 @@ class Presence:
         self._servers = servers
         self._prefix = prefix
         self._on_lost = on_lost
-        self._looked = -1e9
+        self.looked = -1e9
+        """When the last look began."""
         self._logged = -1e9
 
     async def look(self, runner: ScriptRunner) -> int:
         """Compares the stores. Returns Redis's clock in ms, whichever store lies there. StoreUnavailable."""
-        self._looked = time.monotonic()
+        self.looked = time.monotonic()
         reply: Any = await runner.run(ScriptCall("ping", keys.tag(self._prefix, 0), ()))
         now, there = reply
         return await self.judge(int(now), there)
 
     async def glance(self) -> int:
         """As `look`, with plain reads: for those who run scripts anyway. StoreUnavailable."""
-        self._looked = time.monotonic()
+        self.looked = time.monotonic()
         stored = ("HGET", keys.clock(keys.tag(self._prefix, 0)), "store")
         now, there = await self._servers.ask_many([("TIME",), stored])
         return await self.judge(milliseconds(now), there or b"")
@@ -65,7 +66,7 @@ class Presence:
 
     async def again(self, runner: ScriptRunner) -> StoreLost | None:
         """The refusal; looks again first if the last look is older than half a second."""
-        if time.monotonic() - self._looked >= _AGAIN_S:
+        if time.monotonic() - self.looked >= _AGAIN_S:
             try:
                 await self.look(runner)
             except DelayBoxError as error:
@@ -105,12 +106,15 @@ class Presence:
         self.refusal = None
 
 
-async def keep_looking(look: Callable[[], Any]) -> None:
-    """Looks once a second, for ever: for processes without an engine, which otherwise would ask the server too
-    rarely."""
+async def keep_looking(presence: Presence, look: Callable[[], Any]) -> None:
+    """Looks once a second, for ever, unless somebody else has: for processes without an engine and without heartbeats,
+    which otherwise would ask the server too rarely."""
+    seen = presence.looked
     while True:
-        await asyncio.sleep(WATCH_S)
-        try:
-            await look()
-        except DelayBoxError as error:
-            log.debug("no look at the store: %s", error)
+        await rest(WATCH_S)
+        if presence.looked == seen:
+            try:
+                await look()
+            except DelayBoxError as error:
+                log.debug("no look at the store: %s", error)
+        seen = presence.looked

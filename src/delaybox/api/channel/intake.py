@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from delaybox import metrics
 from delaybox.core.errors import DelayBoxError, InvalidTask
 from delaybox.core.task import NewTask, TaskType
+from delaybox.processes.waking import rest
 from delaybox.service import Service
 from delaybox.store import nodes
 from delaybox.store.asyncio_end import end
@@ -146,7 +147,7 @@ class ChannelIntake:
             except DelayBoxError:
                 # The role runs out by itself if this goes on.
                 pass
-            await asyncio.sleep(KEEP_S)
+            await rest(KEEP_S)
 
     async def _heed_types(self) -> None:
         """A task is accepted where any live node can carry it out, not only this one."""

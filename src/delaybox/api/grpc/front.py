@@ -18,6 +18,7 @@ from collections.abc import Callable
 from typing import Any
 
 from delaybox.api.grpc.frames import MOST_FRAMES, MOST_STREAMS, Totals, Traffic, Violation
+from delaybox.processes.waking import together
 from delaybox.service import arrivals
 
 _log = logging.getLogger("delaybox.grpc")
@@ -150,7 +151,8 @@ class Front:
         share = min(UNKNOWN_FRAMES, ALL_UNKNOWN_FRAMES // max(1, len(self._unknown)))
         for caller in tuple(self._unknown):
             caller.allow(share)
-        self._looking = asyncio.get_running_loop().call_later(_LOOK_S, self._look)
+        loop = asyncio.get_running_loop()
+        self._looking = loop.call_at(together(loop.time(), _LOOK_S), self._look)
 
 
 class _Caller(asyncio.Protocol):

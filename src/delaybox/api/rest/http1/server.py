@@ -19,6 +19,7 @@ from typing import Final
 from delaybox.api.rest.asgi import Receive, Scope, Send
 from delaybox.api.rest.http1.connection import HttpConnection
 from delaybox.api.rest.http1.head import BadHead, Head
+from delaybox.processes.waking import together
 
 RESERVE: Final = 256
 _RESERVED_S: Final = 2.0
@@ -209,4 +210,5 @@ class HttpServer:
             for connection in late:
                 group.pop(connection, None)
                 connection.late()
-        self._ticking = asyncio.get_running_loop().call_later(self._tick_s, self._tick)
+        loop = asyncio.get_running_loop()
+        self._ticking = loop.call_at(together(loop.time(), self._tick_s), self._tick)
