@@ -284,6 +284,26 @@ async def test_ends_of_one_batch_are_as_if_each_was_noted_alone(client: Redis, p
     assert (await fsck(store)).problems == []
 
 
+async def test_ends_that_are_noted_one_after_the_other_stand_as_those_noted_at_once(client: Redis, prefix: str) -> None:
+    found: list[list[Any]] = []
+    for at_once in (True, False):
+        store, _ = await opened(client, f"{prefix}-{at_once}")
+        now = await store.ping() // store.bucket_ms * store.bucket_ms
+        ends = [
+            (_id(now, 0, n), entry(now, TaskState.FAILED if n % 4 == 3 else TaskState.SUCCEEDED)) for n in range(40)
+        ]
+        for some in [ends] if at_once else [[one] for one in ends]:
+            assert await store.runner.run(history.note_call(store, 0, RULES, some)) == 0
+        assert (await fsck(store)).problems == []
+        tag = store.tags[0]
+        sums: dict[Any, Any] = await client.hgetall(keys.history(tag))
+        sizes: dict[Any, Any] = await client.hgetall(keys.history_sizes(tag))
+        lived = [await client.pttl(keys.history_hash(tag, name)) > RULES.keep_ms for name in sizes]
+        found.append([len(sums), sorted(sums.values()), sorted(size[:8] for size in sizes.values()), lived])
+        assert sum(int.from_bytes(size[14:], "big") for size in sizes.values()) == (2 if at_once else 40)
+    assert found[0] == found[1]
+
+
 async def test_the_owner_unlinks_what_is_old_and_an_expiry_is_the_fallback(client: Redis, prefix: str) -> None:
     store, _ = await opened(client, prefix)
     now = await store.ping()

@@ -61,12 +61,19 @@ def test_the_header_is_a_contract(name: str) -> None:
         assert re.search(r"^-- ERRORS TRYAGAIN", doc, re.MULTILINE), f"{name}.lua can answer TRYAGAIN"
 
 
-@pytest.mark.parametrize("name", ["ack", "release", "fail", "snooze"])
+@pytest.mark.parametrize("name", ["ack", "complete", "release", "fail", "snooze"])
 def test_what_most_tasks_do_not_need_is_not_made_for_them(name: str) -> None:
     """To make the functions of an included file takes longer than what is done for a lone task."""
     lines = text(name).splitlines()
     first = min(lines.index(f"--@include lib/{one}.lua") for one in ("fair", "permits", "finish"))
     assert any(line.startswith("  return ") for line in lines[:first])
+
+
+def test_some_ends_of_a_minute_are_noted_without_what_others_need() -> None:
+    """With 16 partitions a node that is busy does this 160 times a second, and claims wait meanwhile."""
+    usual, _, rest = load("note").source.partition("\n      return 0\n")
+    assert rest and "keys" not in includes("note")
+    assert sum(len(re.findall(r"\bfunction\b", line.split("--")[0])) for line in usual.splitlines()) <= 6
 
 
 @pytest.mark.parametrize("name", ["schedule", "ingest"])

@@ -35,7 +35,7 @@ A_SECOND = 3_000
 """Successes that a process notes at once, and in a second for longer."""
 _WORTH = 100
 """With room for fewer ends a claim does not name what it fires."""
-_AT_ONCE = 4
+_AT_ONCE = 2
 """Partitions in one round trip, because all others wait while the server carries out the scripts of one."""
 
 

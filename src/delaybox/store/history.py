@@ -1,6 +1,6 @@
 """How tasks ended, as it is stored: the one speller of entries, and the reads.
 
-scripts/lib/history.lua says where entries lie.
+scripts/lib/history_keys.lua says where entries lie.
 """
 
 from __future__ import annotations

@@ -194,7 +194,8 @@ def cancelled(tag_: str, task_id: bytes) -> bytes:
 
 
 def history(tag_: str) -> str:
-    """Hash: sums over what is remembered of ended tasks, and which hash of a bucket is filled (lib/history.lua)."""
+    """Hash: sums over what is remembered of ended tasks, and which hash of a bucket is filled
+    (lib/history_keys.lua)."""
     return f"{tag_}:history"
 
 
@@ -204,7 +205,7 @@ def history_at(tag_: str, family: str) -> str:
 
 
 def history_sizes(tag_: str) -> str:
-    """Hash name of a hash of ended tasks -> its entries, bytes, when it was begun, chunks (lib/history.lua)."""
+    """Hash name of a hash of ended tasks -> its entries, bytes, when it was begun, chunks (lib/history_keys.lua)."""
     return f"{tag_}:history:sizes"
 
 

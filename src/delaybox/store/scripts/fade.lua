@@ -6,8 +6,9 @@
 -- ERRORS TRYAGAIN (nothing written)
 -- BOUND 50 hashes of each family, at most 1,000 entries each
 --@include lib/time.lua
---@include lib/keys.lua
+--@include lib/tag.lua
 --@include lib/guard.lua
+--@include lib/history_keys.lua
 --@include lib/history.lua
 local now = now_ms()
 local err = guard({ K_HISTORY, K_HISTORY_SIZES, k_history_at('s'), k_history_at('f') })

@@ -64,6 +64,7 @@ end
 --@include lib/place.lua
 --@include lib/forget.lua
 --@include lib/finish.lua
+--@include lib/results.lua
 --@include lib/callback.lua
 local c, ended = clock(now, read), {}
 for n, id in ipairs(ids) do

@@ -5,9 +5,9 @@
 -- REPLY its entry, that of the last end where there are several, or ''
 -- BOUND looks through the ends of one bucket: at most 100 hashes of 1,500 ends
 --@include lib/time.lua
---@include lib/keys.lua
+--@include lib/tag.lua
 --@include lib/record.lua
---@include lib/history.lua
+--@include lib/history_keys.lua
 local id, found = ARGV[2], ''
 for _, family in ipairs({ 's', 'f' }) do
   local bucket = family .. int(math.floor(id_due(id) / tonumber(ARGV[1])))

@@ -73,6 +73,7 @@ end
 --@include lib/place.lua
 --@include lib/forget.lua
 --@include lib/finish.lua
+--@include lib/results.lua
 --@include lib/callback.lua
 local c, dropped, ended, gone = clock(now, read), 0, {}, {}
 for n, id in ipairs(ids) do
