@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from redis.exceptions import AskError
 
 from delaybox.cli import doctor_server
+from delaybox.core import ids
 from delaybox.core.errors import StoreRefused
 from delaybox.core.query import TaskQuery
 from delaybox.core.task import NewTask, TaskType
@@ -45,11 +48,11 @@ def one(delay_ms: int = 0, **what: Any) -> NewTask:
 async def everywhere(store: Store, *tasks: NewTask) -> list[bytes]:
     """Schedules the tasks in every partition; their ids."""
     found = await store.schedule([Batch(p, [draft(task) for task in tasks]) for p in range(store.partitions)])
-    ids: list[bytes] = []
+    stored: list[bytes] = []
     for answers in found:
         assert not isinstance(answers, BaseException), answers
-        ids += [answer.task_id for answer in answers]
-    return ids
+        stored += [answer.task_id for answer in answers]
+    return stored
 
 
 async def test_the_server_has_the_same_slots(cluster: RealCluster) -> None:
@@ -132,6 +135,29 @@ async def test_fsck_and_scripts_of_the_whole_store(store: Store, cluster: RealCl
     report = await fsck(store)
     assert report.counts["pending"] == 2 * PARTITIONS and any("partition 3" in problem for problem in report.problems)
     cluster.primary_of(key).admin.unlink(key)
+
+
+async def test_the_tag_stands_for_all_keys_while_their_slot_moves(store: Store, cluster: RealCluster) -> None:
+    """lib/guard.lua asks for it in place of every bucket that schedule.lua will write."""
+    await everywhere(store, one(3_600_000))
+    tag = store.tags[0]
+    source, slot = cluster.primary_of(tag), slot_of(tag)
+    target = cluster.other_than(source)
+    call = store.schedule_call(Batch(0, [draft(one(3_600_000))]), ids.tails(0, os.urandom(8)))
+    script = store.runner.source("schedule")
+    for step in cluster.move_slot(slot, source, target):
+        if step == "begun":
+            # What is there still is answered by the server that had the slot, so that a script would be, too.
+            assert source.admin.execute_command("EXISTS", keys.clock(tag), keys.buckets(tag)) == 2
+        if step != "done":
+            for command in (("EXISTS", tag), ("EVAL", script, 1, tag, *call.args)):
+                with pytest.raises(AskError):
+                    source.admin.execute_command(*command)
+    for _ in cluster.move_slot(slot, target, source):
+        pass
+    await cluster.soon(lambda: cluster.primary_of(tag) is source)
+    await until(lambda: store.servers.shard_of(tag) == store.shards.of[0])
+    assert (await fsck(store)).counts["pending"] == PARTITIONS
 
 
 async def test_doctor_shows_the_primaries(store: Store) -> None:

@@ -31,7 +31,6 @@ if mark >= to then return { now, mark, 0 } end
 
 local n, k = tonumber(ARGV[8]), tonumber(ARGV[9])
 local ids, stored = {}, 0
-new.keys[#new.keys + 1] = K_KAFKA
 for i = 1, n do
   if mark == from or struct.unpack('>d', ARGV[10], 8 * i - 7) >= mark then
     ids[i] = add_new(new, ARGV[9 + 2 * i], ARGV[10 + 2 * i])
@@ -51,7 +50,7 @@ if ARGV[at] or #new.extended > 0 then
   add_labels(new, at, ids, n, stored < n, 9)
   note_keys(new)
 end
-err = guard(new.keys)
+err = guard({ T })
 if err then return err end
 
 write_new(new, ARGV[7])

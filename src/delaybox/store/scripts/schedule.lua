@@ -29,8 +29,6 @@ if known then return cmsgpack.unpack(known) end
 local reply, new = { now }, newborn(now, W)
 local err = stranger(new, ARGV[1])
 if err then return err end
-local keys = new.keys
-keys[#keys + 1] = req
 local skip, idem = {}, {}
 local at = 10 + 2 * n
 for i = 1, m do
@@ -55,13 +53,12 @@ for i = 1, m do
       idem[key] = { index, print_ }
       reply[i + 1] = ''
     end
-    keys[#keys + 1] = key
   end
 end
 
-local ids = {}
+local ids, sent = {}, ARGV
 for i = 1, n do
-  if not skip[i] then ids[i] = add_new(new, ARGV[8 + 2 * i], ARGV[9 + 2 * i]) end
+  if not skip[i] then ids[i] = add_new(new, sent[8 + 2 * i], sent[9 + 2 * i]) end
 end
 for i = 1, m do
   local r = reply[i + 1]
@@ -81,7 +78,6 @@ for _ = 1, tonumber(ARGV[9]) do
   end
   at = at + 2
 end
-if #members > 0 then keys[#keys + 1] = K_GROUPS end
 if ARGV[at] or #new.extended > 0 then
 --@include lib/extension.lua
 --@include lib/fair.lua
@@ -89,7 +85,7 @@ if ARGV[at] or #new.extended > 0 then
   add_labels(new, at, ids, n, next(skip) ~= nil, 8)
   note_keys(new)
 end
-err = guard(keys)
+err = guard({ T })
 if err then return err end
 
 -- At most 500 pairs. A task enters its group before its record is written.

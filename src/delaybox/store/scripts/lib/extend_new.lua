@@ -15,7 +15,6 @@ local function add_labels(b, from, ids, n, fewer, before)
   end
   for at = from, #ARGV, 2 do
     local key, sent, members, count = labels.key(ARGV[at]), ARGV[at + 1], nil, 0
-    b.keys[#b.keys + 1] = key
     if known then
       members = {}
       for i = 1, #sent, 20 do

@@ -1,12 +1,13 @@
--- New tasks. They are collected first, so that a script can look at every key before its first write (rule 2), and then written.
+-- New tasks. They are collected first, so that a script can look before its first write (rule 2), and then written.
 -- Needs time, record, keys, gather, hint.
--- W: bucket width in ms. Of the fields: keys is what write_new will touch, for guard; extended, what extend_new looks at.
+local floor, read = math.floor, struct.unpack
+
+-- W: bucket width in ms. Of the fields: numbers are those of the buckets, in the order in which they were met; homes has for each what its
+-- HSET will be sent; extended, what extend_new looks at.
 local function newborn(now, W)
   local c = clock(now)
   return {
-    now = now, W = W, clock = c, limit = c.horizon, fields = gather(), near = gather(), listed = {}, numbers = {}, bodies = {},
-    extended = {},
-    keys = { K_CLOCK, K_BUCKETS, unpack(K_NEAR, 0, 11) },
+    now = now, W = W, clock = c, limit = c.horizon, numbers = {}, homes = {}, near = gather(), listed = {}, bodies = {}, extended = {},
   }
 end
 
@@ -33,26 +34,30 @@ local function born(template, now)
 end
 
 -- Adds one task and returns its id. A template's 48 bits are a due time, or, with the top bit set, a delay to which this
--- server's clock is added; effective due = max(due, now), which the id then carries.
+-- server's clock is added; effective due = max(due, now), which the id then carries. At most 500 tasks: so a bucket's values fit one HSET.
 local function add_new(b, id, rec)
-  local now = b.now
-  local hi, lo = struct.unpack('>I2I4', id)
+  local now, homes = b.now, b.homes
+  local hi, lo = read('>I2I4', id)
   local due = hi * 4294967296 + lo
   if hi >= 32768 then due = due - 140737488355328 + now end
   if due < now then due = now end
   if hi >= 32768 or due == now then
-    hi = math.floor(due / 4294967296)
+    hi = floor(due / 4294967296)
     id = struct.pack('>I2I4', hi, due - hi * 4294967296) .. sub(id, 7)
     b.renamed = true
   end
-  local number = math.floor(due / b.W)
-  local key = b.numbers[number]
-  if not key then
-    key = k_bucket(number)
-    b.numbers[number] = key
-    b.keys[#b.keys + 1] = key
+  local number = floor(due / b.W)
+  local home = homes[number]
+  if home then
+    local n = #home
+    home[n + 1] = id
+    home[n + 2] = rec
+  else
+    -- Made with both values in it, because a table that grows costs the server as much as the rest of this function.
+    homes[number] = { id, rec }
+    local numbers = b.numbers
+    numbers[#numbers + 1] = number
   end
-  add2(b.fields, key, id, rec)
   if due < b.limit then
     local first, flags, len, letter = byte(rec, 1, 4)
     local base, earliest, lane = near_base(letter), b.clock.earliest, sub(rec, 4, 3 + len)
@@ -63,26 +68,21 @@ local function add_new(b, id, rec)
   return id
 end
 
--- The body of a task that was added, to lie apart.
-local function add_body(b, id, body)
-  local key = k_body(id)
-  b.keys[#b.keys + 1] = key
-  b.bodies[#b.bodies + 1] = { key, body }
-end
+-- Adds the body of a task that was added, to lie apart.
+local function add_body(b, id, body) b.bodies[#b.bodies + 1] = { k_body(id), body } end
 
 -- Writes what was added: bodies, records, the list of buckets, hints last (rule 1). Then wakes those who claim, if needed.
 local function write_new(b, channel)
   for _, pair in ipairs(b.bodies) do redis.call('SET', pair[1], pair[2]) end
   for _, set in ipairs(b.listed) do redis.call('SADD', set[1], unpack(set[2], 1, set[3])) end
-  flush(b.fields, 'HSET')
-  local index = {}
-  for number in pairs(b.numbers) do
-    index[#index + 1] = number
-    index[#index + 1] = number
+  local numbers, homes, index = b.numbers, b.homes, {}
+  for i = 1, #numbers do
+    local number = numbers[i]
+    redis.call('HSET', k_bucket(number), unpack(homes[number]))
+    index[2 * i - 1] = number
+    index[2 * i] = number
   end
-  for from = 1, #index, 1000 do
-    redis.call('ZADD', K_BUCKETS, unpack(index, from, math.min(from + 999, #index)))
-  end
+  if numbers[1] then redis.call('ZADD', K_BUCKETS, unpack(index)) end
   flush(b.near, 'ZADD')
   wake(b.clock, channel)
 end
