@@ -3,6 +3,7 @@ time."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 from delaybox.engine.clock_estimate import local_ms
@@ -62,6 +63,13 @@ class CatchUp:
         shares = {p: share + (i < more) for i, p in enumerate(behind) if share or i < more}
         self._tokens -= sum(shares.values())
         return shares
+
+    def brought(self, partition: int, late_ms: Sequence[float], now_ms: float, *, share: int, clear: bool) -> float:
+        """A claim brought tasks so late; the rest is as of `took`. Returns when to look there again for the backlog:
+        not before there are tokens; inf: there is none."""
+        overdue = sum(ms > OVERDUE_MS for ms in late_ms)
+        self.took(partition, share=share, taken=len(late_ms), overdue=overdue, clear=clear)
+        return now_ms + TICK_MS if self.behind(partition) else math.inf
 
     def took(self, partition: int, *, share: int, taken: int, overdue: int, clear: bool) -> None:
         """A claim took ``taken`` tasks of the ``share`` it had (0: it was not limited). ``clear``: it left none due."""

@@ -168,6 +168,13 @@ class Dispatcher:
     def fired_in_place(self, partition: int, claimed: Claimed) -> None:
         """Counts tasks that the claim script published itself, and notes how they ended."""
         self.tally.fired(claimed.fired)
+        metrics.observe_lateness(claimed.lateness_ms)
+        metrics.fired("PUB_SUB", "in_place", len(claimed.lateness_ms))
+        # A server of a cluster counts its own subscribers alone.
+        if claimed.without_listeners and not self._store.servers.sharded:
+            metrics.published_without_listeners(claimed.without_listeners)
+        if claimed.trimmed:
+            metrics.stream_trimmed(claimed.trimmed)
         if self._recorder.on:
             self._recorder.in_place(partition, claimed)
         if self._placed is not None:

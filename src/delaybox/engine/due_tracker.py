@@ -1,18 +1,19 @@
 """Sleeps until something is due, then claims it: all partitions that are due in one round trip.
 
 While there is more work than one round trip should bring, rounds are smaller and two of them overlap, so that the
-server carries out one while this process hands over what the other brought.
+server carries out one while this process hands over what the other brought. What comes due elsewhere while a claim is
+under way does not wait for its answer, either.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
-from delaybox import failpoints, metrics
+from delaybox import failpoints
 from delaybox.core.errors import DelayBoxError, PartAway
 from delaybox.core.queue import LiveRules
 from delaybox.core.shares import Part
@@ -27,11 +28,12 @@ from delaybox.engine.asks import (
     ramped,
     without_messages,
 )
-from delaybox.engine.catchup import OVERDUE_MS, TICK_MS, CatchUp
+from delaybox.engine.catchup import CatchUp
 from delaybox.engine.clock_estimate import RedisClock, local_ms
+from delaybox.engine.held_leases import lost_meanwhile
 from delaybox.engine.kernel_timer import Timer
-from delaybox.engine.loops import end
 from delaybox.engine.options import EngineOptions
+from delaybox.engine.rounds import Rounds
 from delaybox.engine.shares import Chooser
 from delaybox.engine.spared_claims import Clear, SparedClaims
 from delaybox.engine.stays import THEIRS_MS, Stays
@@ -39,8 +41,6 @@ from delaybox.engine.taker import Asked, Taker
 from delaybox.store.leases import new_lease
 from delaybox.store.loader import ScriptCall
 from delaybox.store.store import Claimed, Store, read_claim
-
-log = logging.getLogger("delaybox.engine")
 
 _AHEAD_MS = 0.02
 """The tracker wakes this much late, because waking early costs a round trip that finds nothing."""
@@ -91,10 +91,10 @@ class Tracker:
         self._unanswered: dict[tuple[int, int], bytes] = {}
         self._catch_up = catch_up or CatchUp(options.catch_up_rate, store.partitions)
         self._deep: set[int] = set()
-        self._rounds: set[asyncio.Task[None]] = set()
         self._under_way: set[int] = set()
         self._asked = asked or Asked()
-        self._trouble: BaseException | None = None
+        self._rounds = Rounds(self._asked, self._rouse)
+        self._waits = False  # for the answer of a claim, beside which another may begin
         self._timer, self._asleep_until, self._had_slots = Timer(), 0.0, 0.0
         self._turn = 0
         self._chooser = Chooser(store, LiveRules() if rules is None else rules, guest=not options.clock)
@@ -140,7 +140,7 @@ class Tracker:
         self._stays.begin(partition, self._clock.now_ms(), stay_ms)
         self._called.add(partition)
         self._look[partition], self._learned[partition] = 0.0, self._beside.number()
-        self._timer.wake()
+        self._rouse()
 
     def kick(self, partition: int | None = None, due_ms: float = 0.0) -> None:
         """Something in ``partition`` (None: in any) is due at ``due_ms`` or may be due now (0)."""
@@ -155,8 +155,8 @@ class Tracker:
         if partition is None:
             # None means that the server was away.
             self._catch_up.suspect()
-        if due_ms < self._asleep_until:
-            self._timer.wake()
+        if self._waits or due_ms < self._asleep_until:
+            self._rouse()
 
     def slots_freed(self) -> None:
         """The dispatcher has room again, so partitions in which work was left are looked at now."""
@@ -174,11 +174,8 @@ class Tracker:
         self._timer.wake()
 
     async def finish(self, patience_s: float) -> None:
-        """Gives rounds under way this long to end by themselves, then cuts them off, which is always harmless."""
-        if self._rounds:
-            await asyncio.wait(self._rounds, timeout=patience_s)
-        for task in list(self._rounds):
-            await end(task)
+        """See `Rounds`."""
+        await self._rounds.finish(patience_s)
 
     async def step(self) -> float:
         """Waits and claims once; for `Loop`."""
@@ -198,17 +195,17 @@ class Tracker:
             now = self._clock.now_ms()
         if self._retired:
             return 0.0
-        if self._trouble is not None:
-            problem, self._trouble = self._trouble, None
-            raise problem
+        self._rounds.check()
         on = self._closed()
         due = [p for p, at in enumerate(self._look) if (at <= now or now + most < at < math.inf) and p not in on]
         deep = not self._deep.isdisjoint(due)
         slots = self._asked.room(self._taker.free)
-        if self._rounds and (self._asked.enough(len(self._rounds)) or not deep or slots <= 0):
-            # The end of a round wakes this loop.
-            await self._timer.wait(local_ms() + self._options.poll_ms)
-            return 0.0
+        if self._rounds:
+            due = due if deep else self._lone()
+            if self._rounds.enough or not due or slots <= 0:
+                # The end of a round wakes this loop.
+                await self._timer.wait(local_ms() + self._options.poll_ms)
+                return 0.0
         if slots:
             self._had_slots = now
         elif self._taker.types:
@@ -224,7 +221,7 @@ class Tracker:
                     self._look[p] = now + self._options.poll_ms
                 return 0.0
         if due:
-            parts = await self._parts(due, slots)
+            parts, all_ = await self._parts(due, slots), len(due)
             if parts is None:
                 due = self._turns(due, slots, deep)
             elif self._options.clock:
@@ -233,13 +230,48 @@ class Tracker:
             else:
                 due = list(parts)
             if deep and not self._catch_up.limited:
-                task = asyncio.create_task(self._round(due, slots, parts))
-                self._rounds.add(task)
+                self._rounds.begin(partial(self._claim, due, slots, parts))
                 # This round must first mark the partitions that it claims from, before the next one begins.
                 await asyncio.sleep(0)
             else:
-                await self._claim(due, slots, parts)
+                if parts is None and len(due) == all_:
+                    self._waits = True
+                    # Called when the claim has been sent.
+                    asyncio.get_running_loop().call_soon(self._claim_beside)
+                try:
+                    await self._claim(due, slots, parts)
+                finally:
+                    self._waits = False
         return 0.0
+
+    def _claim_beside(self) -> None:
+        """Claims what has come due in other partitions since the claim was sent for which `step` waits."""
+        if not self._waits or self._rounds or self._retired:
+            return
+        if self._lone():
+            self._rounds.begin(self._claim_lone)
+        elif later := [at for at in self._look if self._clock.now_ms() < at < UNTIL_CALLED]:
+            until = self._clock.local_at(min(later)) + _AHEAD_MS + self._beside.behind_ms(self._taker)
+            self._timer.call(until, self._claim_beside)
+
+    async def _claim_lone(self) -> None:
+        slots = self._asked.room(self._taker.free)
+        await self._claim(self._turns(self._lone(), slots, deep=False), slots)
+
+    def _lone(self) -> list[int]:
+        """Partitions that are due and from which may be claimed beside a claim under way: little waits there, so that
+        nothing is to be chosen, and many slots are left."""
+        if self._catch_up.limited or (self._taker.types and self._asked.room(self._taker.free) < _FEW_SLOTS):
+            return []
+        now, off = self._clock.now_ms(), self._deep.union(self._closed())
+        return [p for p, at in enumerate(self._look) if at <= now and p not in off and not self._chooser.presses(p)]
+
+    def _rouse(self) -> None:
+        """Something may be due now."""
+        if self._waits:
+            self._claim_beside()
+        else:
+            self._timer.wake()
 
     def _closed(self) -> Collection[int]:
         """Partitions with a claim under way, its own or one that may spare it its own. The end of either wakes it."""
@@ -257,8 +289,8 @@ class Tracker:
             self._look[partition] = at = promised(*clear, self._poll_ms, when_ready=self._when_ready)
             self._learned[partition] = claim
             self._hungry.discard(partition)
-        if at < self._asleep_until:
-            self._timer.wake()
+        if self._waits or at < self._asleep_until:
+            self._rouse()
 
     @property
     def _poll_ms(self) -> int:
@@ -272,31 +304,16 @@ class Tracker:
         """What to claim where, if there are fewer slots than work."""
         if not slots or self._catch_up.limited:
             return None
-        # Nobody else may ask for these slots meanwhile.
-        self._asked.count += slots
 
         def room() -> int:
             return self._asked.room_beside(self._taker.free, slots)
 
-        try:
-            return await self._chooser.parts(due, room, ITEMS, self._taker.types, self._lanes_at)
-        finally:
-            self._asked.count -= slots
-            if self._chooser.met:
-                lanes, self._chooser.met = self._chooser.met, []
-                self._taker.met(lanes)
-
-    async def _round(self, due: Sequence[int], slots: int, parts: Mapping[int, Part] | None) -> None:
-        self._asked.rounds += 1
-        try:
-            await self._claim(due, slots, parts)
-        except Exception as error:  # noqa: BLE001 - the next step raises it, for `Loop` to say and to back off
-            self._trouble = error
-        finally:
-            # Before the timer, because the loop that it wakes would otherwise still count this round as under way.
-            self._rounds.discard(asyncio.current_task())
-            self._asked.rounds -= 1
-            self._timer.wake()
+        with self._asked.holding(slots):
+            parts = await self._chooser.parts(due, room, ITEMS, self._taker.types, self._lanes_at)
+        if self._chooser.met:
+            lanes, self._chooser.met = self._chooser.met, []
+            self._taker.met(lanes)
+        return parts
 
     def _turns(self, due: list[int], slots: int, deep: bool) -> list[int]:
         """Which partitions to claim from. With few slots free only some do, in turn, so that each claim is full."""
@@ -393,7 +410,7 @@ class Tracker:
                 self._clock.observe(sent, received, claimed.now_ms)
                 # Heartbeats are half a lease apart at most, so with less left the next one could come too late.
                 old = lease_id in again or local_ms() - sent >= ask.limits.lease_ms / 2
-                if claimed.leased and old and await self._is_over(ask, lease_id):
+                if claimed.leased and old and await self._has_lost(ask, lease_id):
                     claimed = replace(claimed, leased=[])
                 self._take(ask, lease_id, claimed)
                 if claimed.clear:
@@ -405,23 +422,14 @@ class Tracker:
         if problem is not None:
             raise problem
 
-    async def _is_over(self, ask: Ask, lease_id: bytes) -> bool:
-        """Whether a claim whose reply came that late has lost its lease: its tasks come back to whoever claims next.
-        A lease that lives is extended.
-
-        The store decides: it may have carried the claim out late, or spare leases for a while after an outage.
-        """
+    async def _has_lost(self, ask: Ask, lease_id: bytes) -> bool:
+        """Whether a claim whose reply came that late has lost its lease."""
         try:
-            if not await self._store.extend(ask.partition, [lease_id], ask.limits.lease_ms):
-                return False
+            return await lost_meanwhile(self._store, ask.partition, lease_id, ask.limits.lease_ms)
         except DelayBoxError:
             # Sent again it brings the same tasks.
             self._unanswered[ask.partition, ask.limits.fresh_ms] = lease_id
             raise
-        metrics.claim_too_late()
-        words = "a claim's reply came after its lease of %d ms was over, because this process or the store stood still"
-        log.warning(words + "; its tasks run elsewhere", ask.limits.lease_ms)
-        return True
 
     def _take(self, ask: Ask, lease_id: bytes, c: Claimed) -> None:
         p, limits = ask.partition, ask.limits
@@ -432,17 +440,10 @@ class Tracker:
             self._beside.favourite = self._taker
         self._chooser.gave(p, len(c.leased) // 2 + len(c.lateness_ms))
         if c.lateness_ms:
-            metrics.observe_lateness(c.lateness_ms)
-            metrics.fired("PUB_SUB", "in_place", len(c.lateness_ms))
             self._taker.fired_in_place(p, c)
-            # A server of a cluster counts its own subscribers alone.
-            if c.without_listeners and not self._store.servers.sharded:
-                metrics.published_without_listeners(c.without_listeners)
         if c.waits:
             self._taker.waits(p, c.waits)
         named = bool(c.met) and self._taker.met(c.met)
-        if c.trimmed:
-            metrics.stream_trimmed(c.trimmed)
         progress = bool(c.leased or c.lateness_ms or c.dropped or c.promoted or c.quarantined)
         # What this very claim has promised counts: it may have been sent before `wait_to_be_called`.
         look = promised(c.now_ms, c.next_due_ms, limits.poll_ms, when_ready=self._when_ready)
@@ -477,13 +478,9 @@ class Tracker:
             self._called.discard(p)
         if self._catch_up.limited:
             clear = not c.more and not 0 <= c.next_due_ms <= c.now_ms
-            overdue = sum(ms > OVERDUE_MS for ms in late) + sum(ms > OVERDUE_MS for ms in c.lateness_ms)
-            taken = len(late) + len(c.lateness_ms)
-            self._catch_up.took(p, share=ask.share, taken=taken, overdue=overdue, clear=clear)
-            if self._catch_up.behind(p):
-                # Only fresh work is a reason to look again at once. The rest of the backlog must wait for tokens.
-                tick = c.now_ms + TICK_MS
-                look = tick if ask.share else min(look, tick)
+            tick = self._catch_up.brought(p, [*late, *c.lateness_ms], c.now_ms, share=ask.share, clear=clear)
+            # Only fresh work is a reason to look again at once. The rest of the backlog must wait for tokens.
+            look = tick if ask.share and tick < math.inf else min(look, tick)
         self._look_at(p, min(self._look[p], look))
 
     def _look_at(self, p: int, at: float) -> None:

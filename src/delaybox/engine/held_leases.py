@@ -89,3 +89,17 @@ class HeldLeases:
             log.warning("%d leases expired before their tasks were done; those tasks run again elsewhere", gone)
         if problem is not None:
             raise problem
+
+
+async def lost_meanwhile(store: Store, partition: int, lease_id: bytes, lease_ms: int) -> bool:
+    """Whether a claim whose reply came very late has lost its lease: its tasks come back to whoever claims next. One
+    that lives is extended. StoreUnavailable.
+
+    The store decides: it may have carried the claim out late, or spare leases for a while after an outage.
+    """
+    if not await store.extend(partition, [lease_id], lease_ms):
+        return False
+    metrics.claim_too_late()
+    words = "a claim's reply came after its lease of %d ms was over, because this process or the store stood still"
+    log.warning(words + "; its tasks run elsewhere", lease_ms)
+    return True

@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import os
 import sys
+from collections.abc import Callable
 
 from delaybox.engine.clock_estimate import local_ms
 
@@ -26,10 +27,14 @@ class _Timerspec(ctypes.Structure):
 
 
 class Timer:
-    """One sleeper at a time: `wait` until a local moment (ms of `local_ms`) or until `wake`. `close` when done."""
+    """One sleeper at a time: `wait` until a local moment (ms of `local_ms`) or until `wake`. `close` when done.
+
+    While nobody sleeps, `call` has a function called at a moment.
+    """
 
     def __init__(self) -> None:
         self._future: asyncio.Future[None] | None = None
+        self._then: Callable[[], None] | None = None
         self._fd = -1
         self._spec = _Timerspec()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -37,21 +42,28 @@ class Timer:
     async def wait(self, until: float) -> None:
         """Returns at ``until``, or earlier when woken."""
         loop = asyncio.get_running_loop()
-        if self._loop is None:
-            self._loop = loop
-            self._open(loop)
-        self._future = loop.create_future()
-        handle: asyncio.TimerHandle | None = None
-        if self._fd >= 0:
-            self._set(max(until, 0.001))
-        else:
-            handle = loop.call_later(max(0.0, until - local_ms()) / 1000, self.wake)
+        self._future, self._then = loop.create_future(), None
+        handle = self._arm(loop, until)
         try:
             await self._future
         finally:
             self._future = None
             if handle is not None:
                 handle.cancel()
+
+    def call(self, until: float, then: Callable[[], None]) -> None:
+        """Has ``then`` called at ``until``, unless somebody sleeps by then, or this is called again before it."""
+        self._then = then
+        self._arm(asyncio.get_running_loop(), until)
+
+    def _arm(self, loop: asyncio.AbstractEventLoop, until: float) -> asyncio.TimerHandle | None:
+        if self._loop is None:
+            self._loop = loop
+            self._open(loop)
+        if self._fd < 0:
+            return loop.call_later(max(0.0, until - local_ms()) / 1000, self._over)
+        self._set(max(until, 0.001))
+        return None
 
     def wake(self) -> None:
         """Wakes the sleeper, if there is one."""
@@ -64,7 +76,7 @@ class Timer:
             self._loop.remove_reader(self._fd)
             os.close(self._fd)
         self._fd = -1
-        self._loop = None
+        self._loop, self._then = None, None
 
     def _open(self, loop: asyncio.AbstractEventLoop) -> None:
         if sys.platform != "linux":
@@ -85,4 +97,10 @@ class Timer:
     def _expired(self) -> None:
         with contextlib.suppress(BlockingIOError):
             os.read(self._fd, 8)
+        self._over()
+
+    def _over(self) -> None:
         self.wake()
+        then, self._then = self._then, None
+        if then is not None:
+            then()

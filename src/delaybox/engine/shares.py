@@ -88,6 +88,10 @@ class Chooser:
         """There may be work in these that there were no slots for."""
         self._pressed.update(partitions)
 
+    def presses(self, partition: int) -> bool:
+        """Whether there may be work in it that there were no slots for."""
+        return partition in self._pressed
+
     def filled(self, partition: int) -> None:
         """A claim from there took all that it asked for, so more may wait.
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Protocol
 
 from delaybox.store.store import Claimed
@@ -72,6 +73,15 @@ class Asked:
         """The same for a tracker that has asked for ``own`` of them already, which it keeps."""
         left = free - self.count + own
         return max(own, left if self.trackers == 1 else min(left, -(-free // self.trackers)))
+
+    @contextmanager
+    def holding(self, count: int) -> Iterator[None]:
+        """Nobody else may ask for so many tasks meanwhile."""
+        self.count += count
+        try:
+            yield
+        finally:
+            self.count -= count
 
     def enough(self, own: int) -> bool:
         """Whether a tracker with so many rounds under way begins no other.

@@ -1,0 +1,56 @@
+"""Rounds of claims that overlap: those that a tracker does not wait for itself."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from delaybox.engine.loops import end
+from delaybox.engine.taker import Asked
+
+
+class Rounds:
+    """Rounds of one tracker. ``asked``: shared with the taker's other trackers; ``over``: called when one has ended."""
+
+    def __init__(self, asked: Asked, over: Callable[[], None]) -> None:
+        self._asked = asked
+        self._over = over
+        self._under_way: set[asyncio.Task[None]] = set()
+        self._trouble: BaseException | None = None
+
+    def __bool__(self) -> bool:
+        return bool(self._under_way)
+
+    @property
+    def enough(self) -> bool:
+        """Whether no other may begin now."""
+        return self._asked.enough(len(self._under_way))
+
+    def begin(self, claim: Callable[[], Awaitable[None]]) -> None:
+        """Begins one, which claims as soon as the event loop comes to it."""
+        self._under_way.add(asyncio.create_task(self._run(claim)))
+
+    async def _run(self, claim: Callable[[], Awaitable[None]]) -> None:
+        self._asked.rounds += 1
+        try:
+            await claim()
+        except Exception as error:  # noqa: BLE001 - `check` raises it, for the tracker's `Loop` to say and to back off
+            self._trouble = error
+        finally:
+            # First of all, because what `over` wakes would otherwise still count this round as under way.
+            self._under_way.discard(asyncio.current_task())
+            self._asked.rounds -= 1
+            self._over()
+
+    def check(self) -> None:
+        """Raises the error of a round that failed since."""
+        if self._trouble is not None:
+            problem, self._trouble = self._trouble, None
+            raise problem
+
+    async def finish(self, patience_s: float) -> None:
+        """Gives rounds under way this long to end by themselves, then cuts them off, which is always harmless."""
+        if self._under_way:
+            await asyncio.wait(self._under_way, timeout=patience_s)
+        for task in list(self._under_way):
+            await end(task)
