@@ -251,7 +251,9 @@ def _one_lane(bench: Bench) -> list[Row]:
                 await add(store, 0, [call(f"q{n}") for n in range(first, first + 500)])
             made_ready = 0
             while made_ready < lanes:
-                made_ready += (await store.claim(0, b"%016d" % made_ready, ClaimLimits(slots=0, types="w"))).promoted
+                # As many as the engine asks for.
+                some = ClaimLimits(slots=0, types="w", items=250)
+                made_ready += (await store.claim(0, b"%016d" % made_ready, some)).promoted
             late: list[float] = []
             for n in range(50):
                 places = Places(1, 0.0, queue_of, 1)

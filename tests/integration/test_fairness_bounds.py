@@ -1,4 +1,4 @@
-"""What one claim does where very many fairness keys have ready work."""
+"""What one claim, and one look, does where very many fairness keys or lanes have ready work."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import Any
 
 from delaybox.core.task import NewTask, Priority, TaskType
 from delaybox.engine.shares import too_little
+from delaybox.store import keys
+from delaybox.store.survey import survey_call
 from tests.lab import Lab, leased
 
 ASKED = 250
@@ -111,4 +113,15 @@ async def test_the_floor_keeps_its_part_of_what_becomes_ready(lab: Lab) -> None:
     await lab.claim(types="w", slots=ASKED, items=ASKED)
     left = {member[:16] for member in await lab.near(2, "w")}
     assert len(others - left) == 7, "a twentieth of 125"
+    assert await lab.problems() == []
+
+
+async def test_a_look_makes_tasks_of_a_bounded_number_of_lanes_ready(lab: Lab) -> None:
+    """Of 250 lanes it was the longest of all scripts: 38 to 64 million instructions of the server."""
+    for first in range(0, 400, 200):
+        await lab.add(*(NewTask(type=TaskType.WORKER, name="f", queue=f"q{n}") for n in range(first, first + 200)))
+    for turn in (1, 2, 3):
+        look = survey_call(lab.store, 0, types="w", lanes=(), guest=True, weighted=True)
+        await lab.store.runner.run(look)
+        assert await lab.client.zcard(keys.active(lab.tag, "w", critical=False)) == turn * LOOKS
     assert await lab.problems() == []

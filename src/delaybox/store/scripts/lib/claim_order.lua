@@ -69,11 +69,24 @@ end
 -- virtual deadline. (Taken index by index, with 300 critical tasks a claim, none of the others became ready in 300 claims.)
 -- lanes: of at most so many lanes, where it is given, because a lane costs as much as five tasks; so does each task with a fairness key,
 -- which counts as a lane. Returns how many.
+-- So much of an index is read at once: most of what was read of each one up to the limit was of lanes that were too many.
+local PAGE = 100
 function promote(own, now, limit, lanes)
-  local members, dues, used, total, others = {}, {}, {}, 0, 0
+  local members, dues, used, more, total, others = {}, {}, {}, {}, 0, 0
+  local page = math.min(limit, PAGE)
+  local function read(n)
+    local to, at, known = members[n], dues[n], #members[n]
+    local flat = redis.call('ZRANGE', K_NEAR[n], '-inf', now, 'BYSCORE', 'LIMIT', known, page, 'WITHSCORES')
+    for i = 1, #flat, 2 do
+      known = known + 1
+      to[known], at[known] = flat[i], tonumber(flat[i + 1])
+    end
+    more[n] = #flat == 2 * page
+  end
   for _, n in ipairs(own) do
-    members[n], dues[n] = due_members(n, '-inf', now, limit)
-    used[n], total = 0, total + #dues[n]
+    members[n], dues[n], used[n] = {}, {}, 0
+    read(n)
+    total = total + #dues[n]
     if n % 4 > 0 then others = others + #dues[n] end
   end
   if total == 0 then return 0 end
@@ -87,6 +100,7 @@ function promote(own, now, limit, lanes)
         if not met[lane] then met[lane], lanes = not fair.has(lane), lanes - 1 end
       end
       used[n], left = used[n] + 1, left - 1
+      if more[n] and used[n] == #dues[n] then read(n) end
     end
   end
   local kept = lanes and others > 0 and math.min(math.ceil(lanes / 20), lanes - 1) or 0
