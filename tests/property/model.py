@@ -125,8 +125,9 @@ class Notes:
     """What a partition notes of its reapers."""
 
     reaped: int | None = None
-    grace: int = 0
     outage: int = 0
+    graces: tuple[int, int, int] = (0, 0, 0)
+    """When the last three began, the latest first."""
     held: int | None = None
 
     def hold(self, failing: bool, now: int, lease_ms: int) -> bool:
@@ -241,14 +242,21 @@ class Model:
         shortest = min(lease_ms, *lengths.values())
         graced, gap = 0, now - notes.reaped if notes.reaped is not None else -1
         if gap < 0 or gap > max(shortest / 3, 3 * every_ms):
-            graced = notes.grace = now + shortest
+            graced = now + shortest
             notes.outage = now
+            if notes.reaped is not None and gap < 0:
+                notes.graces = (now, 0, 0)
+            elif now >= notes.graces[0] + shortest:
+                notes.graces = (now, *notes.graces[:2])
         notes.reaped = now
+        third = notes.graces[2]
         over = []
         for lease_id, lease in mine.items():
             length = lengths[lease_id]
             stuck = lease.length is not None and lease.expiry > now + max(lease_ms, length) * 4 / 3
-            if now >= notes.grace and now >= notes.outage + length and (lease.expiry <= now or stuck):
+            ended = 0 if stuck else lease.expiry
+            thrice = 0 < third >= ended and now >= min(third + length, ended + 3 * length)
+            if (thrice or now >= notes.outage + length) and (lease.expiry <= now or stuck):
                 over.append(lease_id)
         hold = bool(over) and notes.hold(failing, now, lease_ms)
         back = dead = 0

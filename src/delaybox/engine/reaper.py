@@ -100,8 +100,9 @@ class Reaper:
         if graces:
             metrics.lease_graces(len(graces))
             log.warning(
-                "nobody could extend leases for a while, because the server was away, restarted or had its clock set: "
-                "in %d partitions none is taken back for %.1f s, so that living nodes extend theirs",
+                "nobody looked after leases for a while, because the server was away, restarted or had its clock set, "
+                "or because this machine has too much to do: in %d partitions none is taken back for %.1f s, so that "
+                "living nodes extend theirs",
                 len(graces),
                 max(graces) / 1000,
             )

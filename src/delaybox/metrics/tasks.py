@@ -59,7 +59,7 @@ _wakeups = Gauge(
 _graces = Counter(
     "delaybox_lease_graces",
     "Partitions in which no lease was taken back for a while, because nobody could extend before: the server was away, "
-    "restarted or had its clock set.",
+    "restarted or had its clock set; or because looks came late.",
     registry=REGISTRY,
 )
 _stale_acks = Counter(

@@ -2,6 +2,8 @@
 -- Puts back what expired leases hold; each task is charged one loss, and dead-lettered past the cap. Each look is noted in the
 -- partition. After a long gap between looks, on another server, or after the clock was set back, holders could not extend their
 -- leases, or the server has lost that they did. Then nothing is reaped for the length of one lease, so that living holders extend first.
+-- A lease is spared by three such graces: on a machine that has too much to do looks come late again and again, and no holder of a
+-- lease that has ended uses them.
 -- KEYS  1 hash tag of the partition
 -- ARGV  1 bucket width ms, 2 lease ms of the caller, also for lease ids that do not carry their length, 3 cap of losses, 4 wake channel,
 --       5 cap of dead letters, 6 how long idempotency keys outlive their task ms, 7 ms between two looks of the caller,
@@ -9,7 +11,8 @@
 -- REPLY {now ms, leases reaped, tasks put back, tasks dead-lettered, next expiry ms (-1 none), dead letters dropped by the cap,
 --        until when nothing is reaped (ms) if this look decided so, else 0}
 -- ERRORS TRYAGAIN (nothing written)
--- BOUND looks at 500 leases; reaps whole ones until 500 tasks, at most 100; the cap of dead letters drops one for each that comes in, and 500
+-- BOUND looks at 500 leases; reaps whole ones until 500 tasks, at most 100; the cap of dead letters drops one for each that comes in, and 500;
+--       spares a lease that has ended for three of its lengths, and as many looks that came late
 --@include lib/time.lua
 --@include lib/keys.lua
 --@include lib/record.lua
@@ -38,8 +41,10 @@ if err then return err end
 -- the shortest lease decides how long a gap is too long.
 local ending = redis.call('ZRANGE', K_LEASES, 0, 499, 'WITHSCORES')
 local graced = 0
-local before = redis.call('HMGET', K_CLOCK, 'reaped', 'grace', 'outage', 'run')
-local reaped_at, grace, outage = tonumber(before[1] or ''), tonumber(before[2] or '') or 0, tonumber(before[3] or '') or 0
+local before = redis.call('HMGET', K_CLOCK, 'reaped', 'outage', 'run', 'spared', 'spared:2', 'spared:3')
+local reaped_at, outage = tonumber(before[1] or ''), tonumber(before[2] or '') or 0
+-- When the last three graces began, the latest first; 0 for none.
+local begun = { tonumber(before[4] or '') or 0, tonumber(before[5] or '') or 0, tonumber(before[6] or '') or 0 }
 if #ending > 0 then
   local shortest = lease_ms
   for i = 1, #ending, 2 do
@@ -48,13 +53,19 @@ if #ending > 0 then
   end
   -- Where an access list forbids INFO a restart shows as a gap all the same.
   local info = redis.pcall('INFO', 'server')
-  local run = type(info) == 'string' and string.match(info, 'run_id:(%x+)') or before[4] or ''
+  local run = type(info) == 'string' and string.match(info, 'run_id:(%x+)') or before[3] or ''
   -- A look that comes up to three intervals late is the work of a busy node and no outage.
   local most = math.max(shortest / 3, 3 * between)
-  if not reaped_at or now < reaped_at or now - reaped_at > most or run ~= (before[4] or '') then
-    graced = now + shortest
-    grace, outage = graced, now
-    redis.call('HSET', K_CLOCK, 'reaped', now, 'grace', grace, 'outage', outage, 'run', run)
+  if not reaped_at or now < reaped_at or now - reaped_at > most or run ~= (before[3] or '') then
+    graced, outage = now + shortest, now
+    if reaped_at and now < reaped_at then
+      begun = { now, 0, 0 }
+    elseif now >= begun[1] + shortest then
+      -- One that begins while the one before lasts prolongs that one.
+      begun = { now, begun[1], begun[2] }
+    end
+    redis.call('HSET', K_CLOCK, 'reaped', now, 'grace', graced, 'outage', outage, 'run', run)
+    redis.call('HSET', K_CLOCK, 'spared', begun[1], 'spared:2', begun[2], 'spared:3', begun[3])
   else
     redis.call('HSET', K_CLOCK, 'reaped', now)
   end
@@ -62,21 +73,26 @@ end
 
 -- 2. Which leases are over: those past their expiry, and those whose expiry nobody moved since the clock was set back.
 local over = {}
-if now >= grace then
-  for i = 1, #ending, 2 do
-    if tonumber(ending[i + 1]) > now then break end
-    -- A lease that is longer than the grace gets a grace of its own length.
-    if now >= outage + lease_length(ending[i], lease_ms) then over[#over + 1] = ending[i] end
-  end
-  local far = '(' .. int(now + lease_ms + lease_ms / 3)
-  local many = redis.call('ZCOUNT', K_LEASES, far, '+inf')
-  if many > 0 then
-    local from = many > 100 and now % (many - 99) or 0
-    local flat = redis.call('ZRANGE', K_LEASES, far, '+inf', 'BYSCORE', 'LIMIT', from, 100, 'WITHSCORES')
-    for i = 1, #flat, 2 do
-      local length = lease_length(flat[i], 1e14)
-      if tonumber(flat[i + 1]) > now + length + length / 3 and now >= outage + length then over[#over + 1] = flat[i] end
-    end
+-- Whether the holder of a lease that ended then may still come to extend it.
+local function spared(ended, length)
+  if now >= outage + length then return false end
+  local third = begun[3]
+  return third == 0 or ended > third or now < math.min(third + length, ended + 3 * length)
+end
+for i = 1, #ending, 2 do
+  if tonumber(ending[i + 1]) > now then break end
+  -- A lease that is longer than the grace gets a grace of its own length.
+  if not spared(tonumber(ending[i + 1]), lease_length(ending[i], lease_ms)) then over[#over + 1] = ending[i] end
+end
+local far = '(' .. int(now + lease_ms + lease_ms / 3)
+local many = redis.call('ZCOUNT', K_LEASES, far, '+inf')
+if many > 0 then
+  local from = many > 100 and now % (many - 99) or 0
+  local flat = redis.call('ZRANGE', K_LEASES, far, '+inf', 'BYSCORE', 'LIMIT', from, 100, 'WITHSCORES')
+  for i = 1, #flat, 2 do
+    local length = lease_length(flat[i], 1e14)
+    -- Its end was moved by the clock, and not by its holder: it counts as one that ended when the clock was set back.
+    if tonumber(flat[i + 1]) > now + length + length / 3 and not spared(0, length) then over[#over + 1] = flat[i] end
   end
 end
 
