@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from delaybox.api.readiness import Probe
 from delaybox.core.errors import DelayBoxError
 from delaybox.core.task import NewTask, TaskType
 from delaybox.service import Readiness, Service
@@ -174,3 +175,39 @@ async def test_a_primary_that_is_killed_disturbs_its_own_partitions_alone(
     await asyncio.to_thread(cluster.whole)
     await asyncio.to_thread(cluster.promote, victim)
     await asyncio.to_thread(cluster.whole)
+
+
+@pytest.mark.parametrize("has", ["the first partition", "the heartbeats"])
+async def test_while_a_primary_hangs_probes_are_answered_in_time_and_name_it(
+    cluster: RealCluster, load: Load, has: str
+) -> None:
+    """It takes connections and answers nothing, which only time tells."""
+    store = load.store
+    victim = cluster.primary_of(store.tags[0] if "partition" in has else keys.nodes(store.prefix))
+    stopped = (cluster.replica_of(victim), victim)
+    service = Service(node_id="test")
+    service.open(store)
+    probe = Probe(service)
+    await until(lambda: _is_ready(service))
+    for server in stopped:
+        os.kill(server.pid, signal.SIGSTOP)
+    try:
+        give_up = time.monotonic() + 4.0
+        while time.monotonic() < give_up:
+            probe._until = 0.0
+            found = await probe.ask()
+            assert found.ok, found
+            assert f"one of 3 servers takes no tasks: the server 127.0.0.1:{victim.port} " in found.reason, found
+    finally:
+        for server in stopped:
+            os.kill(server.pid, signal.SIGCONT)
+    await until(lambda: _is_ready(service))
+    await asyncio.to_thread(cluster.whole)
+    if cluster.role(victim) != "master":
+        await asyncio.to_thread(cluster.promote, victim)
+        await asyncio.to_thread(cluster.whole)
+    await service.close()
+
+
+async def _is_ready(service: Service) -> bool:
+    return await service.check() == Readiness(True)

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from delaybox.cli.findings import SKEW_MS, Finding
 from delaybox.core.errors import ConfigError, DelayBoxError, StoreUnavailable
+from delaybox.store.apart import Apart
 from delaybox.store.durability import unfit
-from delaybox.store.writable import writable
+from delaybox.store.writable import SERVER_PATIENCE_S, writable
 
 if TYPE_CHECKING:
     from delaybox.config import Config
@@ -246,7 +247,7 @@ async def _opened(servers: Servers, prefix: str, nodes: Collection[str]) -> list
         ]
     sent = time.perf_counter()
     try:
-        now_ms, refusing = await writable(store)
+        now_ms, refusing, _ = await writable(store, Apart(lambda: store.shards.of, patience_s=SERVER_PATIENCE_S))
     except DelayBoxError as error:
         text, _, mend = str(error).partition("; ")
         return [Finding("store", "problem", text, mend or _mend(error))]

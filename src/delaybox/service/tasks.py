@@ -49,6 +49,7 @@ from delaybox.store.publish import ask_to_stop
 from delaybox.store.record import UnreadableRecord, read
 from delaybox.store.store import Found, Store, Stored
 from delaybox.store.views import changed, of_found
+from delaybox.store.writable import SERVER_PATIENCE_S
 from delaybox.wire.topics import TopicRules
 
 MAX_STEPS = 10_000
@@ -68,6 +69,7 @@ class _Parts:
         "health",
         "history",
         "lookup",
+        "probed",
         "queues",
         "rules",
         "scaler",
@@ -87,6 +89,7 @@ class _Parts:
     ) -> None:
         self.store = store
         self.apart = Apart(lambda: store.shards.of)
+        self.probed = Apart(lambda: store.shards.of, patience_s=SERVER_PATIENCE_S)
         self.feed = Feed(store, events)
         self.history = History(store, history)
         self.rules = Rules(store, queues)
@@ -364,7 +367,7 @@ class Service:
             parts = self._opened
         except StoreUnavailable as error:
             return Readiness(False, str(error), store=False)
-        return await look(parts.store, parts.serving, self._node_id, self._engines)
+        return await look(parts.store, parts.serving, self._node_id, self._engines, parts.probed)
 
     # -- control ------------------------------------------------------------------------------------------------
 

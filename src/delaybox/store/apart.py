@@ -16,7 +16,8 @@ _T = TypeVar("_T")
 
 PATIENCE_S = 0.25
 """A server that has not answered within this time is not waited for."""
-_SILENT = PartAway("a server of the store has not answered for a while; the others go on")
+SILENT = PartAway("a server of the store has not answered for a while; the others go on")
+"""In place of a reply of a server that is not waited for."""
 
 
 class Apart:
@@ -28,7 +29,7 @@ class Apart:
 
     def __init__(self, servers: Callable[[], Sequence[int]], *, patience_s: float = PATIENCE_S) -> None:
         self._servers = servers
-        self._patience_s = patience_s
+        self.patience_s = patience_s
         self._under_way: dict[int, tuple[asyncio.Task[list[Any]], float]] = {}
         """What each server has not answered yet, and until when it is waited for."""
 
@@ -36,14 +37,14 @@ class Apart:
         self, send: Callable[[Sequence[_T]], Coroutine[Any, Any, list[Any]]], asked: Sequence[tuple[int, _T]]
     ) -> list[Any]:
         """What ``send`` answers: one reply for each that it gets. ``asked``: each with its partition. The reply is
-        PartAway for those at servers that are silent. A store that lies at one server is waited for."""
+        `SILENT` for those at servers that are silent. A store that lies at one server is waited for."""
         servers = self._servers()
         if servers.count(servers[0]) == len(servers) and not self._under_way:
             return await send([one for _, one in asked])
         groups: dict[int, list[int]] = {}
         for i, (partition, _) in enumerate(asked):
             groups.setdefault(servers[partition], []).append(i)
-        replies: list[Any] = [_SILENT] * len(asked)
+        replies: list[Any] = [SILENT] * len(asked)
         works = (self._at(server, send, [asked[i][1] for i in where]) for server, where in groups.items())
         for where, some in zip(groups.values(), await asyncio.gather(*works), strict=True):
             for i, reply in zip(where, some or (), strict=some is not None):
@@ -61,7 +62,7 @@ class Apart:
                 return None
             await asyncio.wait({task}, timeout=until - loop.time())
         task = asyncio.create_task(send(asked), name="delaybox-apart")
-        self._under_way[server] = task, loop.time() + self._patience_s
+        self._under_way[server] = task, loop.time() + self.patience_s
 
         def over(task: asyncio.Task[list[Any]]) -> None:
             del self._under_way[server]
@@ -70,7 +71,7 @@ class Apart:
 
         task.add_done_callback(over)
         try:
-            done, _ = await asyncio.wait({task}, timeout=self._patience_s)
+            done, _ = await asyncio.wait({task}, timeout=self.patience_s)
         except asyncio.CancelledError:
             task.cancel()
             raise
