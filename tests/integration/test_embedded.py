@@ -8,6 +8,7 @@ import fcntl
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -146,6 +147,40 @@ async def test_it_runs_with_the_settings_that_keep_tasks(embedded: EmbeddedServe
     assert os.getsid(embedded.pid) != os.getsid(0), "the terminal's Ctrl-C would reach it"
     assert embedded.data_dir.stat().st_mode & 0o077 == 0
     assert embedded.unix_path.stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize("size", [8 << 10, 256 << 10])
+async def test_a_listener_that_does_not_read_is_closed_at_the_bound(embedded: EmbeddedServer, size: int) -> None:
+    """Valkey 9.1 does not count large messages unless it is told to."""
+    name = "client-output-buffer-limit"
+    async with client_of(embedded) as client:
+        limits = (await client.config_get(name))[name] or ""
+        assert f"pubsub {512 << 20} {128 << 20} 60" in limits
+        await client.config_set(name, "pubsub 1mb 0 0")
+        reads = client.pubsub()
+        await reads.subscribe("channel")
+        assert (await reads.get_message(timeout=PATIENCE_S))["type"] == "subscribe"
+        with socket.socket(socket.AF_UNIX) as silent:
+            silent.connect(str(embedded.unix_path))
+            password = (embedded.password or "").encode()
+            silent.sendall(b"AUTH %b\r\nSUBSCRIBE channel\r\n" % password if password else b"SUBSCRIBE channel\r\n")
+
+            async def listeners() -> int:
+                return int((await client.pubsub_numsub("channel"))[0][1])
+
+            async def both() -> bool:
+                return await listeners() == 2
+
+            await until_async(both)
+            sent = 0
+            while await listeners() == 2:
+                assert sent < 4 << 20, "it is closed soon behind the bound"
+                await client.publish("channel", bytes(size))
+                sent += size
+                message = await reads.get_message(timeout=PATIENCE_S)
+                assert len(message["data"]) == size, "whoever reads gets all"
+            assert sent >= 1 << 20, "not before the bound"
+        await reads.aclose()
 
 
 async def test_data_survives_a_stop_and_a_start(tmp_path: Path) -> None:

@@ -205,6 +205,18 @@ async def connect(path: Path, password: str | None) -> ServerConnection:
     raise NotReadyError(loading=answer.startswith(b"-LOADING"))
 
 
+async def count_all(connection: ServerConnection) -> None:
+    """Has a server count large messages in a listener's output buffer.
+
+    Valkey 9.1 does not copy those of 16 KiB and more into it, and does not count them: a listener that does not read
+    them would never be closed, and the server's memory would fill."""
+    with contextlib.suppress(OSError, TimeoutError):
+        connection.writer.write(b"CONFIG SET min-string-size-avoid-copy-reply 2147483647\r\n")
+        async with asyncio.timeout(2.0):
+            # A server that copies them always knows no such setting.
+            await connection.reader.readline()
+
+
 async def reach(data_dir: Path) -> tuple[Path, str | None] | None:
     """Socket and password of the folder's server, which may be down; None where none ran on the folder.
 

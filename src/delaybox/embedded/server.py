@@ -16,6 +16,7 @@ from delaybox.embedded.process import (
     OwnServer,
     RunningServer,
     connect,
+    count_all,
     find_binary,
     last_words,
     launch,
@@ -202,6 +203,7 @@ class EmbeddedServer:
                     ) from None
                 await asyncio.sleep(POLL_S)
             else:
+                await count_all(connection)
                 connection.writer.close()
                 return
 
