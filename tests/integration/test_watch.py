@@ -236,6 +236,33 @@ async def test_results_that_nobody_fetches_are_not_all_held(store: Store, monkey
     await watcher.close()
 
 
+async def test_tasks_that_callers_wait_for_are_bounded_together(
+    rpc: Rpc, store: Store, monkeypatch: pytest.MonkeyPatch
+):
+    from delaybox.core.errors import Overloaded
+    from delaybox.service import watch
+
+    monkeypatch.setattr(watch, "MOST_WATCHED", 5)
+    watcher = Watcher(store)
+    wanted = [ids.parse(task_id) for task_id in await schedule(rpc, *[WORKER] * 3)]
+    ends, states_too = watcher.watch(wanted, ends_only=True), watcher.watch(wanted[:2], ends_only=False)
+    with pytest.raises(Overloaded, match="callers wait for 5 tasks here, 5 at most"):
+        watcher.watch(wanted[:1], ends_only=True)
+    states_too.close()
+    states_too.close()
+    two = watcher.watch(wanted[1:], ends_only=True)
+    for raw, where in (await claim(store)).items():
+        await store.ack(*where, [raw])
+    for waiting in (ends, two):
+        async for _ in waiting:
+            pass
+        waiting.close()
+    assert watcher._waits == 0, "whose tasks have ended waits no more"
+    watcher.watch(wanted, ends_only=True)
+    await watcher.close()
+    assert watcher._waits == 0
+
+
 async def test_what_a_node_of_an_earlier_version_leased_is_found(rpc: Rpc, store: Store):
     wanted = []
     for _ in range(6):

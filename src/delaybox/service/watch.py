@@ -18,7 +18,7 @@ from itertools import islice
 from msgspec.structs import replace
 
 from delaybox.core import ids
-from delaybox.core.errors import DelayBoxError, StoreUnavailable
+from delaybox.core.errors import DelayBoxError, Overloaded, StoreUnavailable
 from delaybox.core.partition import of_id
 from delaybox.core.task import TaskState
 from delaybox.service.own_tasks import OwnTasks
@@ -39,6 +39,8 @@ _FEW = 100
 """While at most this many tasks are looked at for a reason at once, these looks also search the leases, so that they
 find tasks that run or are gone. With more, if only their ends are waited for, only looks of the safety net search the
 leases."""
+MOST_WATCHED = 1_000_000
+"""Tasks of all waiting callers of one process together, a task once for each of them."""
 _AT_ONCE = 1_024
 _REST_AFTER_S = 10.0
 """How long the connection that listens for ends is kept while nobody waits."""
@@ -141,6 +143,8 @@ class Watcher:
         self._rests_at = 0.0
         self._looks_a_second = LOOKS_A_SECOND
         self._idle: set[bytes] = set()
+        self._waits = 0
+        """Tasks that callers wait for, a task once for each."""
         self._closed = False
         self._own = OwnTasks()
         self._listens = False
@@ -157,7 +161,9 @@ class Watcher:
             self._own.stored(ids.parse(task_id), mark, asyncio.get_running_loop().time())
 
     def watch(self, wanted: Sequence[bytes], *, ends_only: bool) -> Watch:
-        """Begins to look at the tasks of a watch."""
+        """Begins to look at the tasks of a watch. Overloaded where too many are looked at."""
+        if self._waits + len(wanted) > MOST_WATCHED:
+            raise Overloaded(f"callers wait for {self._waits:,} tasks here, {MOST_WATCHED:,} at most; try again later")
         watch = Watch(self, wanted, ends_only=ends_only)
         if self._closed:
             watch.fail(_stopping())
@@ -169,6 +175,7 @@ class Watcher:
             if entry is None:
                 entry = self._watched[task_id] = _Watched()
             entry.watches.append(watch)
+            self._waits += 1
             entry.fresh.append(watch)
             ended = self._own.take(task_id, now)
             if ended:
@@ -194,6 +201,7 @@ class Watcher:
             entry = self._watched.get(task_id)
             if entry is not None and watch in entry.watches:
                 entry.watches.remove(watch)
+                self._waits -= 1
                 entry.fresh = [other for other in entry.fresh if other is not watch]
                 if not entry.watches:
                     del self._watched[task_id]
@@ -213,6 +221,7 @@ class Watcher:
         for watch in {watch for entry in self._watched.values() for watch in entry.watches}:
             watch.fail(_stopping())
         self._watched.clear()
+        self._waits = 0
         self._rest()
         await asyncio.gather(*self._ending)
 
@@ -340,7 +349,9 @@ class Watcher:
             entry.fresh = []
             if notified:
                 over = {watch for watch in notified if watch.notify(task_id, standing)}
-                entry.watches = [watch for watch in entry.watches if watch not in over]
+                left = [watch for watch in entry.watches if watch not in over]
+                self._waits -= len(entry.watches) - len(left)
+                entry.watches = left
                 if not entry.watches:
                     del self._watched[task_id]
                     return
