@@ -29,6 +29,9 @@ log = logging.getLogger("delaybox.store")
 LIVING_MS = 5_000
 """A node whose last heartbeat is no older than this is alive, and knows which store it works for."""
 
+MOST_REPLACED: Final = 100
+"""Of so many lost stores it is remembered that another one was accepted in their place, those that were lost last."""
+
 _BEATS_S: Final = 3.0
 """Within so many seconds a living node has sent a heartbeat, also one that was held up for a moment."""
 
@@ -39,12 +42,12 @@ _MEND = "bring its data back, or run `delaybox store accept` if what is there no
 class Meta:
     """What stands in a store's meta key. ``marked``: its partitions carry its id.
 
-    ``replaces``: ids of lost stores whose place this one takes, because somebody accepted it.
+    ``replaces``: ids of lost stores whose place this one takes, because somebody accepted it, the last one lost last.
     """
 
     shape: Shape
     marked: bool
-    replaces: frozenset[str]
+    replaces: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +130,8 @@ async def accept(servers: Servers, prefix: str, wanted: Shape) -> Accepted:
         found = await _make(servers, prefix, Shape(os.urandom(8).hex(), shape.partitions, shape.bucket_ms))
     lost = tuple(sorted({shape.store_id for shape in known} - {found.shape.store_id}))
     if lost:
-        replaces = " ".join(sorted(found.replaces | set(lost)))
+        # Those for which nodes look now come last, and stay.
+        replaces = " ".join([*(one for one in found.replaces if one not in lost), *lost][-MOST_REPLACED:])
         await ScriptRunner(servers.send).run(ScriptCall("stamp", keys.meta(prefix), ("replaces", replaces)))
     await mark(servers, prefix, found.shape)
     return Accepted(found.shape, lost, made)
@@ -187,7 +191,7 @@ def _meta(prefix: str, raw: dict[bytes, bytes]) -> Meta:
             f"the store under prefix {prefix!r} has format {written}, written by a newer DelayBox; this one knows "
             f"formats up to {record.FORMAT}. Upgrade this node, or give it another storage.prefix"
         )
-    return Meta(shape, found.get("marked") == "1", frozenset(found.get("replaces", "").split()))
+    return Meta(shape, found.get("marked") == "1", tuple(found.get("replaces", "").split()))
 
 
 def _no_store(key: str, what: str) -> StoreRefused:
