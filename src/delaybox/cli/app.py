@@ -13,7 +13,7 @@ import typer
 from typer.main import get_command_name
 
 from delaybox import __version__
-from delaybox.cli import changes, dead, messages, quarantine, queues, tasks, usage, watch
+from delaybox.cli import changes, dead, messages, naming, quarantine, queues, tasks, usage, watch
 from delaybox.cli import serve as serve_command
 from delaybox.cli import webhook as webhook_command
 from delaybox.cli import worker as worker_command
@@ -75,10 +75,17 @@ def run() -> int:
         return Exit.FAILED
     except DelayBoxError as error:
         facts = {"code": error.code, **({"status": error.status} if isinstance(error, NodeRefused) else {})}
-        messages.error(str(error), **facts)
+        messages.error(_text(error), **facts)
         return of_error(error)
     finally:
         disconnect()
+
+
+def _text(error: DelayBoxError) -> str:
+    if not isinstance(error, NodeRefused):
+        return str(error)
+    words = sys.argv[1:]
+    return naming.in_options(str(error), error.field, naming.options_of(alone(words), words))
 
 
 def _unread() -> int:

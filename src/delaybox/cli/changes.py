@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from delaybox.cli import messages, options, render
+from delaybox.cli import messages, naming, options, render
 from delaybox.cli.client import NodeRefused, NodeUnreachable, RestClient, segment
 from delaybox.cli.exits import Exit
 from delaybox.cli.options import (
@@ -230,12 +230,12 @@ def _chosen(
     if not task_ids and not wanted and not everything:
         raise ConfigError("no tasks are named; give ids, a filter such as --group or --queue, or --all")
     if everything and wanted:
-        raise ConfigError(f"--all and {options.named(wanted)} are both given; give one of them")
+        raise ConfigError(f"--all and {naming.named(wanted)} are both given; give one of them")
     rest = options.without_nothing({"all": everything or None, "limit": limit, "dry_run": dry_run or None})
     if not task_ids:
         return wanted | rest
     if extra := wanted | rest:
-        raise ConfigError(f"{options.named(extra)}: not with ids, which say already which tasks are meant")
+        raise ConfigError(f"{naming.named(extra)}: not with ids, which say already which tasks are meant")
     return None
 
 

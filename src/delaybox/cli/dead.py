@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from delaybox.cli import messages, options, render
+from delaybox.cli import messages, naming, options, render
 from delaybox.cli.client import RestClient, segment
 from delaybox.cli.options import (
     DEFAULT_SERVER,
@@ -145,7 +145,7 @@ def _by_ids(
         return False
     rest = {"all": everything or None, "limit": limit, "dry_run": dry_run or None}
     if extra := options.without_nothing({**wanted, **rest}):
-        raise ConfigError(f"{options.named(extra)}: not with ids, which say already which dead letters are meant")
+        raise ConfigError(f"{naming.named(extra)}: not with ids, which say already which dead letters are meant")
     return True
 
 

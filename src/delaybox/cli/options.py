@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from enum import StrEnum
 from typing import Annotated, Any
 
@@ -118,14 +117,6 @@ def wanted(
             "due_to": due_to,
         }
     )
-
-
-_OPTIONS = {"labels": "--label", "due_from": "--from", "due_to": "--to"}
-
-
-def named(fields: Iterable[str]) -> str:
-    """The options that stand for these fields of REST, as they are typed."""
-    return ", ".join(_OPTIONS.get(field, "--" + field.replace("_", "-")) for field in sorted(fields))
 
 
 def connect(server: str, token: str, as_json: bool) -> RestClient:
