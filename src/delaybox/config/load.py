@@ -20,6 +20,7 @@ from pydantic import BaseModel, ValidationError
 
 from delaybox.config import tokens, yamltext
 from delaybox.config.model import Config
+from delaybox.config.queues import bursts_without_rate
 from delaybox.config.sections import split
 from delaybox.core.errors import ConfigError
 from delaybox.store.address import without_credentials
@@ -139,6 +140,8 @@ def load(
     _refuse_what_cannot_run(config, settings)
     warnings = [_strange(given, place) for given, place in unknown]
     warnings += [_seen(key, setting) for key, setting in settings.items() if _stands_open(key, setting)]
+    # Not refused, because a node that has them may have run for years.
+    warnings += [f"queues ({settings['queues'].place}): {why}" for why in bursts_without_rate(config.queues)]
     return Loaded(config, tuple(warnings), file)
 
 

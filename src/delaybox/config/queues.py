@@ -9,7 +9,7 @@ import msgspec
 
 from delaybox.config.sections import mapping
 from delaybox.core.errors import InvalidTask
-from delaybox.core.queue import QueueRules
+from delaybox.core.queue import NO_RULES, OTHERS, QueueRules, has_pace
 from delaybox.wire.json.queue_rules import parse, queue_of
 
 QUEUE_RULES_FORM = (
@@ -28,6 +28,16 @@ def queue_rules(value: object) -> object:
     if len(found) > _MOST:
         raise ValueError(f"at most {_MOST} queues")
     return {str(name): one if isinstance(one, QueueRules) else _rules(str(name), one) for name, one in found.items()}
+
+
+def bursts_without_rate(found: Mapping[str, QueueRules]) -> list[str]:
+    """What to say of each queue with a burst that limits nothing, because no rate of these rules holds for it."""
+    others = found.get(OTHERS, NO_RULES)
+    return [
+        f"{name}: burst {rules.burst} has no rate, so it limits nothing; give a rate with it, such as '100/s'"
+        for name, rules in found.items()
+        if rules.burst is not None and not has_pace(name, rules.over(others), found.values())
+    ]
 
 
 def _rules(name: str, value: object) -> QueueRules:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 
@@ -156,16 +156,27 @@ class LiveRules:
         """The rules that hold for a queue."""
         known = self._known.get(queue)
         if known is None:
-            configured, own = self._configured, self._stored.get(queue, NO_RULES)
-            others = self._stored.get(OTHERS, NO_RULES)
-            known = own.over(configured.named.get(queue, NO_RULES)).over(others).over(configured.default)
+            known = self.would_be(queue, self._stored.get(queue, NO_RULES))
             if len(self._known) >= _MOST_KNOWN:
                 self._known.clear()
             self._known[queue] = known
         return known
 
+    def would_be(self, queue: str, own: QueueRules) -> QueueRules:
+        """The rules that would hold for a queue, if these were its own."""
+        configured, others = self._configured, self._stored.get(OTHERS, NO_RULES)
+        return own.over(configured.named.get(queue, NO_RULES)).over(others).over(configured.default)
+
 
 _MOST_KNOWN = 20_000
+
+
+def has_pace(queue: str, effect: QueueRules, every: Iterable[QueueRules]) -> bool:
+    """Whether a burst of a queue says something, because a rate holds for it, always or behind a pause.
+
+    ``effect``: what holds for the queue; ``every``: of all queues, any of which may go by the burst of `OTHERS`."""
+    among = (effect, *every) if queue == OTHERS else (effect,)
+    return any(one.rate is not None or one.resume_rate is not None for one in among)
 
 
 def why_limited(what: str, pool: Pool, rate: Rate | None, used: int, next_ms: int, ramp: Ramp | None = None) -> str:

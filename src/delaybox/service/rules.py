@@ -18,6 +18,7 @@ from delaybox.core.queue import (
     QueueRules,
     Ramp,
     RuleBook,
+    has_pace,
     may_wait,
     why_limited,
     why_paused,
@@ -154,12 +155,15 @@ class Rules:
         """Sets the rules that are not None and clears those named (`core.queue.RULE_NAMES`); in force when it returns
         for whatever is claimed then, on other nodes within a second. ``whole``: the queue has no other rules then.
 
-        InvalidTask where too many queues have rules; StoreUnavailable: it may be in force, and may be set again.
+        InvalidTask where too many queues have rules, and for a burst without a rate. StoreUnavailable: it may be in
+        force, and may be set again.
         """
         for _ in range(_TRIES):
             before = await rules.one(self._store, queue)
             base = NO_RULES if whole else replace(before.rules, **dict.fromkeys(clear))
             ramp = await self._ramp(queue, before.rules, wanted.over(base))
+            if wanted.burst is not None:
+                self._check_burst(queue, wanted.burst, wanted.over(base))
             new = rules.encode(replace(wanted.over(base), ramp=ramp), {} if whole else before.newer)
             if await self._stored(queue, before.raw, new):
                 return await self.of(queue)
@@ -180,6 +184,10 @@ class Rules:
             since = now if was.ramp is None else was.ramp.since_ms
             return await ramps.ramp(self._store, stored, queue, replace(after, ramp=None), since, now)
         return was.ramp
+
+    def _check_burst(self, queue: str, burst: int, after: QueueRules) -> None:
+        if not has_pace(queue, self._live.would_be(queue, after), self._live.stored.values()):
+            raise InvalidTask("burst", f"burst {burst} has no rate; give a rate with it, such as '100/s'")
 
     async def unset(self, queue: str) -> ShownRules:
         """Returns a queue to the default. Errors as `set`."""

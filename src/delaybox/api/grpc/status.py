@@ -22,6 +22,7 @@ DETAILS: Final = "grpc-status-details-bin"
 BY_NUMBER: Final[Mapping[int, grpc.StatusCode]] = MappingProxyType({code.value[0]: code for code in grpc.StatusCode})
 _FIELDS: Final = {
     "at": "due_ms",
+    "burst": "rules.burst",
     "delay": "delay_ms",
     "from": "from_ms",
     "state": "selection.filter.state",
