@@ -330,7 +330,9 @@ def new_publish(payload: object, options: Mapping[str, Any]) -> pb.NewTask:
 
 def new_shell(command: str | bytes, name: str, options: Mapping[str, Any]) -> pb.NewTask:
     """A SHELL_CMD task: ``command`` for sh, or with ``name`` a named command and ``command`` its standard input."""
-    task = pb.NewTask(payload=raw_of(command), type=pb.TASK_TYPE_SHELL_CMD, name=name)
+    if not (raw := raw_of(command)).strip() and not name:
+        raise InvalidTask("command", "command is empty; give one for sh, or with name=... a named command")
+    task = pb.NewTask(payload=raw, type=pb.TASK_TYPE_SHELL_CMD, name=name)
     return _with(task, options) if options else task
 
 

@@ -29,7 +29,7 @@ class ShellRules:
 
     def check(self, payload: bytes, name: str = "", *, payload_field: str = "payload") -> None:
         """TypeDisabled for kinds of commands that are switched off, InvalidTask for a command that the system would
-        refuse."""
+        refuse, or that is none."""
         if name:
             if name not in self.commands and not self.judged_later:
                 known = f"; there are {', '.join(sorted(self.commands))}" if self.commands else ""
@@ -45,6 +45,11 @@ class ShellRules:
                 "this node runs no payloads as shell commands, only named commands; give the name of one (/v1), or "
                 "start the node with --enable-shell (config workers.shell.enabled)",
             )
+        if not payload.strip():
+            raise InvalidTask(
+                payload_field, f"{payload_field} is empty, so there is no command to run; give one, or the name of a "
+                "named command"
+            )  # fmt: skip
         check_payload(payload, payload_field)
 
 
