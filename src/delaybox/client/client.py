@@ -404,7 +404,7 @@ class Client(Base):
     def replay_dead_many(
         self, *, everything: bool = False, limit: int = 0, dry_run: bool = False, **wanted: Unpack[Filter]
     ) -> BulkDone:
-        """Brings back the dead letters that match. As `cancel_many`."""
+        """Brings back the dead letters that match, newest first; ``limit`` 0: all of them. As `cancel_many`."""
         return self._bulk(calls.replay_dead_many, wanted, everything=everything, limit=limit, dry_run=dry_run)
 
     def discard_dead(self, task_id: str, /) -> None:
@@ -414,7 +414,7 @@ class Client(Base):
     def discard_dead_many(
         self, *, everything: bool = False, limit: int = 0, dry_run: bool = False, **wanted: Unpack[Filter]
     ) -> BulkDone:
-        """Deletes the dead letters that match for good. As `cancel_many`."""
+        """Deletes the dead letters that match for good, newest first; ``limit`` 0: all of them. As `cancel_many`."""
         return self._bulk(calls.discard_dead_many, wanted, everything=everything, limit=limit, dry_run=dry_run)
 
     # -- the whole ----------------------------------------------------------------------------------------------
