@@ -8,14 +8,14 @@ from typing import Any
 
 from delaybox.core.errors import PartAway
 from delaybox.store.apart import Apart
-from tests.waiting import until_async
+from tests.waiting import PATIENCE_S, until_async
 
 
 class Servers:
     """Partition 0 lies at server 0, partition 1 at server 1."""
 
-    def __init__(self) -> None:
-        self.apart = Apart(lambda: (0, 1), patience_s=0.01)
+    def __init__(self, patience_s: float = 0.01) -> None:
+        self.apart = Apart(lambda: (0, 1), patience_s=patience_s)
         self.sent: list[int] = []
         self.hangs: dict[int, asyncio.Event] = {}
 
@@ -36,7 +36,7 @@ ANSWERS = ["answer of 0", "answer of 1"]
 
 async def test_all_that_ask_at_the_same_time_are_answered() -> None:
     """Each of the others took a server that had not answered the first one yet for one that hangs."""
-    servers = Servers()
+    servers = Servers(PATIENCE_S)
     assert await asyncio.gather(*(servers.ask() for _ in range(4))) == [ANSWERS] * 4
 
 
