@@ -147,6 +147,9 @@ class Shares:
             self._virtual = max(self._virtual, start + by - longest[queue])
         if len(self._starts) > _MOST_KNOWN:
             self._starts = {q: s for q, s in self._starts.items() if q in self._waited or s > self._virtual}
+            if len(self._starts) > _MOST_KNOWN:
+                # Where each has one task and no other, none comes to its second turn, and the virtual time stands.
+                self._starts = {q: s for q, s in self._starts.items() if q in self._waited}
 
     def charge(self, lane: bytes) -> float:
         """By how much a task of this lane moves its queue's start."""
