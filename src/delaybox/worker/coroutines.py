@@ -72,6 +72,10 @@ class Coroutines(Crew):
         self._walking = False
         self._tasks: set[asyncio.Task[None]] = set()
 
+    @property
+    def queued(self) -> int:
+        return len(self._queue)
+
     async def stop(self) -> None:
         self._queue.clear()
         for task in self._tasks:

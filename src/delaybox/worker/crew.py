@@ -58,6 +58,11 @@ class Crew(ABC):
         self.strays: Strays[TaskRun] = Strays()
         self._lingering: set[TaskRun] = set()
 
+    @property
+    def queued(self) -> int:
+        """Tasks that have not begun, though there is a place for each."""
+        return 0
+
     async def start(self) -> None:  # noqa: B027 - most have nothing to do
         """Returns when it can take tasks."""
 

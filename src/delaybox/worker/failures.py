@@ -130,6 +130,18 @@ def timed_out(timeout_ms: int) -> pb.Failed:
     return failed(f"timed out after {timeout_ms / 1000:g} s")
 
 
+def without_outputs(message: pb.FromWorker, why: str) -> int:
+    """Leaves large results out of a message. Returns how many tasks fail because of that."""
+    for success in message.succeeded:
+        reason = f"its result of {len(success.output)} bytes cannot be sent to the node: {why}; return less"
+        message.failed.add(sequence=success.sequence, reason=head(reason), final=True, duration_ms=success.duration_ms)
+    for failure in message.failed:
+        failure.output = b""
+    count = len(message.succeeded)
+    message.ClearField("succeeded")
+    return count
+
+
 def _details(error: BaseException, name: str) -> bytes:
     """The traceback from the user's first frame on; of a long one only the end."""
     try:

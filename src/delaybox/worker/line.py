@@ -19,14 +19,13 @@ from delaybox.core.errors import DelayBoxError
 from delaybox.wire.gen import worker_pb2 as pb
 from delaybox.worker.attempt import TaskRun
 from delaybox.worker.crew import Crew
-from delaybox.worker.session import ContractBroken, NodeSession
+from delaybox.worker.gathering import LEAST_S, Gathering
+from delaybox.worker.session import NEVER, ContractBroken, NodeSession
 
 log = logging.getLogger("delaybox.worker")
 
 METHOD: Final = "/delaybox.v1.Worker/Work"
 WELCOME_S: Final = 10.0
-COALESCE_S: Final = 0.001
-"""Least time between two messages while tasks are under way: one costs about as much as 20 no-op tasks."""
 GOODBYE_S: Final = 3.0
 SILENT_BEATS: Final = 3
 LOOKS: Final = 4
@@ -412,12 +411,14 @@ class WorkerLine:
 
     async def _send(self, call: Call) -> None:
         session, slots, poked = self.session, self.crew.slots, self._poked
+        gathering = Gathering(asyncio.get_running_loop().time)
         while True:
             poked.clear()
             if self._replaced:
                 self._hand_over()
             if not (self._closing or session.refusing or session.draining):
                 slots.join(session)
+            ends = session.ends
             raw = session.flush(slots.room(session), slots.ahead_of(session))
             if raw is None and self._due_to_speak:
                 raw = session.beat()
@@ -425,8 +426,9 @@ class WorkerLine:
                 self._due_to_speak = False
                 self._spoke = True
                 await call.write(raw)
+                gathering.sent(ends)
                 if session.held:
-                    await asyncio.sleep(COALESCE_S)
+                    await self._gather(gathering)
             elif self._closing and not self._waits:
                 # The node closes the stream when it has handled everything.
                 self._goodbye = True
@@ -435,6 +437,20 @@ class WorkerLine:
                 call.cancel()
             else:
                 await poked.wait()
+
+    async def _gather(self, gathering: Gathering) -> None:
+        """Returns when the next message is worth its cost, or something else than plain ends is to be said."""
+        await asyncio.sleep(LEAST_S)
+        session, crew, poked = self.session, self.crew, self._poked
+        while session.held and not session.pressing and (left_s := gathering.left_s(crew.queued)) > 0:
+            session.wake_at = gathering.enough(session.ends, crew.queued, crew.slots.share)
+            if session.ends >= session.wake_at:
+                break
+            poked.clear()
+            over = asyncio.get_running_loop().call_later(left_s, poked.set)
+            await poked.wait()
+            over.cancel()
+        session.wake_at = NEVER
 
     def _beat(self, call: Call) -> None:
         """Once in a heartbeat: gives up a silent node, and sends a heartbeat if nothing else was sent."""

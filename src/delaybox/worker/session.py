@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from delaybox.core.limits import STREAM_MESSAGE_BYTES
-from delaybox.core.texts import head
 from delaybox.wire.gen import worker_pb2 as pb
 from delaybox.worker.ahead import AskedAhead
 from delaybox.worker.assigned import AssignedTask
+from delaybox.worker.failures import without_outputs
 from delaybox.worker.parted import Leases, Parted
 
 T = TypeVar("T")
@@ -30,6 +30,7 @@ CARRIED_AT_ONCE = 500
 """Most tasks of one lease that are brought along together."""
 _GROUPS_AT_ONCE = 20
 _CLAIMS_KEPT = 1_000
+NEVER = 1 << 62
 _SMALL = 64 << 10
 """A message up to this size passes every limit on the way."""
 _BEFORE_WELCOME_MS = 10_000
@@ -82,6 +83,10 @@ class NodeSession(Generic[T]):
         """So long after a break another node can adopt what this session has; 0: none can."""
         self.away = 0
         """Attempts of this session that are offered to other nodes, while this one is still there."""
+        self.pressing = False
+        """Whether there is more to send than that tasks ended well, which may wait for others (`gathering`)."""
+        self.wake_at = NEVER
+        """``changed`` is called again when so many wait."""
         self.stale = 0
         self._introduction = introduction
         self._changed = changed
@@ -115,6 +120,11 @@ class NodeSession(Generic[T]):
     def taken(self) -> int:
         """Places that this session takes: tasks under way, and tasks that the node may still send."""
         return self.credit + len(self.held)
+
+    @property
+    def ends(self) -> int:
+        """How many tasks have ended well of which the next message says no more than that."""
+        return len(self._done)
 
     @property
     def draining(self) -> bool:
@@ -329,7 +339,10 @@ class NodeSession(Generic[T]):
             if self.adopt_ms:
                 self._ended[sequence] = run
             if not self._dirty:
-                self._poke()
+                self._dirty = True
+                self._changed()
+            elif len(self._done) == self.wake_at or not self.held:
+                self._changed()
 
     def succeeded(self, sequence: int, output: bytes, content_type: str, duration_ms: int) -> None:
         """The task ended well, with a result to keep."""
@@ -403,7 +416,7 @@ class NodeSession(Generic[T]):
         for place, (number, raw, ends) in enumerate(self._unheeded):
             if len(raw) > _SMALL:
                 message = pb.FromWorker.FromString(raw)
-                failed += _without_outputs(message, why)
+                failed += without_outputs(message, why)
                 self._unheeded[place] = (number, message.SerializeToString(), ends)
         return failed
 
@@ -412,7 +425,7 @@ class NodeSession(Generic[T]):
     def flush(self, room: int = 0, ahead: int | None = None) -> bytes | None:
         """The next message: ends, progress, credit for ``room`` tasks more, how many are wanted ``ahead`` if that is
         news. None when there is nothing to send."""
-        self._dirty = False
+        self._dirty = self.pressing = False
         if self.draining:
             room, ahead = 0, 0
         ahead = None if ahead == self._ahead.now else ahead
@@ -479,18 +492,6 @@ class NodeSession(Generic[T]):
         return raw
 
     def _poke(self) -> None:
-        if not self._dirty:
-            self._dirty = True
+        if not (self._dirty and self.pressing):
+            self._dirty = self.pressing = True
             self._changed()
-
-
-def _without_outputs(message: pb.FromWorker, why: str) -> int:
-    """Leaves large results out of a message. Returns how many tasks fail because of that."""
-    for success in message.succeeded:
-        reason = f"its result of {len(success.output)} bytes cannot be sent to the node: {why}; return less"
-        message.failed.add(sequence=success.sequence, reason=head(reason), final=True, duration_ms=success.duration_ms)
-    for failure in message.failed:
-        failure.output = b""
-    count = len(message.succeeded)
-    message.ClearField("succeeded")
-    return count

@@ -1,0 +1,169 @@
+"""How many messages a worker sends for the ends of its tasks, and how long an end waits for others; in virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from delaybox.client.channel import ChannelTarget
+from delaybox.wire.gen import task_pb2
+from delaybox.wire.gen import worker_pb2 as pb
+from delaybox.worker import Worker
+from delaybox.worker.attempt import Common
+from delaybox.worker.coroutines import Coroutines
+from delaybox.worker.functions import FunctionKind
+from delaybox.worker.gathering import MOST_S, QUEUED_S
+from delaybox.worker.line import WorkerLine
+from delaybox.worker.runner import CREWS
+from tests.virtual_time import VirtualLoop
+
+WAY_S = 0.002
+"""From a worker's message to the tasks that a node sends for it."""
+
+worker = Worker("naps", concurrency=200)
+PARTS: dict[str, Callable[[], float]] = {}
+
+
+@worker.task
+async def nap(name: str) -> None:
+    await asyncio.sleep(PARTS[name]())
+
+
+@worker.task
+async def answer(name: str) -> str:
+    await asyncio.sleep(PARTS[name]())
+    return name
+
+
+class Node:
+    """Gives a task for each credit, up to ``count``, and notes each of the worker's messages."""
+
+    def __init__(self, count: int, function: str, nap: Callable[[], float], *, size: int) -> None:
+        self.left = count
+        self.function = function
+        self.messages: list[tuple[float, pb.FromWorker]] = []
+        self.ended_at: dict[int, float] = {}
+        self.reported_at: dict[int, float] = {}
+        self._sequences, self._numbers = itertools.count(1), itertools.count(1)
+        self._loop = asyncio.get_running_loop()
+        self.over = self._loop.create_future()
+        self._count, self._size = count, size
+        PARTS["x"] = nap
+        common = Common()
+        common.bind()
+        self.crew = CREWS[FunctionKind.ASYNC](worker.functions, size=size, common=common)
+        assert isinstance(self.crew, Coroutines)
+        target = ChannelTarget(("node:1",), None, (), ())
+        self.line = WorkerLine("node", target, self.crew, pb.Hello(), replace=lambda *_: None)
+        self.crew.freed = self.line.poke
+        session = self.line.session
+        self._done, session.done = session.done, self._noted  # type: ignore[method-assign]
+        session.hello()
+        session.receive(pb.ToWorker(welcome=pb.Welcome(session="s", heartbeat_ms=60_000, resume_ms=60_000)))
+        self.crew.slots.join(session)
+
+    def _noted(self, sequence: int) -> None:
+        self.ended_at[sequence] = self._loop.time()
+        self._done(sequence)
+
+    async def write(self, raw: bytes) -> None:
+        """As the call's."""
+        message = pb.FromWorker.FromString(raw)
+        now = self._loop.time()
+        self.messages.append((now, message))
+        self.reported_at |= dict.fromkeys([*message.done, *(one.sequence for one in message.succeeded)], now)
+        give = min(message.credit, self.left)
+        if give:
+            self.left -= give
+            self._loop.call_later(WAY_S, self._send, give)
+        if len(self.reported_at) == self._count and not self.over.done():
+            self.over.set_result(None)
+
+    def _send(self, give: int) -> None:
+        want = self.function == "answer"
+        tasks = [
+            pb.Assignment(
+                sequence=next(self._sequences), name=self.function, want_result=want,
+                task=task_pb2.Task(payload=b'"x"'),
+            )
+            for _ in range(give)
+        ]  # fmt: skip
+        received = self.line.session.receive(pb.ToWorker(number=next(self._numbers), tasks=tasks))
+        self.crew.handle(self.line.session, received)
+
+    async def run(self) -> None:
+        """Until the end of every task was reported."""
+        writing = asyncio.ensure_future(self.line._send(self))  # type: ignore[arg-type]
+        await asyncio.wait({writing, self.over}, return_when=asyncio.FIRST_COMPLETED)
+        writing.cancel()
+        await asyncio.wait({writing})
+
+    @property
+    def waits(self) -> list[float]:
+        """How long each end that says nothing more waited."""
+        return [at - self.ended_at[sequence] for sequence, at in self.reported_at.items() if sequence in self.ended_at]
+
+
+def virtually(run: Callable[[], Coroutine[Any, Any, Node]]) -> Node:
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        return runner.run(run())
+
+
+async def naps(count: int, *, size: int, function: str = "nap", spread: bool = True) -> Node:
+    """Functions of 50 ms; those that begin together end within 50 ms of each other where they are ``spread``."""
+    shares = itertools.cycle([(n * 7919 % 1000) / 1000 for n in range(1000)])
+    node = Node(count, function, (lambda: 0.025 + 0.05 * next(shares)) if spread else lambda: 0.05, size=size)
+    await node.run()
+    return node
+
+
+def test_ends_that_come_one_at_a_time_are_reported_many_together() -> None:
+    node = virtually(lambda: naps(4_000, size=200))
+    assert len(node.messages) < 4_000 / 12, "with a message a millisecond it is one for four tasks"
+    assert max(node.waits) <= MOST_S + 0.001
+
+
+def test_no_more_than_a_tenth_of_the_places_wait_for_it() -> None:
+    node = virtually(lambda: naps(4_000, size=200))
+    assert max(len(message.done) for _, message in node.messages[1:-1]) <= 200 // 10 + 10
+    few = virtually(lambda: naps(2_000, size=8))
+    assert max(few.waits) <= 0.0011, "in eight places each end is reported at once"
+
+
+def test_where_little_ends_each_end_is_reported_at_once() -> None:
+    node = virtually(lambda: naps(400, size=30))  # 600 a second
+    assert max(node.waits) <= 0.0011
+
+
+def test_results_do_not_wait() -> None:
+    node = virtually(lambda: naps(2_000, size=200, function="answer"))
+    assert len(node.messages) > 2_000 / 8
+    gaps = [b - a for (a, _), (b, _) in itertools.pairwise(node.messages[20:-1])]
+    assert sorted(gaps)[len(gaps) // 2] < 0.0011
+
+
+def test_while_tasks_wait_for_their_turn_half_of_them_are_reported_together() -> None:
+    async def busy() -> Node:
+        node = Node(3_000, "nap", lambda: 0.0, size=200)
+
+        async def one(count: int = 10) -> None:
+            """What the stepper does in a turn of its own: some tasks begin and end, the others wait."""
+            session, crew = node.line.session, node.crew
+            assert isinstance(crew, Coroutines)
+            while not node.over.done():
+                for run in list(session.held.values())[:count]:
+                    session.done(run.sequence)
+                    crew._queue.popleft()
+                await asyncio.sleep(0.0023)
+
+        node.crew._begin = node.crew._queue.extend  # type: ignore[attr-defined, method-assign]
+        turns = asyncio.ensure_future(one())
+        await node.run()
+        turns.cancel()
+        return node
+
+    node = virtually(busy)
+    assert len(node.messages) < 3_000 / 60
+    assert max(node.waits) <= QUEUED_S + 0.005
