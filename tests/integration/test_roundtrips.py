@@ -45,6 +45,35 @@ async def test_replies_come_in_order_and_an_error_stands_in_its_place(server: Re
         assert await trips.send([ECHO]) == [b"x"], "and the connection goes on"
 
 
+async def test_replies_that_came_together_are_not_waited_for_one_by_one(server: RealServer) -> None:
+    """Each wait is four calls of redis-py: they were most of what looks at many partitions cost a gateway."""
+    async with opened(server) as client:
+        trips = roundtrips.of(client)
+        await trips.send([ECHO])
+        connection, waited = trips._idle[0], 0
+        read = connection.read_response
+
+        async def counted(*args: Any, **options: Any) -> Any:
+            nonlocal waited
+            waited += 1
+            return await read(*args, **options)
+
+        connection.read_response = counted
+        # In a transaction the server answers all in one go.
+        commands = [("MULTI",), *[("ECHO", "x")] * 100, ("EXEC",), ("NOSUCH",), ("HELLO", "9"), ("ECHO", "y")]
+        replies = await trips.send(commands)
+        assert replies[101] == [b"x"] * 100 and replies[104] == b"y"
+        assert all(isinstance(one, ResponseError) for one in replies[102:104])
+        assert waited < 20, f"{waited} of {len(commands)} replies were waited for"
+
+
+async def test_a_reply_that_comes_in_pieces_is_whole(server: RealServer) -> None:
+    async with opened(server) as client:
+        trips = roundtrips.of(client)
+        long = "x" * 3_000_000
+        assert await trips.send([ECHO, ("ECHO", long), ECHO]) == [b"x", long.encode(), b"x"]
+
+
 async def test_a_connection_is_used_again(server: RealServer) -> None:
     async with opened(server) as client:
         trips = roundtrips.of(client)

@@ -17,6 +17,8 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from delaybox.store.connections import NOT_YET
+
 _KEPT = 8
 """Most connections that are kept here, and at most a quarter of a small pool: other users of the client need some,
 too."""
@@ -49,11 +51,14 @@ class RoundTrips:
             async with asyncio.timeout(self._timeout_s):
                 packed = b"".join([hiredis.pack_command(command) for command in commands])
                 await connection.send_packed_command(packed, check_health=False)
+                received = connection.received
                 for _ in commands:
-                    try:
-                        replies.append(await connection.read_response())
-                    except ResponseError as error:
-                        replies.append(error)
+                    if (reply := received()) is NOT_YET:
+                        try:
+                            reply = await connection.read_response()
+                        except ResponseError as error:
+                            reply = error
+                    replies.append(reply)
         except BaseException as error:
             # The next bytes on this connection may be the reply to this command, so no other command may use it.
             await connection.disconnect(nowait=True)
