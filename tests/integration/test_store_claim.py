@@ -11,9 +11,10 @@ import pytest
 from delaybox.core import ids
 from delaybox.core.task import NewTask, Priority, TaskType
 from delaybox.store import keys
+from delaybox.store.loader import ScriptRunner
 from delaybox.store.store import MAX_RECORD_BYTES
 from delaybox.wire import body as wire_body
-from tests.lab import Lab, leased
+from tests.lab import CLOCK, Lab, leased
 
 WORKER = TaskType.WORKER
 
@@ -316,6 +317,51 @@ async def test_fired_in_place_is_what_the_original_publishes(lab: Lab) -> None:
     streamed = await lab.client.xrange(keys.stream(lab.tag))
     assert wire_body.decode(streamed[0][1][b"task"]) == message
     assert (await lab.find(task_id)).place == ""
+    await listener.aclose()
+
+
+STEPS = "tests:steps"
+SPIED = f"""{CLOCK}
+local redis, string, bit = redis, string, bit
+do
+  local call = redis.call
+  local function spied(of, name, step)
+    local inner = of[name]
+    local function both(...)
+      if step(...) then call('RPUSH', '{STEPS}', step(...)) end
+      return inner(...)
+    end
+    return setmetatable({{ [name] = both }}, {{ __index = of }})
+  end
+  string = spied(string, 'format', function() return 'made' end)
+  bit = spied(bit, 'tohex', function() return 'made' end)
+  redis = spied(redis, 'call', function(name) return name == 'PUBLISH' and 'published' end)
+end
+"""
+"""Stands in for lib/time.lua, and notes when a script makes the text of an id and when it publishes."""
+
+
+async def test_all_messages_are_made_before_the_first_is_published(lab: Lab) -> None:
+    # By turns both need more machine code than a processor keeps near (ADR 0073).
+    await lab.client.delete(STEPS)
+    channel = f"{lab.store.prefix}-out"
+    listener = lab.client.pubsub()
+    await listener.subscribe(channel)
+    await listener.get_message(timeout=5)
+    added = [
+        *await lab.add(*(NewTask() for _ in range(5))),
+        *await lab.add(NewTask(idempotency_key="k"), NewTask(delay_ms=1), NewTask(delay_ms=3_000)),
+    ]
+    await lab.move(3_000)
+    lab.store.runner = ScriptRunner(lab.store.servers.send, clock=SPIED)
+    claimed = await lab.claim(slots=0, types="", channel=channel)
+    assert len(claimed.lateness_ms) == len(added)
+    heard = [wire_body.decode((await listener.get_message(timeout=5))["data"]).taskUuid for _ in added]
+    assert sorted(heard) == sorted(ids.render(task_id) for task_id in added)
+    steps = await lab.client.lrange(STEPS, 0, -1)
+    first, last = steps.index(b"published"), len(steps) - 1 - steps[::-1].index(b"published")
+    assert b"made" in steps[:first] and set(steps[first : last + 1]) == {b"published"}
+    assert (await lab.ttl_of("k") or 0) > 0
     await listener.aclose()
 
 

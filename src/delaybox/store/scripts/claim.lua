@@ -100,18 +100,31 @@ function ends.promise(due)
   if alone == 4 and due >= 0 and due ~= tonumber(read[3]) then redis.call(NOTIFY, T .. ':wake:w', int(due)) end
 end
 
--- Fires one in place. Returns 1 where no subscriber heard it, else 0, and how many entries the stream dropped for it.
-function ends.fire(id, rec, body)
-  local message = string.format('\10\36%08x-%04x-%04x-%04x-%04x%08x', struct.unpack('>I4I2I2I2I2I4', id)) .. sub(rec, body)
-  local trimmed = 0
-  -- The stream comes before the channel: if XADD fails, the script ends here, and no subscriber has received the task.
-  if stream > 0 then
-    local key = T .. ':stream'
-    local before = redis.call('XLEN', key)
-    redis.call('XADD', key, 'MAXLEN', '~', stream, '*', 'task', message)
-    trimmed = before + 1 - redis.call('XLEN', key)
+-- What is published of one that is fired in place. Ids of tasks that are claimed together mostly begin with the same 8 bytes.
+function ends.message(id, rec, body)
+  local first = sub(id, 1, 8)
+  if first ~= ends.first then
+    ends.first, ends.head = first, string.format('\10\36%08x-%04x-%04x-', struct.unpack('>I4I2I2', id))
   end
-  return redis.call('PUBLISH', channel, message) == 0 and 1 or 0, trimmed
+  local a, b, c = struct.unpack('>I2I2I4', id, 9)
+  return ends.head .. bit.tohex(a, 4) .. '-' .. bit.tohex(b, 4) .. bit.tohex(c) .. sub(rec, body)
+end
+-- Publishes these. Returns how many no subscriber heard, and how many entries the stream dropped for them.
+-- All messages are made before the first is published: whoever does both by turns needs more machine code than the processor keeps near
+-- (ADR 0073).
+function ends.publish(messages)
+  local unheard, trimmed, call, to = 0, 0, redis.call, channel
+  for i = 1, #messages do
+    -- The stream comes before the channel: if XADD fails, the script ends here, and no subscriber has received the task.
+    if stream > 0 then
+      local key = T .. ':stream'
+      local before = call('XLEN', key)
+      call('XADD', key, 'MAXLEN', '~', stream, '*', 'task', messages[i])
+      trimmed = trimmed + before + 1 - call('XLEN', key)
+    end
+    if call('PUBLISH', to, messages[i]) == 0 then unheard = unheard + 1 end
+  end
+  return unheard, trimmed
 end
 -- What the reply names of one that was fired.
 function ends.named(rec, body) return ARGV[16] == 'r' and rec or sub(rec, 1, body - 1) end
@@ -173,7 +186,7 @@ if (slots > 1 or channel ~= '') and most > 1 and (ARGV[15] == '' or ARGV[15] == 
     -- Destinations first, then sources, hints last (rule 1).
     local unheard, trimmed = 0, 0
     if fires then
-      unheard, trimmed = ends.fire(id, rec, body)
+      unheard, trimmed = ends.publish({ ends.message(id, rec, body) })
     elseif id then
       ends.lease({ id, rec })
     end
@@ -258,42 +271,47 @@ end
 -- 2. Their records, in the order of the candidates.
 local ids = candidates.ids
 local n_ids = #ids
-local groups, births = {}, {}
+local groups, births, records, home = {}, {}, {}, {}
 do
 local group_of, last, group, birth = {}, nil, nil, nil
 for i = 1, n_ids do
-  local id = ids[i]
-  local prefix = sub(id, 1, 6)
+  local prefix = sub(ids[i], 1, 6)
   if prefix ~= last then
-    last, birth = prefix, id_due(id)
+    last, birth = prefix, id_due(prefix)
     local number = math.floor(birth / W)
     group = group_of[number]
     if not group then
-      group = { number = number, key = k_bucket(number), n = 0, ids = {}, at = {}, gone = {} }
+      group = { number = number, key = k_bucket(number), ids = {}, at = {}, gone = {} }
       group_of[number] = group
       groups[#groups + 1] = group
     end
   end
-  local n = group.n + 1
-  group.n, group.ids[n], group.at[n] = n, id, i
-  births[i] = birth
+  births[i], home[i] = birth, group
 end
-end
-local records, home = {}, {}
-for _, g in ipairs(groups) do
-  local got = redis.call('HMGET', g.key, unpack(g.ids))
-  for j, i in ipairs(g.at) do
-    records[i] = got[j]
-    home[i] = g
+if #groups == 1 then
+  -- As of most claims.
+  records = redis.call('HMGET', groups[1].key, unpack(ids))
+else
+  for i = 1, n_ids do
+    local to = home[i]
+    to.ids[#to.ids + 1], to.at[#to.at + 1] = ids[i], i
   end
+  for _, g in ipairs(groups) do
+    local got = redis.call('HMGET', g.key, unpack(g.ids))
+    for j, i in ipairs(g.at) do records[i] = got[j] end
+  end
+end
 end
 
 -- 3. What becomes of each: leased, fired, indexed again, put back, quarantined, or a hint without a record.
 local leased, fired, again = {}, {}, gather()
+local lateness, by_lane = {}, {}
+-- Those with an idempotency key; what the reply names.
+fired.keyed, fired.named = {}, {}
 local sour, pointers, put_back, touched, locks = {}, {}, {}, {}, {}
 local dropped, n_leased = 0, 0
 do
-local bytes, horizon, fresh_head, seen = 0, c.horizon, {}, not candidates.once and {} or nil
+local bytes, horizon, fresh_head, seen, names = 0, c.horizon, {}, not candidates.once and {} or nil, ARGV[16] ~= ''
 for i = 1, n_ids do
   local id, rec = ids[i], records[i]
   if not rec or rec == '' or seen and seen[id] then
@@ -358,10 +376,22 @@ for i = 1, n_ids do
       elseif does == 2 then
         local from_home = home[i].gone
         from_home[#from_home + 1] = id
-        local n = #fired
-        fired[n + 1], fired[n + 2], fired[n + 3], fired[n + 4], fired[n + 5] = id, rec, flags, at, now - due
+        -- Nothing that is fired in place has an extension, or a body apart. Without a key its body stands behind the lane.
+        local lane_stop, keyed = at + byte(rec, at), is_keyed(flags)
+        local body = keyed and body_at(rec, at, flags) or lane_stop + 1
+        local n = #fired + 1
+        fired[n], lateness[n] = ends.message(id, rec, body), now - due
+        local its_lane = sub(rec, at + 1, lane_stop)
+        by_lane[its_lane] = (by_lane[its_lane] or 0) + 1
+        if names then
+          n = #fired.named
+          fired.named[n + 1], fired.named[n + 2] = id, ends.named(rec, body)
+        end
         if c.steered and candidates.lanes[i] then permits().fire(id, rec, at, now) end
-        if is_keyed(flags) then touched[#touched + 1] = k_idem(rec_key(rec, at)) end
+        if keyed then
+          touched[#touched + 1] = k_idem(rec_key(rec, at))
+          fired.keyed[#fired.keyed + 1] = { id, rec, flags, at }
+        end
       else
         fair.no_turn(candidates, i)
         put_back[#put_back + 1] = { id, rec_lane(rec, at), flags % 4, due, rec, flags }
@@ -398,26 +428,8 @@ for _, i in ipairs(locks) do
   leased[i] = unlock(id, rec, flags, at, 'p')
 end
 if n_leased > 0 then ends.lease(leased) end
-local lateness, without_listeners, trimmed = {}, 0, 0
-local by_lane = {}
--- In place of what was fired, which nothing needs any more.
-fired.named = {}
-for i = 1, #fired, 5 do
-  local id, rec, flags, at = fired[i], fired[i + 1], fired[i + 2], fired[i + 3]
-  -- Nothing that is fired in place has an extension, or a body apart. Without a key its body stands behind the lane.
-  local lane_stop, keyed = at + byte(rec, at), is_keyed(flags)
-  local body = keyed and body_at(rec, at, flags) or lane_stop + 1
-  local unheard, dropped_by_stream = ends.fire(id, rec, body)
-  without_listeners, trimmed = without_listeners + unheard, trimmed + dropped_by_stream
-  if keyed then forget(id, rec, flags, at, ARGV[11]) end
-  lateness[#lateness + 1] = fired[i + 4]
-  local lane = sub(rec, at + 1, lane_stop)
-  by_lane[lane] = (by_lane[lane] or 0) + 1
-  if ARGV[16] ~= '' then
-    local n = #fired.named
-    fired.named[n + 1], fired.named[n + 2] = id, ends.named(rec, body)
-  end
-end
+local without_listeners, trimmed = ends.publish(fired)
+for _, f in ipairs(fired.keyed) do forget(f[1], f[2], f[3], f[4], ARGV[11]) end
 for _, s in ipairs(sour) do
   redis.call('HSET', K_QUAR, s[1], s[2])
   redis.call('ZADD', K_QUAR_AT, now, s[1])
