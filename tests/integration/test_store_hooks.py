@@ -13,7 +13,7 @@ from delaybox.core.task import NewTask, Priority, TaskType, UniqueWhile
 from delaybox.core.webhook import Webhook
 from delaybox.service.rules import Rules
 from delaybox.store import keys
-from delaybox.store.leftovers import left, promote
+from delaybox.store.leftovers import NOTHING, left, promote
 from delaybox.store.store import Claimed, Verdict
 from tests.lab import Lab, leased
 
@@ -181,9 +181,12 @@ async def test_a_hint_in_either_place_is_enough_and_repaired_where_all_look(lab:
 
 async def test_what_nobody_takes_becomes_ready_and_is_called_out(lab: Lab) -> None:
     await sends(lab)
+    for maybe in (True, False):
+        assert (await left(lab.store, [0], maybe_nothing=maybe))[1] == [NOTHING]
     tasks = await lab.add(*(hook(fairness_key=f"k{n}") for n in range(3)))
     now, (found,) = await left(lab.store, [0])
     assert now and found and (found.first_ms, found.first_hook_ms) == (-1, lab.now)
+    assert (await left(lab.store, [0], maybe_nothing=True))[1] == [found]
     await lab.move(499)
     assert (await promote(lab.store, 0, late_ms=500, letter="h")).moved == 0
     await lab.move(1)

@@ -37,7 +37,7 @@ class Looks:
         patch.setattr(asyncio, "wait_for", self._wait_for)
         self.leftovers = Leftovers(None, Ownership(), self.clock)  # type: ignore[arg-type]
 
-    async def _left(self, _: Any, due: list[int]) -> tuple[int, list[Left]]:
+    async def _left(self, _: Any, due: list[int], *, maybe_nothing: bool) -> tuple[int, list[Left]]:
         self.at.append((self.clock.now, sorted(due)))
         return int(self.clock.now), [Left(-1, ready=False, for_nodes=False, first_hook_ms=-1) for _ in due]
 
@@ -67,6 +67,21 @@ def run(looks: Looks, steps: int) -> None:
     asyncio.run(go())
 
 
+def test_where_nothing_was_it_is_asked_first_whether_there_is_anything(looks: Looks, monkeypatch: pytest.MonkeyPatch):
+    """An idle node read ten keys of each partition every second."""
+    asked: list[bool] = []
+
+    async def left(_: Any, due: list[int], *, maybe_nothing: bool) -> tuple[int, list[Left]]:
+        asked.append(maybe_nothing)
+        return await looks._left(_, due, maybe_nothing=maybe_nothing)
+
+    monkeypatch.setattr(leftovers, "left", left)
+    run(looks, 2)
+    looks.leftovers.kick(2, looks.clock.now)
+    run(looks, 1)
+    assert asked == [False, True, False]
+
+
 def test_messages_about_later_tasks_wake_nobody(looks: Looks):
     run(looks, 1)
     began = looks.clock.now
@@ -93,8 +108,8 @@ def test_looks_that_are_close_together_are_one(looks: Looks):
 def test_what_is_announced_during_a_look_is_looked_at_in_time(looks: Looks, monkeypatch: pytest.MonkeyPatch):
     look = looks._left
 
-    async def left(store: Any, due: list[int]) -> tuple[int, list[Left]]:
-        found = await look(store, due)
+    async def left(store: Any, due: list[int], *, maybe_nothing: bool) -> tuple[int, list[Left]]:
+        found = await look(store, due, maybe_nothing=maybe_nothing)
         if len(looks.at) == 1:
             looks.leftovers.kick(2, looks.clock.now)
         return found

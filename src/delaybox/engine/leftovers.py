@@ -11,7 +11,7 @@ from delaybox.core.task import TaskType
 from delaybox.engine.clock_estimate import RedisClock
 from delaybox.engine.ownership import Ownership
 from delaybox.processes.waking import rest_s
-from delaybox.store.leftovers import call_again, left, promote
+from delaybox.store.leftovers import NOTHING, call_again, left, promote
 from delaybox.store.store import MAX_ITEMS, Store
 
 LATE_MS = 100
@@ -38,6 +38,8 @@ class Leftovers:
         self._clock = clock
         self._at: dict[int, float] = {}
         self._called: dict[int, float] = {}
+        self._nothing: set[int] = set()
+        """Partitions in which the last look found nothing at all."""
         self._earlier = asyncio.Event()
         self._asleep_until = 0.0
         self._looked = 0.0
@@ -46,6 +48,10 @@ class Leftovers:
     def kick(self, partition: int | None, due_ms: float) -> None:
         """Something is due at ``due_ms``. None: the server was away, so anything may be due."""
         at = due_ms + LATE_MS
+        if partition is None:
+            self._nothing.clear()
+        else:
+            self._nothing.discard(partition)
         for p in self._at if partition is None else (partition,):
             self._at[p] = min(self._at.get(p, 0.0), at)
         if at < self._asleep_until:
@@ -72,10 +78,12 @@ class Leftovers:
             # Before the look, or what is announced meanwhile would be forgotten.
             self._at |= dict.fromkeys(due, now + 1000 * rest_s(_POLL_S))
             try:
-                now_ms, found = await left(self._store, due)
+                now_ms, found = await left(self._store, due, maybe_nothing=self._nothing.issuperset(due))
             except BaseException:
                 self._at |= dict.fromkeys(due, now)
                 raise
+            self._nothing.difference_update(due)
+            self._nothing.update(p for p, one in zip(due, found, strict=True) if one == NOTHING)
             for p, one in zip(due, found, strict=True):
                 if one is None:
                     continue  # it is on its way to another server

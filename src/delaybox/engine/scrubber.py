@@ -109,25 +109,37 @@ class Scrubber:
             )
 
     async def _round(self, partitions: Sequence[int]) -> AsyncIterator[None]:
-        for p in partitions:
-            if p not in self._ownership.kept:
-                continue
-            self._at = p
-            batch: list[int] = []
-            async for number in buckets.of_partition(self._store, p):
-                batch.append(number)
-                if len(batch) == (_TOGETHER if self._hurries else 1):
-                    async for _ in self._index(p, batch):
+        labelled = await labels.declared(self._store)
+        for first in range(0, len(partitions), _TOGETHER):
+            # Most of what there may be is not there in most stores, and in an idle one nothing at all.
+            some = [p for p in partitions[first : first + _TOGETHER] if p in self._ownership.kept]
+            for p, held in zip(some, await scrubbed.held(self._store, some), strict=True):
+                if p not in self._ownership.kept:
+                    continue
+                self._at = p
+                if held.home:
+                    async for _ in self._buckets(p):
                         yield
-                    batch = []
-            async for _ in self._index(p, batch):
-                yield
-            async for _ in self._leases(p):
-                yield
-            async for _ in self._groups(p):
-                yield
-            async for _ in self._labels(p):
-                yield
+                if held.leased:
+                    async for _ in self._leases(p):
+                        yield
+                if held.groups:
+                    async for _ in self._groups(p):
+                        yield
+                if labelled:
+                    async for _ in self._labels(p):
+                        yield
+
+    async def _buckets(self, p: int) -> AsyncIterator[None]:
+        batch: list[int] = []
+        async for number in buckets.of_partition(self._store, p):
+            batch.append(number)
+            if len(batch) == (_TOGETHER if self._hurries else 1):
+                async for _ in self._index(p, batch):
+                    yield
+                batch = []
+        async for _ in self._index(p, batch):
+            yield
 
     async def _index(self, p: int, numbers: Sequence[int]) -> AsyncIterator[None]:
         """Asserts the hints of some buckets. Where tasks lie thin over months there is a bucket for each, and as many
@@ -156,8 +168,7 @@ class Scrubber:
     async def _groups(self, p: int) -> AsyncIterator[None]:
         """Drops entries of groups whose tasks are gone, as when a node of an earlier version carried them out. What a
         group lacks comes back by the walk over the buckets."""
-        # Most stores have none, and then an idle one runs no script for them.
-        after, left = b"", await groups.exist(self._store, p)
+        after, left = b"", True
         while left:
             after, _, _ = await groups.regroup(self._store, p, after, count=self._chunk)
             yield
@@ -165,8 +176,6 @@ class Scrubber:
 
     async def _labels(self, p: int) -> AsyncIterator[None]:
         """As `_groups`, of the index of labels."""
-        if not await labels.declared(self._store):
-            return
         for first in range(0, label_entries.SETS, _CHUNK):
             for number in await labels.sets(self._store, p, first, _CHUNK):
                 cursor = b"0"

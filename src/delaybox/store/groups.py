@@ -87,11 +87,6 @@ async def read_members(store: Store, task_ids: Sequence[bytes]) -> list[GroupedT
     return out
 
 
-async def exist(store: Store, partition: int) -> bool:
-    """Whether a partition has tasks of any group. StoreUnavailable."""
-    return bool(await store.servers.ask("EXISTS", keys.groups(store.tags[partition])))
-
-
 async def regroup(store: Store, partition: int, after: bytes, *, count: int = 250) -> tuple[bytes, int, int]:
     """Drops entries whose tasks are gone: (the entry to go on behind, b"" at the end; entries seen; dropped)."""
     call = ScriptCall("regroup", store.tags[partition], (store.bucket_ms, after, count))

@@ -54,19 +54,37 @@ class Promoted:
     first_ms: int
 
 
-async def left(store: Store, partitions: Sequence[int]) -> tuple[int, list[Left | None]]:
+NOTHING = Left(-1, ready=False, for_nodes=False, first_hook_ms=-1)
+
+
+async def left(
+    store: Store, partitions: Sequence[int], *, maybe_nothing: bool = False
+) -> tuple[int, list[Left | None]]:
     """Redis's clock (ms), and the state of each partition; None for one that is on its way to another server.
+    ``maybe_nothing``: there was nothing in any of them a while ago, so it is asked first whether there is.
     StoreUnavailable."""
+    if maybe_nothing:
+        now, rows = await reachable(store, partitions, lambda tag: [("EXISTS", *_keys(tag))])
+        if all(row == [0] for row in rows):
+            return now, [NOTHING] * len(rows)
 
     def asked(tag: str) -> list[Command]:
-        def active(letter: str) -> list[str]:
-            return [keys.active(tag, letter, critical=critical) for critical in (True, False)]
-
-        carried_out = [key for letter in CARRIED_OUT for key in active(letter)]
-        return [("EXISTS", *active("w")), ("EXISTS", *carried_out), *map(first, keys.nears(tag)[4:])]
+        return [("EXISTS", *_active(tag, "w")), ("EXISTS", *_carried_out(tag)), *map(first, keys.nears(tag)[4:])]
 
     now, rows = await reachable(store, partitions, asked)
     return now, [None if isinstance(row, PartAway) else _left(*row) for row in rows]
+
+
+def _active(tag: str, letter: str) -> list[str]:
+    return [keys.active(tag, letter, critical=critical) for critical in (True, False)]
+
+
+def _carried_out(tag: str) -> list[str]:
+    return [key for letter in CARRIED_OUT for key in _active(tag, letter)]
+
+
+def _keys(tag: str) -> list[str]:
+    return [*_active(tag, "w"), *_carried_out(tag), *keys.nears(tag)[4:]]
 
 
 async def unclaimed(store: Store, partitions: Sequence[int]) -> tuple[int, list[Unclaimed]]:

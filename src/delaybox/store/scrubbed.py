@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from delaybox.core.errors import PartAway
 from delaybox.store import keys
 from delaybox.store.loader import ScriptCall
+from delaybox.store.looks import reachable
 from delaybox.store.servers import Command
 from delaybox.store.store import Store
 
@@ -30,6 +32,29 @@ async def lacking(store: Store, partitions: Sequence[int], run: bytes) -> list[i
 async def note(store: Store, partition: int, run: bytes) -> None:
     """All records of a partition were looked through while its server had this run id. StoreUnavailable."""
     await store.runner.run(ScriptCall("scrubbed", store.tags[partition], (run,)))
+
+
+class Held(NamedTuple):
+    """What lies in a partition: tasks at home, leases or leased tasks, tasks of groups."""
+
+    home: bool
+    leased: bool
+    groups: bool
+
+
+async def held(store: Store, partitions: Sequence[int]) -> list[Held]:
+    """What there is to look through in each partition: of one that is on its way to another server anything.
+    StoreUnavailable."""
+
+    def asked(tag: str) -> list[Command]:
+        return [
+            ("EXISTS", keys.buckets(tag)),
+            ("EXISTS", keys.leases(tag), keys.leased(tag)),
+            ("EXISTS", keys.groups(tag)),
+        ]
+
+    _, rows = await reachable(store, partitions, asked)
+    return [Held(True, True, True) if isinstance(row, PartAway) else Held(*map(bool, row)) for row in rows]
 
 
 async def sizes(store: Store, partition: int, numbers: Sequence[int]) -> list[int]:
