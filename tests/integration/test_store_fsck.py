@@ -450,3 +450,15 @@ async def test_a_store_at_work_gives_no_false_alarm(client: Redis, prefix: str) 
         stop.set()
         await asyncio.gather(*work)
     assert (await fsck(store)).problems == []
+
+
+async def test_of_very_many_problems_some_are_named(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("delaybox.store.fsck.MOST_NAMED", 3)
+    await lab.add(*(NewTask(delay_ms=10) for _ in range(10)))
+    await lab.expand()
+    await lab.client.delete(*keys.nears(lab.tag))
+    report = await fsck(lab.store)
+    assert {problem.partition(":")[0] for problem in report.problems} == {"no-hint"}
+    assert (len(report.problems), report.counts["problems that are not named"]) == (3, 7)
+    await fsck(lab.store, repair=True)
+    assert (await fsck(lab.store)).problems == [], "all of them are mended"

@@ -36,6 +36,8 @@ _CHUNKS = 16
 """Entries of the feed of events, of 60 kB at most each, in one look."""
 CHECKED_AT_ONCE = 100
 MOST_SEEN = 10
+MOST_NAMED = 100_000
+"""Problems that a report names; of further ones it says how many there are, at most."""
 """Leases named with one suspect; it is seen in more than one only where something is broken."""
 
 
@@ -85,7 +87,10 @@ class _Check:
                 await self._feed(p)
 
     def _report(self, kind: str, partition: int, what: str) -> None:
-        self.problems.add(f"{kind}: partition {partition}, {what}: {KINDS[kind]}")
+        if len(self.problems) < MOST_NAMED:
+            self.problems.add(f"{kind}: partition {partition}, {what}: {KINDS[kind]}")
+        else:
+            self.counts["problems that are not named"] += 1
 
     def _suspect(self, partition: int, task_id: bytes, key: bytes = b"", member: bytes = b"") -> None:
         self.suspects[partition].add((task_id, key, member))
