@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from delaybox.core.rates import Rates
 
 
@@ -25,3 +27,14 @@ def test_what_ended_a_minute_ago_is_left_out() -> None:
     rates.add([b"a"], 1.0)
     assert rates.per_second(60.0) == {b"a": round(1 / 60, 3)}
     assert rates.per_second(66.0) == {}
+
+
+def test_of_very_many_keys_the_busiest_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("delaybox.core.rates._MOST_KEYS", 10)
+    counted = Rates(0.0)
+    for n in range(1_000):
+        counted.add([b"once-%d" % n], 1.0)
+        counted.add({b"busy": 5}, 1.0)
+        assert len(counted._slots[-1][1]) <= 20
+    found = counted.per_second(60.0)
+    assert found[b"busy"] == round(5_000 / 60, 3) and len(found) <= 20
