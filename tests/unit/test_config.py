@@ -309,6 +309,17 @@ def test_unknown_keys_are_warned_about_with_the_nearest(text: str, environ: dict
     assert warning in message
 
 
+def test_a_burst_without_a_rate_is_warned_about() -> None:
+    """It limits nothing. It is not refused, because a node that has it may have run for years."""
+    text = "queues: {a: {burst: 5}, b: {burst: 5, rate: 9/s}, c: {burst: 5, resume_rate: 9/s}}"
+    loaded = load(path=written(text), environ={})
+    (message,) = loaded.warnings
+    assert message.startswith("queues (") and "a: burst 5 has no rate, so it limits nothing; give a rate" in message
+    assert loaded.config.queues["a"].burst == 5
+    for rest in ("'*': {rate: 9/s}, a: {burst: 5}", "'*': {burst: 5}, a: {rate: 9/s}"):
+        assert load(path=written(f"queues: {{{rest}}}"), environ={}).warnings == ()
+
+
 def test_other_peoples_variables_are_left_alone() -> None:
     environ = {
         "APP_NAME": "x",
