@@ -200,6 +200,22 @@ def test_a_task_that_was_lost_twice_may_take_twice_as_long() -> None:
     assert run.broken() == {"I7"}, "nobody else died: it was merely late"
 
 
+@pytest.mark.parametrize(("after_ms", "broken"), [(16_900, set()), (17_100, {"I7"})])
+def test_a_task_whose_holders_die_again_and_again_waits_longer_by_rule(after_ms: int, broken: set[str]) -> None:
+    """Its fifth loss: four times the lease, and up to as long again. One of those before it was no loss, but said."""
+    run = Run(limits=Limits(recovery_ms=1000, lease_ms=2_000))
+    run.call()
+    for token in range(1, 7):
+        run.run(at=token, token=token, pid=10 + token)
+        if token == 2:
+            run.ack(at=token, token=token, op="fail")
+        else:
+            run.fault("kill", 10 + token, token, token)
+    run.run(at=6 + after_ms, token=7, pid=9)
+    run.ack(at=6 + after_ms + 1, token=7)
+    assert run.broken() == broken
+
+
 def test_a_line_for_each_kill_may_be_torn() -> None:
     run = Run()
     run.call()

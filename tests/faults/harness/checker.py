@@ -38,6 +38,13 @@ class Limits:
     """Beyond the p99 lateness of tasks that no fault touched, and without the time that processes got no processor: on
     a busy machine everything waits."""
     lateness_p99_ms: float | None = None
+    lease_ms: float = 0.0
+    """Of the store: a task whose holders die again and again waits in between, by the length of its lease."""
+
+    def waits_ms(self, losses: int) -> float:
+        """How long at most a task waits by rule that has lost so many holders: from the third on one to two leases,
+        each time twice as long, at most 20 minutes (docs/operations.md, "Limits")."""
+        return 2 * min(self.lease_ms * 2 ** (losses - 3), 600_000.0) if losses >= 3 else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +64,9 @@ class _Judge:
         self.h, self.final, self.limits, self.starved = history, final, limits, starved
         self.figures: dict[str, float] = {}
         self.violations: list[tuple[str, str]] = []
-        self.reruns: list[tuple[Fault, int, int]] = []
-        """What broke a run, when the task ran again, and how many holders in a row were lost until then."""
+        self.reruns: list[tuple[Fault, int, int, float]] = []
+        """What broke a run, when the task ran again, how many holders in a row were lost until then, and for how long
+        (ms) it waited by rule."""
         self.rollbacks = [f for f in history.faults if f.kind == "rollback"]
         self.starts: dict[str, list[Start]] = defaultdict(list)
         for start in sorted(history.starts, key=lambda s: s.at_us):
@@ -240,7 +248,10 @@ class _Judge:
         if struck is not None:
             # A holder that was killed before it began left a gap in the tokens, and its own death.
             more = sum(1 for f in self.h.faults if f.pid and f is not struck and struck.to_us <= f.to_us <= again.at_us)
-            self.reruns.append((struck, again.at_us, 1 + min(max(0, again.token - before.token - 1), more)))
+            lost = 1 + min(max(0, again.token - before.token - 1), more)
+            earlier = before.token - 1 - self.reported(before)
+            waits = sum(self.limits.waits_ms(earlier + n) for n in range(1, lost + 1))
+            self.reruns.append((struck, again.at_us, lost, waits))
             return struck.kind
         if self.in_doubt(acks):
             return "ack_unknown"
@@ -248,6 +259,11 @@ class _Judge:
         if any(f.from_us <= again.at_us and f.to_us >= before.at_us for f in windows):
             return "lease_expired"
         return ""
+
+    def reported(self, before: Start) -> int:
+        """How many holders before this one said that they failed or gave the task back: these were not lost."""
+        earlier = (self.acks.get((before.task_id, token), []) for token in range(1, before.token))
+        return sum(any(a.op in ("fail", "release") and a.outcome == OK for a in acks) for acks in earlier)
 
     # I5 ------------------------------------------------------------------------------------------------------------
     def completed_once(self) -> None:
@@ -305,10 +321,12 @@ class _Judge:
             drains += [(at - fault.to_us) / 1000 for at in behind]
             net += [(at - fault.to_us) / 1000 - self.starved(fault.to_us, at) for at in behind]
             # Who had it next may have been killed before it began: as long again for each that was lost.
-            again = [(at, times) for cause, at, times in self.reruns if cause is fault and at > fault.to_us]
-            drains += [(at - fault.to_us) / 1000 / times for at, times in again]
-            net += [((at - fault.to_us) / 1000 - self.starved(fault.to_us, at)) / times for at, times in again]
-            behind += [at for at, _ in again]
+            for cause, at, times, waits in self.reruns:
+                if cause is fault and at > fault.to_us:
+                    took = (at - fault.to_us) / 1000
+                    drains.append(took / times)
+                    net.append((took - waits - self.starved(fault.to_us, at)) / times)
+                    behind.append(at)
             fires += [(min(behind) - fault.to_us) / 1000] if behind else []
         recover = max(fires)
         drain = max(net)
@@ -332,7 +350,7 @@ class _Judge:
         if limit is not None and drain > limit + usual:
             late = (
                 f"backlog drained later than {limit} + {usual:.0f} ms (what calm tasks are late) after the fault, "
-                "without the time that processes got no processor"
+                "without the time that processes got no processor, and what lost tasks wait by rule"
             )
             self.violate("I7", late, [f"{drain:.0f} ms"])
         limit = self.limits.lateness_p99_ms

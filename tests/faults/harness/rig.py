@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -277,6 +278,7 @@ class Rig:
     ) -> Verdict:
         """Checks the run, prints its line, writes its record."""
         final = final or await self.final()
+        limits = replace(limits or Limits(), lease_ms=float(self.config["lease_ms"]))
         verdict = check(self.reader.final(), final, limits, starved=self._starved.ms)
         with self.server.client() as client:
             info = client.info("server")
