@@ -32,7 +32,7 @@ NO_KEYS = {"schedule": [("local held = redis.call('GET', key)", "local held = fa
 EARLY = {"claim": [("local now = now_ms()", "local now = now_ms() + 400")]}
 ACK_FORGETS = {"ack": [("redis.call('HDEL', lease, unpack(mine))", "local _ = mine")]}
 NO_FENCE = {"ack": [("stale[#stale + 1] = id", "local _ = id")]}
-NOT_LISTED = {"schedule": [("redis.call('ZADD', K_BUCKETS, unpack(index,", "local _ = math.min(unpack(index,")]}
+NOT_LISTED = {"schedule": [("redis.call('ZADD', K_BUCKETS, unpack(index))", "local _ = #index")]}
 LATE_REAP = {"reap": [("if tonumber(ending[i + 1]) > now then", "if tonumber(ending[i + 1]) > now - 4000 then")]}
 LATE_CLAIM = {"claim": [("local now = now_ms()", "local now = now_ms() - 250")]}
 
