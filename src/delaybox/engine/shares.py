@@ -209,6 +209,8 @@ class Chooser:
         indexes = [(priority, letter) for priority in priorities for letter in letters]
         seen = {p: self._waiting[p] for p in due if p in self._waiting}
         asked = [p for p, one in seen.items() if len(priorities) > 1 or not one.critical]
+        if len(priorities) == 1 and not await self._any(asked, indexes, types):
+            return
 
         def heads_of(tag: str) -> list[Command]:
             # Claims, this taker's own as well, make ready what is due and not planned: it is in near no more.
@@ -241,6 +243,19 @@ class Chooser:
                 self._not_ours[p] = kept + [one for one in found[p] if one.before(one_seen)]
                 if ready[p] and not one_seen.critical:
                     self._ready_not_ours[p] = ready[p]
+
+    async def _any(self, partitions: Sequence[int], indexes: Sequence[tuple[int, str]], types: str) -> bool:
+        """Whether any of these near indexes, or of the sets of critical ready work, holds something: mostly none does,
+        and one command for all of them says so. On a cluster it is not asked, because they lie in many slots."""
+        if self._store.servers.sharded or not partitions:
+            return bool(partitions)
+        tags = [self._store.tags[p] for p in partitions]
+        named = [keys.near(tag, *index) for tag in tags for index in indexes]
+        named += [keys.active(tag, letter, critical=True) for tag in tags for letter in types]
+        try:
+            return bool(await self._store.servers.ask("EXISTS", *named))
+        except DelayBoxError:
+            return True
 
     def planned(
         self,
