@@ -38,7 +38,13 @@ class Caller:
         self.now_ms = 0
         self.placement = Placement(name, store.partitions)
         self.calls = WorkerCalls(
-            store, self.placement, name, lambda: self.now_ms, self.claim, lambda lane: self.free(lane)
+            store,
+            self.placement,
+            name,
+            lambda: self.now_ms,
+            self.claim,
+            lambda lane: self.free(lane),
+            room=lambda: self.room > 0,
         )
         self.wakeups = Wakeups(store, self)
         self.wakeups.want(left=[0])
@@ -171,6 +177,32 @@ async def test_what_a_member_has_no_room_for_a_moment_after_its_last_call_it_cal
     assert len(taken.leased) == 2
     await until(lambda: not full._tasks)
     assert published == ["0", "0"]
+
+
+async def test_one_without_room_answers_no_more_often_than_once_in_a_while(
+    callers: Callers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a fleet that is full all call one another, 20 times a second each, and each answer read what waits."""
+    looks: list[str] = []
+    look = nodes.some
+
+    async def noted(store: Store, pair: Sequence[str]) -> Any:
+        looks.append(" ".join(pair))
+        return await look(store, pair)
+
+    monkeypatch.setattr(nodes, "some", noted)
+    monkeypatch.setattr(calls, "FULL_AGAIN_MS", 60_000.0)
+    b, c = callers.all["b"].calls, callers.all["c"].calls
+    seed = next(n for n in range(10**12, 10**12 + 1_000) if set(callers.all["b"].placement.drawn(n, 0)) == set("bc"))
+    for _ in range(5):
+        b.asked(seed, [0])
+        c.asked(seed, [0])
+    await callers.over()
+    assert len(looks) == 1 + 5, "it answered once, and who has room each time"
+    monkeypatch.setattr(calls, "FULL_AGAIN_MS", 0.0)
+    b.asked(seed, [0])
+    await callers.over()
+    assert len(looks) == 1 + 5 + 1
 
 
 async def test_what_waits_is_read_with_its_lanes(callers: Callers) -> None:

@@ -25,6 +25,9 @@ ASK_AGAIN_MS = 50.0
 """A member without room asks others for help no more often."""
 _SECOND_S = 0.02
 """The second of two members looks this long after the first was called. It only reads, and claims where work waits."""
+FULL_AGAIN_MS = 100.0
+"""A member without room answers no more often. Where all are full they call one another 20 times a second each, and
+every answer reads what waits in up to 64 partitions."""
 ALL_AGAIN_MS = 1_000.0
 """All are called to a lane in a partition no more often: each with room claims there, most for nothing."""
 _ANNOUNCED_MS = 1_000.0
@@ -45,7 +48,7 @@ async def publish(store: Store, channel: str, message: str) -> None:
 class WorkerCalls:
     """The calls for WORKER tasks. ``claim`` is called with a partition from which this member's guests are to claim,
     and answers whether one has room; ``free``: how many more tasks of a lane they can take; ``changed``: the partitions
-    of ``helping`` are others now."""
+    of ``helping`` are others now; ``room``: whether a guest has room for anything."""
 
     def __init__(
         self,
@@ -56,6 +59,7 @@ class WorkerCalls:
         claim: Callable[[int], bool],
         free: Callable[[bytes], int],
         changed: Callable[[], None] = lambda: None,
+        room: Callable[[], bool] = lambda: True,
     ) -> None:
         self._store = store
         self._placement = placement
@@ -63,8 +67,9 @@ class WorkerCalls:
         self._now_ms = now_ms
         self._claim = claim
         self._free = free
+        self._room = room
         self.helping = Helping(changed)
-        self._asked = -1e9
+        self._asked = self._answered_full = -1e9
         self._unasked: set[int] = set()
         """Partitions without room that no call has named yet, because the last call was a moment ago."""
         self._asking: asyncio.Task[None] | None = None
@@ -140,6 +145,11 @@ class WorkerCalls:
 
     def _answer(self, drawn: tuple[str, ...], partitions: Sequence[int]) -> None:
         if len(drawn) == 2 and len(self._tasks) < _MOST_AT_ONCE:
+            if not self._room():
+                now = local_ms()
+                if now - self._answered_full < FULL_AGAIN_MS:
+                    return
+                self._answered_full = now
             self._begin(asyncio.create_task(self._weigh(drawn, partitions)))
         elif drawn:
             self._claim_at(partitions)

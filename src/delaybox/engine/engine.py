@@ -102,6 +102,7 @@ class Engine:
             self._claim_for_guests,
             lambda lane: max((guest.free for guest in self._guests if guest.runs(lane)), default=0),
             self._listen,
+            lambda: any(guest.free > 0 for guest in self._guests),
         )
         self._called_others = -1e9
         self.meets: Callable[[Sequence[bytes]], None] = lambda _: None
@@ -429,8 +430,7 @@ class Engine:
         changed_ms: int = 0,
     ) -> None:
         """Takes this engine's share of what the members do (`membership.Follower`)."""
-        partitions = self._store.partitions
-        me = self._options.node_id
+        partitions, me = self._store.partitions, self._options.node_id
         if self._on_list is not None:
             self._on_list(ranking)
         if self._options.clock:
