@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import ssl
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.driver_info import DriverInfo
 from redis.maint_notifications import MaintNotificationsConfig
 
 from delaybox.core.errors import ConfigError
@@ -37,6 +39,7 @@ def make_client(settings: ServerSettings, *, timeout_s: float = 5.0, max_connect
         "retry": Retry(NoBackoff(), 0),
         "retry_on_error": [],
         "health_check_interval": 0,
+        "driver_info": _driver(),
         "doubt": Doubt(),
     }
     if settings.unix_path:
@@ -55,6 +58,13 @@ def make_client(settings: ServerSettings, *, timeout_s: float = 5.0, max_connect
     if settings.sentinel:
         options["sentinels"].leave = lambda: pool.disconnect(inuse_connections=True)
     return Redis.from_pool(pool)
+
+
+@cache
+def _driver() -> DriverInfo:
+    """What connections say of this library. Made once: to find its version redis-py would read the metadata of its
+    package for each connection: 0.33 ms of the processor, where all else takes 0.02."""
+    return DriverInfo()
 
 
 def _sentinels(settings: ServerSettings, doubt: Doubt) -> Sentinels:
