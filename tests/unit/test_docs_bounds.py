@@ -24,7 +24,7 @@ def test_each_row_names_tests_that_exist() -> None:
     """One at least, and nothing else, in its last column."""
     wrong: list[str] = []
     bodies: dict[Path, str] = {}
-    for cells in _rows():
+    for cells in [*_rows(), *_scripts()]:
         named = cells[-1].split(", ")
         for one in named:
             found = re.fullmatch(r"`((?:unit|integration|property|faults)/\w+\.py)::(test_\w+)`", one)
@@ -34,6 +34,12 @@ def test_each_row_names_tests_that_exist() -> None:
             if found is None or f"def {found[2]}(" not in bodies[file]:
                 wrong.append(f"{cells[0]}: {one}")
     assert not wrong
+
+
+def test_each_script_has_a_test() -> None:
+    named = [name for cells in _scripts() for name in re.findall(r"`(\w+)`", cells[0])]
+    there = [file.stem for file in (ROOT / "src/delaybox/store/scripts").glob("*.lua")]
+    assert sorted(named) == sorted(there)
 
 
 def test_the_constants_that_it_names_exist() -> None:
@@ -61,3 +67,9 @@ def _rows() -> list[list[str]]:
     rows = [cells for cells in found if cells[-1] != "test"]
     assert len(rows) > 120 and len(found) - len(rows) == 5
     return rows
+
+
+def _scripts() -> list[list[str]]:
+    """Scripts, and the tests that reach their bounds."""
+    table = PAGE.partition("| scripts | test")[2].partition("\n\n")[0]
+    return [[cell.strip() for cell in line.strip("| ").split(" | ")] for line in table.splitlines()[2:]]
