@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from delaybox.core.rates import Rates
+from delaybox.core.rates import Means, Rates
 
 
 def test_a_rate_is_over_the_last_minute() -> None:
@@ -38,3 +38,11 @@ def test_of_very_many_keys_the_busiest_are_counted(monkeypatch: pytest.MonkeyPat
         assert len(counted._slots[-1][1]) <= 20
     found = counted.per_second(60.0)
     assert found[b"busy"] == round(5_000 / 60, 3) and len(found) <= 20
+
+
+def test_means_are_of_the_keys_that_were_measured_last() -> None:
+    means = Means(most=2)
+    for n in range(100):
+        means.add(b"stays", 7.0)
+        means.add(b"once-%d" % n, float(n))
+    assert means.all() == {b"stays": 7.0, b"once-99": 99.0}

@@ -77,7 +77,7 @@ class FadingRates:
 
 
 class Means:
-    """The mean of what was measured lately, by key; at most ``most`` keys."""
+    """The mean of what was measured lately, by key; of ``most`` keys, those that were measured last."""
 
     def __init__(self, *, share: float = 0.05, most: int = 1_000) -> None:
         self._share = share
@@ -86,9 +86,10 @@ class Means:
 
     def add(self, key: bytes, measured: float) -> None:
         """One measurement. The first ones count the same, later ones ``share`` each."""
-        n, mean = self._known.get(key, (0, 0.0))
-        if n or len(self._known) < self._most:
-            self._known[key] = (n + 1, mean + (measured - mean) * max(self._share, 1 / (n + 1)))
+        n, mean = self._known.pop(key, (0, 0.0))
+        self._known[key] = (n + 1, mean + (measured - mean) * max(self._share, 1 / (n + 1)))
+        if len(self._known) > self._most:
+            del self._known[next(iter(self._known))]
 
     def all(self) -> dict[bytes, float]:
         """Means by key."""
