@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -145,4 +146,33 @@ async def test_an_empty_store_is_looked_through_in_two_round_trips(make_server: 
     store.runner._send_all = counted
     assert await scrubber.step() > 1.0
     assert len(sent) == 2
+    await store.close()
+
+
+async def test_a_bucket_that_is_read_in_one_go_needs_no_run_id(make_server: Callable[..., RealServer]) -> None:
+    """To ask for it takes longer than some records."""
+    store = await Store.open(Servers.connect(make_server().settings), prefix="d", partitions=1)
+    now = await store.ping()
+    due = now // store.bucket_ms * store.bucket_ms + 90 * store.bucket_ms
+    await Service(store).submit_many([NewTask(payload=b"x" * 100, due_ms=due + n) for n in range(3_000)])
+    await Service(store).submit_many([NewTask(due_ms=due + store.bucket_ms)])
+
+    async def asked() -> int:
+        stats = await store.servers.ask("INFO", "commandstats")
+        found = re.search(r"cmdstat_info:calls=(\d+)", stats if isinstance(stats, str) else stats.decode())
+        return int(found[1]) if found else 0
+
+    before = await asked()
+    assert await store.index(0, due // store.bucket_ms + 1, b"0") == (b"0", 1, 0)
+    assert await asked() == before + 1, "which is this look's own"
+    seen, cursor, steps = 0, b"0", 0
+    while not steps or cursor != b"0":
+        cursor, some, _ = await store.index(0, due // store.bucket_ms, cursor)
+        seen, steps = seen + some, steps + 1
+    assert seen >= 3_000 and steps > 5
+    # A cursor of another server means nothing, so the scan begins anew.
+    cursor, _, _ = await store.index(0, due // store.bucket_ms, b"0")
+    again, _, _ = await store.index(0, due // store.bucket_ms, b"77@" + b"0" * 40)
+    assert again == cursor and b"@" in cursor
+    assert (await fsck(store)).problems == []
     await store.close()

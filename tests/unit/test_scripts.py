@@ -69,6 +69,13 @@ def test_what_most_tasks_do_not_need_is_not_made_for_them(name: str) -> None:
     assert any(line.startswith("  return ") for line in lines[:first])
 
 
+def test_plain_tasks_behind_the_horizon_are_looked_through_without_what_others_need() -> None:
+    """The scrubber does this ten times a second, and claims wait meanwhile."""
+    lines = text("index").splitlines()
+    first = min(lines.index(f"--@include lib/{one}.lua") for one in ("extension", "fair", "permits"))
+    assert any(line.startswith("  return { cursor") for line in lines[:first])
+
+
 def test_some_ends_of_a_minute_are_noted_without_what_others_need() -> None:
     """With 16 partitions a node that is busy does this 160 times a second, and claims wait meanwhile."""
     usual, _, rest = load("note").source.partition("\n      return 0\n")
