@@ -16,7 +16,7 @@ from delaybox.core.history import NO_HISTORY
 from delaybox.core.queue import LiveRules
 from delaybox.core.task import NewTask, TaskState, TaskType
 from delaybox.engine.options import EngineOptions
-from delaybox.engine.settler import Settler
+from delaybox.engine.settler import Freed, Settler
 from delaybox.service import Service
 from delaybox.service.recorder import Recorder
 from delaybox.store.leases import new_lease
@@ -26,6 +26,13 @@ from delaybox.store.servers import Servers
 from delaybox.store.store import Store
 from delaybox.wire import result as wire_result
 from tests.engines import until
+
+
+class Settled(list[Delivery]):
+    """Those that were settled."""
+
+    def add(self, deliveries: Sequence[Delivery], freed: Freed) -> None:
+        self.extend(deliveries)
 
 
 async def claimed(store: Store) -> list[Delivery]:
@@ -70,9 +77,9 @@ async def test_outcomes_of_many_leases_share_a_round_trip(client: Redis, prefix:
         return await run_many(calls)
 
     store.runner.run_many = counted  # type: ignore[method-assign]
-    settled: list[Delivery] = []
+    settled = Settled()
     settler = Settler(
-        store, EngineOptions(node_id="n"), settled.extend, LiveRules(), Recorder(store, NO_HISTORY, store.now_ms)
+        store, EngineOptions(node_id="n"), settled.add, LiveRules(), Recorder(store, NO_HISTORY, store.now_ms)
     )
     for d, outcome in zip(leased, outcomes, strict=True):
         settler.report([d], outcome)
@@ -110,9 +117,9 @@ async def test_a_failure_that_nobody_expected_does_not_end_it(client: Redis, pre
         return await run_many(calls)
 
     leased = await claimed(store)
-    settled: list[Delivery] = []
+    settled = Settled()
     settler = Settler(
-        store, EngineOptions(node_id="n"), settled.extend, LiveRules(), Recorder(store, NO_HISTORY, store.now_ms)
+        store, EngineOptions(node_id="n"), settled.add, LiveRules(), Recorder(store, NO_HISTORY, store.now_ms)
     )
     store.runner.run_many = fails  # type: ignore[method-assign]
     for d, outcome in zip(leased, outcomes, strict=True):
@@ -129,7 +136,7 @@ async def test_lone_outcomes_wait_for_others_where_that_is_asked_for(client: Red
     service = Service(store)
     trips: list[int] = []
     run_many = store.runner.run_many
-    settled: list[Delivery] = []
+    settled = Settled()
 
     async def counted(calls: Sequence[Any]) -> list[Any]:
         trips.append(len(calls))
@@ -137,7 +144,7 @@ async def test_lone_outcomes_wait_for_others_where_that_is_asked_for(client: Red
 
     options = EngineOptions(node_id="n", settle_ms=100)
     recorder = Recorder(store, NO_HISTORY, store.now_ms)
-    settler = Settler(store, options, settled.extend, LiveRules(), recorder)
+    settler = Settler(store, options, settled.add, LiveRules(), recorder)
     settler.start()
 
     async def shared() -> bool:

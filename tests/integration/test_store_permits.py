@@ -9,13 +9,13 @@ import pytest
 from delaybox.core.lane import lane_of
 from delaybox.core.limit_keys import KeyLimit
 from delaybox.core.queue import LiveRules, QueueRules
-from delaybox.core.queue_limits import rate_of
+from delaybox.core.queue_limits import Grant, Needs, rate_of
 from delaybox.core.task import DeliveryMode, NewTask, Priority, TaskType
 from delaybox.engine.clock_estimate import Clocks
 from delaybox.engine.ownership import Ownership
 from delaybox.engine.permit_dealer import PermitDealer
 from delaybox.service.rules import Rules
-from delaybox.store import keys, permits, rules
+from delaybox.store import keys, permits, rules, settling
 from delaybox.store.lanes import queues
 from delaybox.store.leases import adopt
 from delaybox.store.replies import CRITICAL, NONE
@@ -45,6 +45,12 @@ class Bench:
     async def settle(self, *, sweep: bool = False) -> None:
         pools = [pool.name for pool in self.live.of("mail").pools("mail")]
         await self.dealer._settle({0: dict.fromkeys(pools)}, [0] if sweep else [])
+
+    async def visit(self, ask: permits.Ask) -> Needs:
+        """What the partition reports of one pool."""
+        (one,) = permits.visit_calls(self.lab.store, 0, ask, self.lab.now)
+        (found,) = permits.visited(0, await self.lab.store.runner.run(one)).pools
+        return found.report
 
     async def claim(self, **limits: Any) -> dict[bytes, Any]:
         """What a claim takes after permits were brought to where work waits."""
@@ -415,4 +421,39 @@ async def test_a_permit_of_a_holder_that_died_is_back_soon_though_the_clock_was_
     assert await bench.claim() == {}, "its holder may live"
     await lab.move(20_001 if how == "acked" else 30_001)
     assert list(await bench.claim()) == [second]
+    assert await lab.problems() == []
+
+
+@pytest.mark.parametrize("how", ["ack", "complete"])
+async def test_an_end_says_whether_others_may_use_the_permit(bench: Bench, how: str) -> None:
+    """A visit for each end, and a new record of the pool, were most of what a hot queue cost others."""
+    lab, store = bench.lab, bench.lab.store
+    await bench.set(concurrency=3)
+    await lab.add(*(call() for _ in range(5)))
+    lease, none = b"\0\0\x27\x10" + b"l" * 16, list[bytes]()
+    await lab.claim(types="w")
+    await bench.settle()
+    running = list(leased(await lab.claim(lease, types="w")))
+    assert len(running) == 3
+
+    async def end(task_id: bytes) -> list[bytes]:
+        one = store.ack_call(0, lease, [task_id])
+        if how == "complete":
+            one = store.complete_call(0, lease, [(task_id, 60_000, b"r")])
+        stale, freed = settling.acked(await store.runner.run(one))
+        assert stale == []
+        return freed
+
+    assert await end(running[0]) == none, "two more wait here"
+    running += leased(await lab.claim(lease[:-1] + b"m", types="w"))
+    report = await bench.visit({b"cmail": None})
+    assert report.budget == 3
+    await bench.visit({b"cmail": Grant(0, report.budget, report.seq, cap=1)})
+    assert await end(running[1]) == [b"mail"], "somebody has asked for it"
+    await lab.move(2_000)
+    assert await end(running[2]) == none, "that was long ago"
+    (last,) = leased(await lab.claim(lease[:-1] + b"n", types="w"))
+    lease = lease[:-1] + b"m"
+    assert await end(running[3]) == [b"mail"], "nothing waits here any more"
+    assert settling.acked(await store.runner.run(store.ack_call(0, lease, [last]))) == ([last], none)
     assert await lab.problems() == []

@@ -37,7 +37,7 @@ from delaybox.engine.kept_permits import KeptPermits
 from delaybox.engine.levels import Levels
 from delaybox.engine.options import EngineOptions
 from delaybox.engine.permit_dealer import PermitDealer
-from delaybox.engine.settler import Settler
+from delaybox.engine.settler import Freed, Settler
 from delaybox.engine.stored import StoredEverywhere, StoreProgress
 from delaybox.engine.tally import Tally
 from delaybox.otel import tracing
@@ -436,10 +436,12 @@ class Dispatcher:
         self._kept.over(deliveries)
         self._free(deliveries)
 
-    def _on_settled(self, deliveries: Sequence[Delivery]) -> None:
+    def _on_settled(self, deliveries: Sequence[Delivery], freed: Freed) -> None:
         self._leases.drop(deliveries)
-        if deliveries:
+        if deliveries and freed is None:
             self._dealer.ended(deliveries[0].partition, deliveries)
+        elif freed:
+            self._dealer.came_back(deliveries[0].partition, freed)
         self._free(deliveries)
 
     def _free(self, deliveries: Sequence[Delivery]) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -91,8 +91,12 @@ class PermitDealer:
             if self._rules.of(split(lane).queue).concurrency is not None:
                 self._at(partition, b"c" + queue_of_lane(lane), 0.0)
         for d in deliveries:
-            for name in d.limit_keys:
-                self._at(partition, b"c" + name, 0.0)
+            self.came_back(partition, d.limit_keys)
+
+    def came_back(self, partition: int, names: Iterable[bytes]) -> None:
+        """Permits of these queues and limit keys came back that others may use."""
+        for name in names:
+            self._at(partition, b"c" + name, 0.0)
 
     def _pools(self, name: bytes) -> list[bytes]:
         return [pool.name for pool in self._rules_of(name).pools_of(name)]

@@ -24,7 +24,7 @@ from delaybox.engine.verdicts import Verdicts
 from delaybox.service.recorder import Recorder
 from delaybox.store.batches import by_bytes
 from delaybox.store.loader import ScriptCall
-from delaybox.store.settling import fail_calls, lose_calls, release_calls
+from delaybox.store.settling import acked, fail_calls, lose_calls, release_calls
 from delaybox.store.settling import failed as failures
 from delaybox.store.settling import lost as losses
 from delaybox.store.snooze import snooze_calls
@@ -39,6 +39,8 @@ _ACKS = ("ack", "complete")
 _Lease = tuple[int, bytes]
 _Item = tuple[Delivery, Outcome]
 """An outcome that is no plain ack."""
+Freed = Sequence[bytes] | None
+"""Queues and limit keys of which a permit came back that others may use (`settling.acked`); None: it is not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +49,12 @@ class _Settling:
 
     items: Sequence[_Item]
     calls: Sequence[ScriptCall]
-    ended: Callable[[Sequence[Any]], None]
+    ended: Callable[[Sequence[Any]], Freed]
 
 
 class Settler:
-    """Collects outcomes and settles them; ``settled`` is called with how many slots came free. ``recorder`` notes how
-    tasks ended.
+    """Collects outcomes and settles them; ``settled`` is called with those whose slots came free. ``recorder`` notes
+    how tasks ended.
 
     An outcome whose settling failed because the store was away is kept and sent again: while its lease lives the task
     is not run twice.
@@ -62,7 +64,7 @@ class Settler:
         self,
         store: Store,
         options: EngineOptions,
-        settled: Callable[[Sequence[Delivery]], None],
+        settled: Callable[[Sequence[Delivery], Freed], None],
         rules: LiveRules,
         recorder: Recorder,
     ) -> None:
@@ -102,7 +104,7 @@ class Settler:
         if isinstance(outcome, Done) and outcome.result is None and not outcome.stored:
             self._acks += deliveries
         elif isinstance(outcome, Elsewhere):
-            self._settled(deliveries)
+            self._settled(deliveries, None)
             return
         else:
             self._others += [(d, outcome) for d in deliveries]
@@ -169,14 +171,16 @@ class Settler:
         if isinstance(reply, DelayBoxError):
             self._acks += group
             return False
+        freed: Freed = None
         if isinstance(reply, BaseException):
             log.error("an ack was refused by the server: %r; its tasks run again when their lease expires", reply)
         else:
-            if reply:
-                metrics.stale_ack(len(reply))
+            stale, freed = acked(reply)
+            if stale:
+                metrics.stale_ack(len(stale))
             if self._recorder.on:
-                self._recorder.ended(_without(group, reply), TaskState.SUCCEEDED)
-        self._settled(group)
+                self._recorder.ended(_without(group, stale), TaskState.SUCCEEDED)
+        self._settled(group, freed)
         return True
 
     def _settlings(self, others: list[_Item]) -> list[_Settling]:
@@ -227,7 +231,7 @@ class Settler:
             return list(make())
         except Exception:
             log.exception("outcomes cannot be stored; their tasks run again when their lease expires")
-            self._settled([d for d, _ in items])
+            self._settled([d for d, _ in items], None)
             return []
 
     def _ended(self, s: _Settling, replies: Sequence[Any]) -> bool:
@@ -239,14 +243,15 @@ class Settler:
         if any(isinstance(reply, DelayBoxError) for reply in replies):
             self._others += s.items
             return False
+        freed: Freed = None
         try:
             for reply in replies:
                 if isinstance(reply, BaseException):
                     raise reply
-            s.ended(replies)
+            freed = s.ended(replies)
         except Exception:
             log.exception("outcomes were refused by the server; their tasks run again when their lease expires")
-        self._settled([d for d, _ in s.items])
+        self._settled([d for d, _ in s.items], freed)
         return True
 
     def _complete(self, partition: int, lease_id: bytes, items: Sequence[tuple[Delivery, Done]]) -> Iterator[_Settling]:
@@ -257,12 +262,14 @@ class Settler:
             call = self._store.complete_call(partition, lease_id, [kept for _, kept in group], cancelled)
             yield _Settling(mine, [call], partial(self._completed, mine))
 
-    def _completed(self, items: Sequence[tuple[Delivery, Done]], replies: Sequence[Any]) -> None:
-        (stale,) = replies
+    def _completed(self, items: Sequence[tuple[Delivery, Done]], replies: Sequence[Any]) -> Freed:
+        (reply,) = replies
+        stale, freed = acked(reply)
         if stale:
             metrics.stale_ack(len(stale))
         if self._recorder.on:
             self._note_results(items, stale)
+        return freed
 
     def _release(
         self,

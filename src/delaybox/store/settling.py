@@ -1,5 +1,5 @@
-"""The calls that settle outcomes which are no acks, so that those of many leases can share a round trip, and what their
-replies mean."""
+"""The calls that settle outcomes which are no acks, so that those of many leases can share a round trip, and what the
+replies of all of them mean."""
 
 from __future__ import annotations
 
@@ -13,6 +13,13 @@ from delaybox.store.replies import MAX_ITEMS, Verdict
 
 if TYPE_CHECKING:
     from delaybox.store.store import Store
+
+
+def acked(reply: Sequence[Any]) -> tuple[list[bytes], list[bytes]]:
+    """Of `ack` and `complete`: stale ids; and queues and limit keys of which a permit came back that others may use."""
+    if reply and isinstance(reply[-1], list):
+        return list(reply[:-1]), reply[-1]
+    return list(reply), []
 
 
 def fail_calls(

@@ -33,7 +33,7 @@ from delaybox.store.replies import (
     read_claim,
 )
 from delaybox.store.servers import Send, Servers
-from delaybox.store.settling import fail_calls, failed, lose_calls, lost, release_calls
+from delaybox.store.settling import acked, fail_calls, failed, lose_calls, lost, release_calls
 from delaybox.store.shards import Shards
 from delaybox.store.subscription import Subscribed
 from delaybox.store.unforeseen import Unforeseen
@@ -198,7 +198,7 @@ class Store:
         return read_claim(await self.runner.run(self.claim_call(partition, lease_id, limits)))
 
     def ack_call(self, partition: int, lease_id: bytes, task_ids: Sequence[bytes]) -> ScriptCall:
-        """Completion of at most MAX_ITEMS tasks of one lease; the reply lists the stale ids."""
+        """Completion of at most MAX_ITEMS tasks of one lease; the reply is for `settling.acked`."""
         args = (lease_id, self.key_keep_ms, self.bucket_ms, self.wakes[partition], *task_ids)
         return ScriptCall("ack", self.tags[partition], args)
 
@@ -206,7 +206,7 @@ class Store:
         """Completes tasks of one lease; returns the ids that were not in it (stale)."""
         stale: list[bytes] = []
         for at in range(0, len(task_ids), MAX_ITEMS):
-            stale += await self.runner.run(self.ack_call(partition, lease_id, task_ids[at : at + MAX_ITEMS]))
+            stale += acked(await self.runner.run(self.ack_call(partition, lease_id, task_ids[at : at + MAX_ITEMS])))[0]
         return stale
 
     async def complete(
@@ -223,7 +223,7 @@ class Store:
         """
         stale: list[bytes] = []
         for group in by_bytes(items, lambda item: len(item[2])):
-            stale += await self.runner.run(self.complete_call(partition, lease_id, group, cancelled))
+            stale += acked(await self.runner.run(self.complete_call(partition, lease_id, group, cancelled)))[0]
         return stale
 
     def complete_call(
@@ -233,7 +233,7 @@ class Store:
         items: Sequence[tuple[bytes, int, bytes]],
         cancelled: Collection[bytes] = (),
     ) -> ScriptCall:
-        """As `complete`, one group of `by_bytes`; the reply lists the stale ids."""
+        """As `complete`, one group of `by_bytes`; the reply is for `settling.acked`."""
         gone = [item[0] for item in items if item[0] in cancelled] if cancelled else []
         args: list[Any] = [lease_id, self.key_keep_ms, self.ended[partition], self.bucket_ms, self.wakes[partition]]
         args += (len(gone), *gone, *chain.from_iterable(items))

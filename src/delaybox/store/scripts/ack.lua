@@ -2,7 +2,7 @@
 -- Completes tasks of one lease (rule 8: only what lies in that lease).
 -- KEYS  1 hash tag of the partition
 -- ARGV  1 lease id, 2 how long idempotency keys outlive their task ms, 3 bucket width ms, 4 wake channel, then ids
--- REPLY ids that were not in the lease (stale)
+-- REPLY ids that were not in the lease (stale)[, an array: queues and limit keys of which a permit came back that others may use]
 -- ERRORS TRYAGAIN (nothing written)
 -- BOUND 500 ids
 --@include lib/keys.lua
@@ -86,6 +86,6 @@ if now then call_back(now, W, ARGV[4]) end
 if #lent > 0 then
   local once_ms = lease_length(ARGV[1], 15000)
   for _, i in ipairs(lent) do permits().give_back(ids[i], records[i], now, once_ms) end
-  permits().settle(now)
+  stale[#stale + 1] = permits().settle(now)
 end
 return stale

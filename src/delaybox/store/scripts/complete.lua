@@ -3,7 +3,7 @@
 -- KEYS  1 hash tag of the partition
 -- ARGV  1 lease id, 2 how long idempotency keys outlive their task ms, 3 channel for those who wait for ends (announce in lib/results.lua),
 --       4 bucket width ms, 5 wake channel, 6 number of tasks k that were cancelled while they ran, k x id, then (id, how long to keep ms, result) ...
--- REPLY ids that were not in the lease (stale)
+-- REPLY as of ack.lua
 -- ERRORS TRYAGAIN (nothing written)
 -- BOUND 500 ids; the caller keeps results <= 4 MiB a call
 --@include lib/time.lua
@@ -86,6 +86,6 @@ end
 leave()
 part()
 call_back(now, W, ARGV[5])
-settle_permits(now)
+stale[#stale + 1] = settle_permits(now)
 announce(ended, ARGV[3], result)
 return stale

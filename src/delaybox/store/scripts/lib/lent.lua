@@ -5,7 +5,7 @@ local function without_permit(id, rec, now)
   if byte(rec, 1) < FRESH_EXT then return rec end
   return permits().give_back(id, rec, now)
 end
--- Call it at the end: whoever waits for permits that came back is let go.
+-- Call it at the end: whoever waits for permits that came back is let go. Returns what permits.settle does.
 local function settle_permits(now)
-  if permits.made then permits.settle(now) end
+  return permits.made and permits.settle(now) or nil
 end

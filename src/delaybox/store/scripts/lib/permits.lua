@@ -404,9 +404,27 @@ local function give_back(id, rec, now, once_ms)
   return rec
 end
 
--- Call it at the end: whoever waits for permits that came back is let go.
+-- Whether permits of a queue or limit key that came back are used here next: work waits for them, and nobody has asked for them back.
+local function stay(name, now)
+  for _, limit in ipairs(is_steered() and limits_named(name) or {}) do
+    local b = limit.hold == 0 and budget_of(limit.pool)
+    if b and now < b.upto and b.cap < b.budget then return false end
+  end
+  if string.find(name, '\1', 1, true) then return redis.call('ZSCORE', K_HELD_KEYS, name) end
+  return redis.call('ZRANGE', K_LIMITED, '[' .. name .. '\0', '(' .. name .. '\1', 'BYLEX', 'LIMIT', 0, 1)[1]
+end
+
+-- Call it at the end: whoever waits for permits that came back is let go. Returns the names of those that others may use, or nil.
 local function settle_freed(now)
-  for queue in pairs(freed) do look_again(queue, now, true) end
+  local elsewhere
+  for name in pairs(freed) do
+    look_again(name, now, true)
+    if not stay(name, now) then
+      elsewhere = elsewhere or {}
+      elsewhere[#elsewhere + 1] = name
+    end
+  end
+  return elsewhere
 end
 
 permits.of = limits_of
