@@ -230,6 +230,31 @@ async def test_a_rate_holds_for_what_is_fired_in_place_and_the_claim_says_when_t
     assert await bench.used(b"r") == 1
 
 
+@pytest.mark.parametrize("guest", [False, True])
+async def test_a_claim_calls_others_for_what_it_leaves_alone(bench: Bench, guest: bool) -> None:
+    """It called them before it took the task itself, so a claim that found nothing followed each of these."""
+    lab = bench.lab
+    await bench.set(rate=rate_of("1/s"))
+    await lab.add(*(call() for _ in range(4)))
+    assert len(await bench.claim()) == 1
+    other = lane_of(TaskType.WORKER, "mail", "other")
+    async with lab.client.pubsub() as listener:
+        channel = keys.wake_workers(lab.tag)
+        await listener.subscribe(channel)
+        await listener.get_message(timeout=5.0)
+        for lanes, count, calls in (((SEND,), 1, 0), ((other,), 0, 1)):
+            await lab.move(1_001)
+            took = leased(await lab.claim(types="w", lanes=lanes, guest=guest))
+            await lab.client.publish(channel, "end")
+            heard = []
+            while (message := await listener.get_message(timeout=5.0))["data"] != b"end":
+                heard.append(int(message["data"]))
+            # Messages about what is due later are for those who serve other lanes.
+            assert (len(took), sum(at <= lab.now for at in heard)) == (count, calls)
+    assert len(leased(await lab.claim(types="w", lanes=(SEND,), guest=guest))) == 1
+    assert await lab.problems() == []
+
+
 @pytest.mark.parametrize("what", ["a faster rate", "a clock that was set back"])
 async def test_what_was_used_for_longer_than_the_rate_says_holds_nobody_up(bench: Bench, what: str) -> None:
     """Else the queue would stand still for the former interval, or for as long as the step of the clock."""

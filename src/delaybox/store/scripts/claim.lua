@@ -223,7 +223,7 @@ if c.steered then
   held_back = function(lane, critical) return rule_of(lane, 'limited') and permits().hold_back(lane, critical, now) end
   if redis.call('EXISTS', T .. ':held', T .. ':held:keys') > 0 then
     -- Queues that have room again, because what they used of a rate was used long enough ago.
-    for _, queue in ipairs(redis.call('ZRANGE', permits().HELD, '-inf', now, 'BYSCORE', 'LIMIT', 0, 32)) do permits().look_again(queue, now, true) end
+    for _, queue in ipairs(redis.call('ZRANGE', permits().HELD, '-inf', now, 'BYSCORE', 'LIMIT', 0, 32)) do permits().look_again(queue, now, false) end
     for _, name in ipairs(redis.call('ZRANGE', permits().HELD_KEYS, '-inf', now, 'BYSCORE', 'LIMIT', 0, 32)) do permits().look_again(name, now, true) end
   end
 end
@@ -417,7 +417,7 @@ end
 for _, g in ipairs(groups) do touched[#touched + 1] = g.key end
 for _, key in ipairs(permits.made and permits.touches() or {}) do touched[#touched + 1] = key end
 err = guard(touched)
-if err then return err end
+if err then return whose.call_left(now) or err end
 
 -- 4. Destinations first, then sources, hints last (rule 1). Permits before all: one that is used for nothing comes back by itself.
 if permits.made then permits.write(permits.using, now) end
@@ -460,6 +460,7 @@ for _, b in ipairs(put_back) do
 end
 if #keyed > 0 then fair.enlist(keyed, W) end
 end
+whose.call_left(now)
 for _, p in ipairs(pointers) do hint(p[1], p[2], p[3], p[4], W, c) end
 
 -- What is due and still in near: a guest left it to others, so it does not count; any other taker claims it next time.

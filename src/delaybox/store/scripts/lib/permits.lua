@@ -255,7 +255,8 @@ function let_keys_go(name, room, now)
 end
 
 -- Looks again at a queue that is held: it is let go where there is room, and else looked at when there may be. loud: those who
--- claim are woken. The same of a limit key.
+-- claim are woken, else the queue is listed in permits.let. The same of a limit key.
+permits.let = {}
 local function look_again(queue, now, loud)
   if string.find(queue, '\1', 1, true) then return look_at_key(queue, now, loud) end
   if not redis.call('ZSCORE', K_HELD, queue) then return end
@@ -263,7 +264,7 @@ local function look_again(queue, now, loud)
   local at = limits and room_at(limits, now) or now
   if at <= now then
     local waiting = let_go(queue)
-    if loud then call_for(waiting, now) end
+    if loud then call_for(waiting, now) else permits.let[#permits.let + 1] = queue end
   else
     redis.call('ZADD', K_HELD, at, queue)
   end

@@ -1,4 +1,4 @@
--- What waits for a taker, so that it can choose. Needs time, keys, pauses, served, claim_order.
+-- What waits for a taker, so that it can choose, and what it leaves to others. Needs time, keys, pauses, served, claim_order, permits.
 
 -- How many due tasks of the given near indexes a taker serves: critical ones, others. Of an index in which more than `looked` are due it
 -- is an estimate by the first of them. line (critical, first, last, among, count), where it is given, learns of each index since when
@@ -32,4 +32,20 @@ function whose.in_near(own, from, now, types, served, looked, line)
     sums[n % 4 == 0] = sums[n % 4 == 0] + count
   end
   return sums[true], sums[false]
+end
+
+-- Wakes those who claim for lanes of queues that this claim let go and has not taken from, or not all that there is room for. (While it
+-- woke them before it took its own, each claim of a limited queue that came by time was followed by one that found nothing.)
+function whose.call_left(now)
+  for _, queue in ipairs(permits.let or {}) do
+    local waiting = { w = 0, other = 0 }
+    for _, member in ipairs(permits.lanes(queue)) do
+      local lane, critical = parked_parts(member)
+      local kind = byte(lane) == 119 and 'w' or 'other'
+      if waiting[kind] == 0 and byte(lane) ~= permits.fires and redis.call('ZSCORE', k_active(sub(lane, 1, 1), critical), lane) then
+        waiting[kind] = 1
+      end
+    end
+    permits.call_for(waiting, now)
+  end
 end
