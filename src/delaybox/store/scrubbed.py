@@ -8,7 +8,6 @@ from typing import NamedTuple
 from delaybox.core.errors import PartAway
 from delaybox.store import keys
 from delaybox.store.loader import ScriptCall
-from delaybox.store.looks import reachable
 from delaybox.store.servers import Command
 from delaybox.store.store import Store
 
@@ -43,18 +42,18 @@ class Held(NamedTuple):
 
 
 async def held(store: Store, partitions: Sequence[int]) -> list[Held]:
-    """What there is to look through in each partition: of one that is on its way to another server anything.
-    StoreUnavailable."""
-
-    def asked(tag: str) -> list[Command]:
-        return [
+    """What there is to look through in each partition: where the server answers with an error anything, and who looks
+    meets it there. StoreUnavailable."""
+    tags = [store.tags[p] for p in partitions]
+    asked: list[Command] = []
+    for tag in tags:
+        asked += [
             ("EXISTS", keys.buckets(tag)),
             ("EXISTS", keys.leases(tag), keys.leased(tag)),
             ("EXISTS", keys.groups(tag)),
         ]
-
-    _, rows = await reachable(store, partitions, asked)
-    return [Held(True, True, True) if isinstance(row, PartAway) else Held(*map(bool, row)) for row in rows]
+    there = [isinstance(one, BaseException) or bool(one) for one in await store.servers.replies(asked)]
+    return [Held(*there[i : i + 3]) for i in range(0, len(there), 3)]
 
 
 async def sizes(store: Store, partition: int, numbers: Sequence[int]) -> list[int]:
