@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -39,6 +41,21 @@ async def _load(rig: Rig, node: Node, times: int, turn: int) -> Seen:
     return Seen(**json.loads(output))
 
 
+@contextlib.asynccontextmanager
+async def _ears(rig: Rig) -> AsyncIterator[None]:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "tests.faults.harness.ears", str(rig.oracle), rig.server.url),
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    try:
+        assert await process.stdout.readline() == b"subscribed\n"
+        yield
+    finally:
+        process.kill()
+        await process.wait()
+
+
 def _late_p99_ms(history: History, times: int) -> float:
     """Of the tasks that were taken at that load."""
     due = {c.task_id: c.due_ms for c in history.calls if c.outcome == OK and c.key.startswith(f"x{times}-")}
@@ -47,8 +64,7 @@ def _late_p99_ms(history: History, times: int) -> float:
 
 
 async def test_ten_times_the_load_costs_neither_goodput_nor_time(tmp_path: Path) -> None:
-    async with Rig(tmp_path, "T30", partitions=16) as rig:
-        await rig.listen()
+    async with Rig(tmp_path, "T30", partitions=16) as rig, _ears(rig):
         node = await rig.serve()
         seen: list[tuple[int, Seen]] = []
         for turn, loads in enumerate(TURNS):
