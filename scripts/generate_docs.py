@@ -128,6 +128,9 @@ MEANING = {
     "auth.tokens": "callers must send one of them as `Authorization: Bearer …`. `scopes` are some of read, schedule, "
     "cancel, admin, worker, shell; a token without them has all but shell",
     "auth.tokensFile": "more of them, from a file (a mounted secret)",
+    "limits.wait": "how long new tasks may wait in a process of REST or gRPC before they go to the store. Where all "
+    "wait longer for half a second, it takes fewer calls with new tasks at once, and refuses more with 429 "
+    "(`RESOURCE_EXHAUSTED`) and Retry-After, unread ([overload](reliability.md#overload))",
     "limits.body": "bytes a payload may have before it is base64-encoded; a whole request 1.5 times that and 128 KiB",
     "catchUp.rate": "how many tasks that are more than 5 s late this node takes in a second, so that what comes back "
     "after an outage does not flood those who do the work. What is due now is not held up by them",

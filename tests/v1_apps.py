@@ -20,6 +20,7 @@ from delaybox.core.query import BulkResult, ForecastStep, Page, QueueList, Queue
 from delaybox.core.queue import QueueRules
 from delaybox.core.task import NewTask, Priority, Submitted, TaskState, TaskType, TaskView
 from delaybox.service import Selection, Service, ShownRules
+from delaybox.service.shedding import Shedding
 
 ID = "01a2b3c4-d5e6-8001-9f00-112233445566"
 JSON = {"content-type": "application/json", "host": "localhost:8088"}
@@ -54,6 +55,7 @@ class FakeService:
     created: bool = True
     found: TaskView | None = field(default_factory=view)
     asked: list[tuple[Any, ...]] = field(default_factory=list)
+    shedding: Shedding = field(default_factory=Shedding)
 
     def _note(self, *what: Any) -> None:
         self.asked.append(what)

@@ -19,6 +19,7 @@ from delaybox.core.task import NewTask, TaskType
 from delaybox.engine import stored
 from delaybox.engine.stored import StoredEverywhere, StoreProgress
 from delaybox.roles.worker_host import WorkerHost
+from delaybox.service import Service
 from delaybox.store import unforeseen
 from delaybox.store.record import draft
 from delaybox.store.unforeseen import Unforeseen
@@ -104,7 +105,7 @@ async def test_batches_of_a_stream_that_are_stored_at_once_are_bounded(monkeypat
         await may_end.wait()
         return Serialized(b"")
 
-    calls: Any = Scheduler(SimpleNamespace(), TaskRules())  # type: ignore[arg-type]
+    calls: Any = Scheduler(Service(), TaskRules())
     monkeypatch.setattr(calls, "_of_stream", slow)
     answers = calls.schedule_stream(requests(), None)
     first = asyncio.ensure_future(anext(answers))

@@ -21,6 +21,7 @@ from delaybox.core.access import EVERYTHING, Access, Token
 from delaybox.core.errors import TaskNotFound
 from delaybox.core.task import Priority, TaskState, TaskType, TaskView
 from delaybox.service import Service
+from delaybox.service.shedding import Shedding
 
 ID = "018f0000-0000-8000-8000-000000000000"
 SUBSETS = [subset for size in range(len(Access) + 1) for subset in combinations(Access, size)]
@@ -31,6 +32,7 @@ class Spy:
 
     def __init__(self) -> None:
         self.asked: list[str] = []
+        self.shedding = Shedding()
 
     def __getattr__(self, name: str) -> Any:
         async def call(*_: Any, **__: Any) -> Any:

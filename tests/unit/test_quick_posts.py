@@ -21,9 +21,11 @@ from delaybox.core.access import Access, Token
 from delaybox.core.errors import DelayBoxError, Overloaded, StoreUnavailable
 from delaybox.core.task import NewTask, Submitted, TaskType
 from delaybox.service import Service
+from delaybox.service.shedding import Shedding
 from delaybox.service.submit import Then
 from delaybox.wire.json import tasks
 from delaybox.wire.json.tasks import parse_task
+from tests.overload import overloaded
 from tests.v1_apps import ID
 
 DUE = 4_000_000_000_000
@@ -43,6 +45,7 @@ class FakeService:
     soon: int = 0
     in_coroutines: int = 0
     tasks: list[NewTask] = field(default_factory=list)
+    shedding: Shedding = field(default_factory=Shedding)
 
     async def submit(self, task: NewTask) -> Submitted:
         self.in_coroutines += 1
@@ -250,3 +253,22 @@ async def test_a_request_that_is_under_way_when_the_server_stops_is_answered() -
     caller.connection.end()
     assert not caller.transport.closed
     assert b"connection: close" in await caller.ask() and caller.transport.closed
+
+
+@pytest.mark.parametrize("path", [b"/task", b"/v1/tasks"])
+async def test_while_tasks_wait_too_long_a_post_is_refused_unread(path: bytes) -> None:
+    asked = post(path, b"{this is not read") * 2
+    answers = [await Caller(FakeService(shedding=overloaded()), quick=quick).ask(asked) for quick in (True, False)]
+    assert answers[0] == answers[1]
+    assert statuses(answers[0]) == [b"429"] * 2 and answers[0].count(b"retry-after: 1\r\n") == 2
+    assert b"wait longer than 100 ms" in answers[0]
+
+
+async def test_a_post_counts_as_under_way_until_it_is_answered() -> None:
+    for error in (None, StoreUnavailable("gone")):
+        service = FakeService(error=error)
+        caller = Caller(service)
+        caller.connection.data_received(post(b"/task", TASK))
+        assert service.shedding.under_way == 1
+        await caller.ask(post(b"/task", TASK), post(b"/v1/tasks", V1, b"idempotency-key: k"))
+        assert service.shedding.under_way == 0

@@ -32,6 +32,7 @@ from delaybox.core.task import NewTask, Submitted, TaskType, TaskView
 from delaybox.processes.settings import decode, encode
 from delaybox.service import Readiness, Service, StoreCounts
 from delaybox.service.health import StoreHealth
+from delaybox.service.shedding import Shedding
 
 JSON = {"content-type": "application/json", "host": "localhost:8088"}
 
@@ -44,6 +45,7 @@ class FakeService:
     asked: list[tuple[int, int]] = field(default_factory=list)
     checks: int = 0
     counted: StoreCounts = field(default_factory=lambda: StoreCounts(5, 4, 3, 2, 1))
+    shedding: Shedding = field(default_factory=Shedding)
 
     async def submit(self, task: NewTask) -> Submitted:
         if self.error:

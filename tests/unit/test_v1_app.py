@@ -26,6 +26,7 @@ from delaybox.core.query import TaskQuery
 from delaybox.core.queue import QueueRules
 from delaybox.core.task import NewTask, Priority, TaskResult, TaskState, TaskType
 from delaybox.service import Selection
+from tests.overload import overloaded
 from tests.v1_apps import DUE, ID, JSON, FakeService, call, view
 
 
@@ -109,6 +110,18 @@ async def test_errors_are_problems(error, status, code, retry_after):
     assert problem.get("field", "") == getattr(error, "field", "")
     assert problem.get("task_id", "") == getattr(error, "task_id", "")
     assert "secret" not in problem["detail"]
+
+
+@pytest.mark.parametrize("path", ["/v1/tasks", "/v1/tasks/batch"])
+async def test_while_tasks_wait_too_long_new_ones_are_refused_unread_and_all_else_is_answered(path):
+    refused = []
+    service = FakeService(shedding=overloaded(lambda: refused.append(path)))
+    answer = await call("POST", path, b"{this is not read", service=service)
+    assert (answer.status, answer.headers["retry-after"]) == (429, "1")
+    assert "wait longer than 100 ms" in answer.problem("overloaded")["detail"]
+    assert refused == [path] and service.asked == []
+    assert (await call("GET", f"/v1/tasks/{ID}", service=service)).status == 200
+    assert (await call("POST", path, {})).status in (201, 400)
 
 
 async def test_what_is_refused_before_the_service_is_a_problem_too():

@@ -11,6 +11,7 @@ from delaybox import metrics
 from delaybox.api.settings import ServingSettings
 from delaybox.core.errors import StoreUnavailable
 from delaybox.service import Service
+from delaybox.service.shedding import Shedding
 from delaybox.store.asyncio_end import end
 from delaybox.store.presence import keep_looking
 from delaybox.store.servers import Servers
@@ -34,6 +35,7 @@ class Opening:
             queues=settings.queues,
             history=settings.history,
             events=settings.events,
+            shedding=Shedding(settings.wait_ms / 1000, on_refused=metrics.shed),
         )
         self._settings = settings
         self._log = log

@@ -19,6 +19,8 @@ class ServingSettings(StoreSettings):
     host: str = "127.0.0.1"
     """Where its parent listens for it."""
     payload_limit: int = DEFAULT_PAYLOAD_BYTES
+    wait_ms: int = 0
+    """New tasks that wait longer in this process, for a while, make it refuse further calls; 0: none are refused."""
     tokens: tuple[Token, ...] = ()
     """Who may call; empty means that no token is asked for."""
     shell: bool = False

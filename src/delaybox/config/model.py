@@ -168,6 +168,7 @@ class LimitsSection(Section):
         le=MAX_PAYLOAD_BYTES,
         description="a size such as 1MiB or 1048576 (bytes)",
     )
+    wait: Duration = Field(default=100, ge=0, description="a duration with its unit such as 100ms, or 0s for no limit")
 
 
 class Kept(Section):

@@ -119,6 +119,7 @@ def _serving(c: Config, common: Mapping[str, Any]) -> dict[str, Any]:
     return {
         **common,
         "payload_limit": c.limits.body,
+        "wait_ms": c.limits.wait,
         "tokens": c.auth.tokens,
         "shell": c.workers.shell.enabled,
         "shell_commands": tuple(c.workers.shell.commands),

@@ -14,6 +14,7 @@ from delaybox.metrics.calls import (
     rpc_done,
     rpcs_took,
     script_took,
+    shed,
 )
 from delaybox.metrics.exposition import (
     CONTENT_TYPE,
@@ -119,6 +120,7 @@ __all__ = [
     "rpcs_took",
     "scheduled",
     "script_took",
+    "shed",
     "snoozed",
     "stale_ack",
     "store_doubted",

@@ -48,6 +48,12 @@ _rpcs_took = Histogram(
     buckets=_CALL_S,
     registry=REGISTRY,
 )
+_shed = Counter(
+    "delaybox_shed_calls",
+    "Calls with new tasks that were refused unread, because new tasks waited longer than limits.wait: answered 429, or "
+    "RESOURCE_EXHAUSTED.",
+    registry=REGISTRY,
+)
 _request_children: dict[tuple[str, int], Counter] = {}
 _took_children: dict[tuple[str, str], Histogram] = {}
 _rpc_children: dict[tuple[str, str], Counter] = {}
@@ -79,6 +85,11 @@ def _add_scripts() -> None:
 
 
 _scripts_later: Final = Later(_add_scripts)
+
+
+def shed() -> None:
+    """One call with new tasks was refused unread."""
+    _shed.inc()
 
 
 def requests_done(route: str, status: int, n: int = 1) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
 from functools import partial
 from itertools import islice
+from time import perf_counter
 from typing import TypeVar
 
 from delaybox.core import ids
@@ -25,6 +26,7 @@ from delaybox.otel import tracing
 from delaybox.service import arrivals
 from delaybox.service.arrivals import Arrivals
 from delaybox.service.functions import OwnQueues
+from delaybox.service.shedding import Shedding
 from delaybox.store.batches import MAX_BODY_BYTES
 from delaybox.store.label_entries import draft_with
 from delaybox.store.labels import IndexedLabels
@@ -92,7 +94,7 @@ class Submitter:
     ``on_scheduled``: called with how many were created and how many were duplicates by key.
     ``topics``: which Kafka topics tasks may name, where Kafka is on. PUB_SUB tasks of one message key then lie in one
     partition, so that they are sent in the order of their due times. ``arriving``: calls for whose tasks a round trip
-    waits a moment.
+    waits a moment. ``shedding`` is told how long tasks wait here.
     """
 
     def __init__(
@@ -103,10 +105,12 @@ class Submitter:
         on_scheduled: Callable[[int, int], None] | None = None,
         topics: TopicRules | None = None,
         arriving: Arrivals = arrivals.here,
+        shedding: Shedding | None = None,
     ) -> None:
         self._store = store
         self._arriving = arriving
         self._max_waiting = max_waiting
+        self._shedding = shedding or Shedding()
         self._on_scheduled = on_scheduled
         self._topics = topics
         self._own = OwnQueues(store)
@@ -114,6 +118,9 @@ class Submitter:
         self._heads: dict[TaskKind, tuple[bytes, bytes]] = {}
         self._heads_version = -1
         self._waiting: list[_Waiting] = []
+        self._oldest = 0.0
+        """Since when the first of these waits for this process, and for no round trip."""
+        self._crowded = False  # the last round had no room for all
         self._pump_task: asyncio.Task[None] | None = None
         self._turn = 0
         self._rounds: set[asyncio.Task[None]] = set()
@@ -153,6 +160,8 @@ class Submitter:
         return future
 
     def _put(self, waiting: _Waiting) -> None:
+        if not self._waiting:
+            self._oldest = perf_counter()
         self._waiting.append(waiting)
         if self._pump_task is None:
             self._pump_task = asyncio.ensure_future(self._pump())
@@ -161,12 +170,14 @@ class Submitter:
         # One round trip at a time: with two under way each would carry half as many tasks.
         while self._waiting:
             await self._gather()
-            taken, self._waiting = self._waiting[:MAX_ITEMS], self._waiting[MAX_ITEMS:]
+            taken = self._take()
             if self._store.shards.several:
                 await self._round_at_each(taken)
+                self._answered()
                 continue
             if not self._store.runner.confirms:
                 await self._round(taken)
+                self._answered()
                 continue
             # A connection that waits carries nothing else, so the next round begins on another one.
             self._rounds.add(begun := asyncio.create_task(self._round(taken)))
@@ -174,7 +185,26 @@ class Submitter:
             await asyncio.wait({begun}, timeout=_SOON_S)
             if len(self._rounds) >= _UNCONFIRMED:
                 await asyncio.wait(self._rounds, return_when=asyncio.FIRST_COMPLETED)
+            self._answered()
         self._pump_task = None
+
+    def _take(self) -> list[_Waiting]:
+        """The tasks of the next round."""
+        now = perf_counter()
+        waited = now - self._oldest
+        if self._crowded:
+            # Each round takes as long as the one before, and the last of these wait for all of them.
+            waited *= max(1.0, len(self._waiting) / MAX_ITEMS)
+        self._shedding.waited(waited)
+        taken, self._waiting = self._waiting[:MAX_ITEMS], self._waiting[MAX_ITEMS:]
+        self._crowded, self._oldest = bool(self._waiting), now
+        return taken
+
+    def _answered(self) -> None:
+        """A round trip is over. Those that came meanwhile have waited for the store, and not for this process; where
+        there are more than a round carries, they wait for each other."""
+        if not self._crowded:
+            self._oldest = perf_counter()
 
     async def _round_at_each(self, taken: Sequence[_Waiting]) -> None:
         """A round at each server. What goes to one that has not done with those before waits by itself: a server that
@@ -316,7 +346,9 @@ class Submitter:
         most = _UNCONFIRMED if self._store.runner.confirms else _CHUNKS_UNDER_WAY
         while chunk := list(islice(coming, MAX_ITEMS)):
             running.append(asyncio.create_task(self._store_each(chunk, make)))
+            began = perf_counter()
             await asyncio.sleep(0)  # lets the event loop send it before the next one is encoded
+            self._shedding.waited(perf_counter() - began)
             if len(running) > most:
                 out += await running.popleft()
         for storing in running:

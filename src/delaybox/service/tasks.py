@@ -38,6 +38,7 @@ from delaybox.service.readiness import Readiness, look
 from delaybox.service.refusals import PLACES, UNREADABLE, no_dead_letter, refusal
 from delaybox.service.rules import Rules
 from delaybox.service.scaling import Scaler
+from delaybox.service.shedding import Shedding
 from delaybox.service.submit import BatchItem, Submitter, Then, submitter_kind
 from delaybox.service.watch import Watch, Watcher
 from delaybox.service.why_waiting import LIVE_NODE_MS, Serving, living, put_off
@@ -110,7 +111,7 @@ class Service:
     ``node_id``: the node that `check` looks for; None where this process belongs to none. ``engines``: the ids of its
     members that must be alive; None: the node's own. ``queues``: their rules by this
     node's configuration. ``history``: whether ends that callers cause are noted. ``events``: how the feed
-    of events is kept. The other arguments are the `Submitter`'s.
+    of events is kept. ``shedding``: which calls are refused. The other arguments are the `Submitter`'s.
     """
 
     def __init__(
@@ -125,11 +126,15 @@ class Service:
         queues: RuleBook | None = None,
         history: HistoryRules = NO_HISTORY,
         events: EventRules = NO_EVENTS,
+        shedding: Shedding | None = None,
     ) -> None:
+        self.shedding = shedding or Shedding()
         self._history = history
         self._events = events
         self._queues = queues
-        self._submitter = partial(submitter_kind(), max_waiting=max_waiting, on_scheduled=on_scheduled, topics=topics)
+        self._submitter = partial(
+            submitter_kind(), max_waiting=max_waiting, on_scheduled=on_scheduled, topics=topics, shedding=self.shedding
+        )
         self._node_id = node_id
         self._engines = (node_id or "",) if engines is None else engines
         self._parts: _Parts | None = None

@@ -2,7 +2,8 @@
 
 A service is an object with one method a gRPC method, in snake case. It gets the parsed request (of a stream: an
 iterator of them) and the `Caller`; methods that the service names as ``unparsed`` get bytes. It returns the response,
-or yields responses. DelayBoxErrors become statuses.
+or yields responses. What a service has in ``before`` for a method is called first, before the request is read, and may
+refuse it. DelayBoxErrors become statuses.
 """
 
 from __future__ import annotations
@@ -110,6 +111,7 @@ def _method(
     rule = policy.grpc_rule(name)
     kind: type[Message] = GetMessageClass(method.input_type)
     unparsed = method.name in getattr(service, "unparsed", ())
+    before: Callable[[], None] | None = getattr(service, "before", {}).get(method.name)
     path = getattr(service, "paths", {}).get(method.name, "")
     limits = disclosure.limits(rule, method.output_type.name)
 
@@ -130,6 +132,8 @@ def _method(
 
         async def answer() -> Any:
             with guard.admitted(context, rule) as grant:
+                if before is not None:
+                    before()
                 raw = await guard.only(requests, rule)
                 arriving.take()
                 with guard.hold(len(raw)):
@@ -166,6 +170,8 @@ def _method(
 
         async def answer() -> None:
             with guard.admitted(context, rule) as grant:
+                if before is not None:
+                    before()
                 caller = Caller(grant, context, guard.hold)
                 async for response in call(messages(), caller):
                     await context.write(_shown(limits, caller, response))

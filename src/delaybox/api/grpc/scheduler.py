@@ -57,6 +57,8 @@ class Scheduler:
         self._streams: set[_Batches] = set()
         self._rules = rules
         self._reader = BatchReader(rules.max_payload_bytes)
+        admit = service.shedding.admit
+        self.before = {"Schedule": admit, "ScheduleBatch": admit, "ScheduleStream": admit}
 
     @property
     def descriptor(self) -> ServiceDescriptor:
@@ -82,7 +84,8 @@ class Scheduler:
     async def schedule(self, request: pb.ScheduleRequest, caller: Caller) -> pb.ScheduleResponse:
         if not request.HasField("task"):
             raise InvalidTask("task", "task is missing; say what is to be scheduled")
-        stored = await self._service.submit(with_trace(self._new(request.task, caller), _trace(caller)))
+        with self._service.shedding.taken():
+            stored = await self._service.submit(with_trace(self._new(request.task, caller), _trace(caller)))
         return pb.ScheduleResponse(
             id=stored.task_id,
             due_ms=stored.due_ms,
@@ -98,7 +101,8 @@ class Scheduler:
         tasks = self._reader.tasks(request, read)
         if trace := _trace(caller):
             tasks = each_with_trace(tasks, trace)
-        return self._answer(await self._service.submit_batch(tasks))
+        with self._service.shedding.taken(len(request)):
+            return self._answer(await self._service.submit_batch(tasks))
 
     @staticmethod
     def _answer(answers: Sequence[Stored | DelayBoxError]) -> Serialized:

@@ -36,6 +36,7 @@ from delaybox.core.errors import DelayBoxError, Denied
 from delaybox.core.limits import DEFAULT_PAGE, MAX_PAGE
 from delaybox.core.task import NewTask, Submitted, TaskType
 from delaybox.service import Service
+from delaybox.service.shedding import Shed
 from delaybox.wire.in_trace import with_trace
 from delaybox.wire.original import answer, request
 
@@ -112,7 +113,7 @@ def build_app(
             unread = True
         except DelayBoxError as error:
             answer = problems.family(path, v1).error(error)
-            unread = isinstance(error, Denied)
+            unread = isinstance(error, Denied | Shed)
         except Disconnected:
             # Chunks that cannot be read look the same; then the caller is still there, and gets the reason.
             answer = problems.family(path, v1).refusal(Refusal(400, _BROKEN, CLOSE))
@@ -233,9 +234,11 @@ class _Api:
             self._worker = condition
 
     async def create(self, scope: Scope, headers: Headers, receive: Receive) -> Answer:
+        self._service.shedding.admit()
         body = await self._bodies.read_json(headers, receive)
-        task = self._original.read(body, headers, scope["auth"])
-        return self._original.written(task, await self._service.submit(task))
+        with self._service.shedding.taken():
+            task = self._original.read(body, headers, scope["auth"])
+            return self._original.written(task, await self._service.submit(task))
 
     async def list(self, scope: Scope, headers: Headers, receive: Receive) -> Answer:
         query = dict(_query(scope))

@@ -6,6 +6,7 @@ words. What both do (reading, checking who may call, storing, writing the answer
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -65,11 +66,18 @@ class QuickPosts:
         if post is None or head.method != "POST" or head.query:
             return False
         began = perf_counter()
+        shedding = self._service.shedding
         try:
             headers = self._edge.headers(head.headers)
             self._edge.origin(headers)
             grant = self._edge.caller(headers)
             policy.admit(grant, post.rule)
+            if shedding.full:
+                answer = post.problems.error(shedding.refusal())
+                self._answered.one("POST", post.name, answer.status, perf_counter() - began, head.headers)
+                # Not at once: the next request may have come already, and would be refused within this call.
+                asyncio.get_running_loop().call_soon(reply, answer.status, self._headers.of(answer), answer.body)
+                return True
             if not self._bodies.usual(headers, len(body)):
                 return False
             task = post.read(body, headers, grant)
@@ -79,6 +87,7 @@ class QuickPosts:
             return False
 
         def then(stored: Submitted | BaseException) -> None:
+            shedding.under_way -= 1
             try:
                 answer = self._answer(post, task, stored)
                 self._answered.one("POST", post.name, answer.status, perf_counter() - began, head.headers)
@@ -87,9 +96,11 @@ class QuickPosts:
                 _log.exception("POST %s could not be answered", post.name)
 
         try:
-            return self._service.submit_soon(task, then)
+            taken = self._service.submit_soon(task, then)
         except Exception:  # noqa: BLE001 - likewise: nothing has been handed to the store
             return False
+        shedding.under_way += taken
+        return taken
 
     def _answer(self, post: QuickPost, task: NewTask, stored: Submitted | BaseException) -> Answer:
         if isinstance(stored, DelayBoxError):

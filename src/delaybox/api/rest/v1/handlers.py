@@ -80,9 +80,11 @@ class V1:
     async def create(self, scope: Scope, headers: Headers, receive: Receive) -> Reply:
         if scope["query_string"]:
             queries.parse_none(scope["query_string"])
+        self._service.shedding.admit()
         body = await self._bodies.read_json(headers, receive)
-        task = self.new_task(body, headers, scope["auth"])
-        stored = await self._service.submit(task)
+        with self._service.shedding.taken():
+            task = self.new_task(body, headers, scope["auth"])
+            stored = await self._service.submit(task)
         if stored.created:
             return self.created(task, stored)
         try:
@@ -112,7 +114,12 @@ class V1:
             raise InvalidTask(
                 "Idempotency-Key", "the header Idempotency-Key names one task; give each task its idempotency_key"
             )
+        self._service.shedding.admit()
         body = await self._bodies.read_json(headers, receive, limit=MAX_BATCH_BYTES)
+        with self._service.shedding.taken(len(body)):
+            return await self._batch(body, scope["auth"], headers)
+
+    async def _batch(self, body: bytes, grant: Grant, headers: Headers) -> Reply:
         check_batch_count(body)
         asked = _read_batch(body).tasks
         if not asked:
@@ -126,7 +133,7 @@ class V1:
             try:
                 task = with_trace(tasks.parse_task(raw, self._rules), trace)
                 if task.type is not _PUB_SUB:
-                    policy.require_type(scope["auth"], task.type)
+                    policy.require_type(grant, task.type)
             except DelayBoxError as error:
                 items.append(_refused(problem_of(error)))
             else:
