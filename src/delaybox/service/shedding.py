@@ -19,6 +19,7 @@ from typing import Final
 from delaybox.core.errors import Overloaded
 from delaybox.service import arrivals
 from delaybox.service.arrivals import Arrivals
+from delaybox.store.store import MAX_ITEMS
 
 _log = logging.getLogger("delaybox.api")
 
@@ -26,8 +27,9 @@ INTERVAL_S: Final = 0.5
 """For so long no wait was short before fewer are taken, and so often the bound moves."""
 FORGET_S: Final = 5.0
 """So long after the last refusal the bound is gone."""
-LEAST: Final = 64
-"""As many calls are taken whatever they wait for."""
+LEAST: Final = MAX_ITEMS
+"""As many calls are taken whatever they wait for: those of one round trip. With fewer each carries less, so where the
+wait comes from other programs on the machine less would be stored, and no sooner."""
 BYTES_A_CALL: Final = 2_048
 """Of the tasks of a batch so many cost about what a call costs."""
 
