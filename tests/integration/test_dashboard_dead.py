@@ -6,6 +6,8 @@ import asyncio
 import html
 import re
 from collections.abc import AsyncIterator, Sequence
+from unittest.mock import Mock
+from urllib.parse import urlencode
 
 import pytest
 from redis.asyncio import Redis
@@ -92,10 +94,10 @@ async def test_an_action_takes_the_group_s_older_dead_letters_too(
     assert (groups.seen, groups.total, len(groups.groups)) == (4, 40, 1)
     monkeypatch.setattr(dead, "_IN_TIME_S", -1.0)
     some = await service.dead.replay(groups.groups[0].key)
-    assert 0 < some.changed < len(made) and not some.whole
+    assert 0 < some.changed < len(made) and some.rest == 1
     monkeypatch.setattr(dead, "_IN_TIME_S", 60.0)
     rest = await service.dead.discard(groups.groups[0].key)
-    assert (rest.changed + some.changed, rest.whole) == (40, True)
+    assert (rest.changed + some.changed, rest.rest) == (40, 0)
     counts = await service.counts()
     assert (counts.dead, counts.pending) == (0, some.changed)
 
@@ -114,27 +116,68 @@ async def test_an_action_whose_time_is_over_goes_on_behind_others_dead_letters(
         await store.fail(p, bytes([p]) * 20, [Verdict(one, None, reason) for one in held])
     groups = {group.reason: group for group in (await service.dead.groups()).groups}
     ours = groups["ours"]
-    assert await service.dead.discard(ours.key) == (0, False)
-    assert await service.dead.replay(ours.key) == (0, False), "another action begins anew"
-    assert await service.dead.replay(ours.key) == (ours.count, True)
-    assert await service.dead.replay(ours.key) == (0, False), "what was done begins anew"
+    assert await service.dead.replay(ours.key) == (0, 1)
+    assert await Service(store).dead.replay(ours.key, 1) == (ours.count, 0), "another process goes on"
+    assert await service.dead.replay(ours.key, 7_000) == (0, 0)
     assert [group.reason for group in (await service.dead.groups()).groups] == ["another group"]
+
+
+def _at(action: str, group: str, rest: int) -> str:
+    return urlencode({"action": action, "group": group, "rest": rest})
+
+
+async def test_the_page_says_where_an_action_goes_on_so_any_node_can(
+    visitor: Visitor, client: Redis, prefix: str
+) -> None:
+    store = await Store.open(Servers(client), prefix=prefix, partitions=2)
+    service = Service(store)
+    for n in range(40):
+        await service.submit(NewTask(type=TaskType.WORKER, name="f", idempotency_key=str(n)))
+    for p, reasons in enumerate((("another",), ("another", 'it\'s "ours" & <b>'))):
+        held = (await store.claim(p, bytes([p]) * 20, ClaimLimits(slots=100, types="w"))).leased[0::2]
+        await store.fail(
+            p, bytes([p]) * 20, [Verdict(one, None, reasons[n % len(reasons)]) for n, one in enumerate(held)]
+        )
+    (ours,) = [group for group in (await service.dead.groups()).groups if "ours" in group.reason]
+    form = await asyncio.to_thread(visitor.form_of, "/dashboard/dead")
+    given = {"form": form, "group": ours.key}
+    _, _, text = await asyncio.to_thread(visitor.get, f"/dashboard/dead?{_at('discard', ours.key, 1)}")
+    assert not Parts(text).found
+    rest = re.findall(
+        r'dead/(\w+)"(?:(?!</form>).)*name="group" value="([^"]*)">(?:(?!</form>).)*name="rest" value="(\d+)"', text
+    )
+    assert [(what, html.unescape(key), at) for what, key, at in rest] == [("discard", ours.key, "1")]
+    for at, left in (("2", {"another", ours.reason}), ("1", {"another"})):
+        status, headers, _ = await asyncio.to_thread(visitor.post, "/dashboard/dead/discard", given | {"rest": at})
+        assert (status, headers["location"]) == (303, "/dashboard/dead")
+        assert {group.reason for group in (await service.dead.groups()).groups} == left
+    for junk in ("x", "-1", "9" * 9):
+        status, _, _ = await asyncio.to_thread(visitor.post, "/dashboard/dead/discard", given | {"rest": junk})
+        assert status == 400
 
 
 @pytest.mark.parametrize(
     ("done", "words"),
     [
-        ((2, True), "2 tasks were deleted."),
-        ((0, True), "The group is gone already: none of it was deleted."),
+        ((2, 0), "2 tasks were deleted."),
+        ((0, 0), "The group is gone already: none of it was deleted."),
         (
-            (1, False),
+            (1, 3),
             "1 task was deleted. Time was over before all dead letters were looked at: do it again for the rest.",
         ),
         (
-            (0, False),
+            (0, 3),
             "None of the group was found yet. Time was over before all dead letters were looked at: do it again",
         ),
     ],
 )
-def test_what_an_action_says(done: tuple[int, bool], words: str) -> None:
+def test_what_an_action_says(done: tuple[int, int], words: str) -> None:
     assert pages._said(dead.GroupChange(*done), "deleted").startswith(words)
+
+
+def test_an_action_leads_to_where_it_goes_on() -> None:
+    frames, visit = Mock(), Mock(form={"group": "g:&"})
+    shown = pages.DeadPages(frames, Mock())
+    shown._done(visit, "replay", dead.GroupChange(3, 0), "brought back")
+    shown._done(visit, "replay", dead.GroupChange(3, 7), "brought back")
+    assert [one.args[1] for one in frames.done.mock_calls] == ["/dead", f"/dead?{_at('replay', 'g:&', 7)}"]

@@ -22,8 +22,6 @@ _VARIES = re.compile(
 _LONGEST = 200
 _IN_TIME_S = 5.0
 """After about this time a change of a group ends, done or not: a person waits for it."""
-_GOES_ON_S = 300.0
-"""For so long it goes on where it ended; later it begins anew, for there may be new ones in front."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -51,11 +49,11 @@ class DeadGroups:
 
 
 class GroupChange(NamedTuple):
-    """``changed``: how many. ``whole``: all dead letters were looked at, some of them by the same call a moment ago;
-    else time was over before, and the same call goes on there."""
+    """``changed``: how many. ``rest``: 0, or time was over before all dead letters were looked at; then the same call
+    with this goes on there, in whichever process."""
 
     changed: int
-    whole: bool
+    rest: int
 
 
 class DeadByReason:
@@ -64,9 +62,6 @@ class DeadByReason:
     def __init__(self, store: Store, history: History) -> None:
         self._store = store
         self._history = history
-        self._rest: tuple[str, str, int, float] = ("", "", 0, 0.0)
-        """Of the last change for which time was over: what, which group, the partition where it goes on, and until when
-        it does."""
 
     async def groups(self) -> DeadGroups:
         """The newest dead letters by type, queue, function and reason; numbers and ids in a reason do not count.
@@ -91,8 +86,8 @@ class DeadByReason:
                 group.sample.append(ids.render(letter.task_id))
         return DeadGroups(sorted(found.values(), key=lambda g: (-g.count, -g.newest_ms)), len(letters), total)
 
-    async def replay(self, key: str) -> GroupChange:
-        """Brings back all of a group. StoreUnavailable."""
+    async def replay(self, key: str, rest: int = 0) -> GroupChange:
+        """Brings back all of a group. ``rest``: of the change that it goes on with. StoreUnavailable."""
 
         async def change(some: Sequence[bytes]) -> int:
             before = await self._history.before_replay(some)
@@ -101,39 +96,31 @@ class DeadByReason:
             self._history.changed(before, back, due_ms=self._store.now_ms())
             return len(back)
 
-        return await self._apply("replay", key, change)
+        return await self._apply(key, change, rest)
 
-    async def discard(self, key: str) -> GroupChange:
-        """Deletes all of a group, for good. StoreUnavailable."""
+    async def discard(self, key: str, rest: int = 0) -> GroupChange:
+        """Deletes all of a group, for good. ``rest``: as `replay`. StoreUnavailable."""
 
         async def change(some: Sequence[bytes]) -> int:
             return await self._store.discard(ids.partition(some[0]) % self._store.partitions, some)
 
-        return await self._apply("discard", key, change)
+        return await self._apply(key, change, rest)
 
-    async def _apply(self, what: str, key: str, change: Callable[[Sequence[bytes]], Awaitable[int]]) -> GroupChange:
+    async def _apply(self, key: str, change: Callable[[Sequence[bytes]], Awaitable[int]], first: int) -> GroupChange:
         """All of a partition are found before any is changed, because the list of them moves under a walk. It is walked
-        whole, because the next call goes on behind it."""
+        whole, because the next call goes on behind it: others' dead letters in front must not keep it from the last
+        ones for ever."""
         begun = time.monotonic()
-        first = self._first(what, key, begun)
         changed = 0
         for partition in range(first, self._store.partitions):
-            if partition > first and (now := time.monotonic()) - begun > _IN_TIME_S:
-                self._rest = (what, key, partition, now + _GOES_ON_S)
-                return GroupChange(changed, whole=False)
+            if partition > first and time.monotonic() - begun > _IN_TIME_S:
+                return GroupChange(changed, partition)
             mine: list[bytes] = []
             async for letters in dead_groups.of_partition(self._store, partition):
                 mine += [letter.task_id for letter in letters if _key(letter) == key]
             for at in range(0, len(mine), MAX_ITEMS):
                 changed += await change(mine[at : at + MAX_ITEMS])
-        if self._rest[:2] == (what, key):
-            self._rest = ("", "", 0, 0.0)
-        return GroupChange(changed, whole=True)
-
-    def _first(self, what: str, key: str, now: float) -> int:
-        """Where a change begins: others' dead letters in front must not keep it from the last ones for ever."""
-        last, group, partition, until = self._rest
-        return partition if (last, group) == (what, key) and now < until else 0
+        return GroupChange(changed, 0)
 
 
 def _key(letter: DeadLetter) -> str:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from urllib.parse import urlencode
+
 from delaybox.api.dashboard.frame import Frames
 from delaybox.api.dashboard.visit import Visit
 from delaybox.api.rest.refusal import Refusal
@@ -31,18 +34,25 @@ class DeadPages:
         groups = await self._service.dead.groups()
         found = await self._service.dead_letters(TaskQuery(), cursor=cursor, limit=_PAGE)
         return self._frames.page(
-            visit, "dead.html", groups=groups, found=found, further=bool(cursor), type_names=rendering.NAME_OF_TYPE
-        )
+            visit, "dead.html", groups=groups, found=found, further=bool(cursor), type_names=rendering.NAME_OF_TYPE,
+            action=visit.query.get("action", ""), group_key=visit.query.get("group", ""), rest=_rest(visit.query),
+        )  # fmt: skip
 
     async def replay(self, visit: Visit) -> Answer:
         """Brings a group back."""
-        done = await self._service.dead.replay(_group(visit))
-        return self._frames.done(visit, "/dead", _said(done, "brought back, and due now"))
+        done = await self._service.dead.replay(_group(visit), _rest(visit.form))
+        return self._done(visit, "replay", done, "brought back, and due now")
 
     async def discard(self, visit: Visit) -> Answer:
         """Deletes a group for good."""
-        done = await self._service.dead.discard(_group(visit))
-        return self._frames.done(visit, "/dead", _said(done, "deleted for good"))
+        done = await self._service.dead.discard(_group(visit), _rest(visit.form))
+        return self._done(visit, "discard", done, "deleted for good")
+
+    def _done(self, visit: Visit, action: str, done: GroupChange, what: str) -> Answer:
+        """Where time was over, the page's address says where the same button goes on: any node can, and one that has
+        been restarted."""
+        rest = {"action": action, "group": _group(visit), "rest": done.rest} if done.rest else {}
+        return self._frames.done(visit, f"/dead?{urlencode(rest)}" if rest else "/dead", _said(done, what))
 
 
 def _group(visit: Visit) -> str:
@@ -52,15 +62,20 @@ def _group(visit: Visit) -> str:
     return key
 
 
+def _rest(fields: Mapping[str, str]) -> int:
+    text = fields.get("rest", "0")
+    if not (text.isascii() and text.isdigit() and len(text) < 8):
+        raise Refusal(400, "where the action goes on is no number; open the page again")
+    return int(text)
+
+
 def _said(done: GroupChange, what: str) -> str:
     if done.changed:
         said = f"{done.changed:,} {'task was' if done.changed == 1 else 'tasks were'} {what}."
-    elif done.whole:
+    elif not done.rest:
         said = f"The group is gone already: none of it was {what}."
     else:
         said = "None of the group was found yet."
     return (
-        said
-        if done.whole
-        else f"{said} Time was over before all dead letters were looked at: do it again for the rest."
+        f"{said} Time was over before all dead letters were looked at: do it again for the rest." if done.rest else said
     )
