@@ -19,12 +19,14 @@ from pathlib import Path
 from delaybox import Client, NewTask
 from tests.browser import Browser, driver
 from tests.nodes import node
+from tests.receivers import receiver
 from tests.waiting import until
 
 IMAGES = Path(__file__).parent.parent / "docs/images"
 SHOWN_S = 310.0
 A_SECOND = 20
 SEED = 11
+SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 APP = """
 from delaybox import Worker
 
@@ -79,39 +81,47 @@ def moment(draw: random.Random) -> Iterator[NewTask]:
             yield NewTask.publish(b"{}", delay=delay, queue=draw.choice(("mail", "orders")))
 
 
-def take(browser: Browser, base: str, client: Client, folder: Path, draw: random.Random) -> None:
+def take(browser: Browser, base: str, client: Client, folder: Path, draw: random.Random, failed: str) -> None:
     """All pictures, once the page Now shows five minutes."""
     browser.size(1280, 800)
     browser.go(base)
     end = time.monotonic() + SHOWN_S
     while time.monotonic() < end:
-        client.schedule_many(moment(draw))
-        time.sleep(0.1)
-    browser.picture(folder / "now-light.png")
-    browser.dark(True)
-    browser.picture(folder / "now-dark.png")
-    browser.go(f"{base}/queues")
-    browser.picture(folder / "queues-dark.png")
-    browser.dark(False)
-    for path, name in (("/dead", "dead-light"), ("/schedule?delay=15m", "schedule-light")):
-        browser.go(f"{base}{path}")
-        browser.picture(folder / f"{name}.png")
-    browser.size(390, 844, phone=True)
-    for path, name in (("", "now-phone"), ("/dead", "dead-phone"), ("/tasks?queue=mail", "tasks-phone")):
-        browser.go(f"{base}{path}")
-        for _ in range(20):
-            client.schedule_many(moment(draw))
-            time.sleep(0.1)
-        browser.picture(folder / f"{name}.png")
+        work_on(client, draw)
+    pages = {
+        "now": "", "queues": "/queues", "queue": "/queues/mail", "tasks": "/tasks?queue=mail",
+        "task": f"/tasks/{failed}", "dead": "/dead", "nodes": "/nodes", "schedule": "/schedule?delay=15m",
+        "ended": "/ended", "webhooks": "/webhooks", "many": "/tasks?queue=orders",
+    }  # fmt: skip
+    for phone in (False, True):
+        for name, path in pages.items():
+            if phone or name != "now":
+                browser.size(*((390, 844) if phone else (1280, 800)), phone=phone)
+                browser.go(f"{base}{path}")
+            if name == "many":
+                browser.click("Cancel …", "main button")
+                browser.see("would be cancelled")
+            for look in ("light", "dark"):
+                browser.dark(look == "dark")
+                for _ in range(20):
+                    work_on(client, draw)
+                browser.picture(folder / f"{name}-{'phone-' if phone else ''}{look}.webp")
+
+
+def work_on(client: Client, draw: random.Random) -> None:
+    client.schedule_many(moment(draw))
+    time.sleep(0.1)
 
 
 def main(arguments: list[str]) -> int:
     """The exit code."""
     folder, draw = Path(arguments[0]) if arguments else IMAGES, random.Random(SEED)
-    with tempfile.TemporaryDirectory() as made, driver() as opens:
+    webhooks, secret = ("webhooks.enabled=true", "webhooks.allow=127.0.0.1"), {"DELAYBOX_WEBHOOKS_SECRET": SECRET}
+    flags = [part for one in webhooks for part in ("--set", one)]
+    with tempfile.TemporaryDirectory() as made, driver() as opens, receiver() as shop:
         place = Path(made)
         (place / "app.py").write_text(APP)
-        with node("--data-dir", "data", "--grpc-port", "9088", folder=place) as running:
+        with node("--data-dir", "data", "--grpc-port", "9088", *flags, folder=place, environ=secret) as running:
             servers = f"127.0.0.1:{running.grpc_port}"
             worker = subprocess.Popen(
                 [sys.executable, "-m", "delaybox", "worker", "app:worker"],
@@ -126,8 +136,14 @@ def main(arguments: list[str]) -> int:
                     client.set_queue("reports", paused=False, weight=0.5)
                     client.schedule_many(coming(draw))
                     client.schedule_many(failing())
+                    client.schedule_many(NewTask.webhook(shop.url("/orders"), json={"order": n}) for n in range(300))
                     until(lambda: running.call("GET", "/v1/dead?limit=100")[2]["tasks"][22:])
-                    take(opens(), f"http://localhost:{running.port}/dashboard", client, folder, draw)
+                    (failed, *_) = [
+                        one["id"]
+                        for one in running.call("GET", "/v1/dead?limit=100")[2]["tasks"]
+                        if one["name"] == "mail.send"
+                    ]
+                    take(opens(), f"http://localhost:{running.port}/dashboard", client, folder, draw, failed)
             finally:
                 worker.terminate()
                 worker.wait(40)
