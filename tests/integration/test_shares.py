@@ -199,17 +199,17 @@ async def test_a_taker_looks_again_only_while_more_waits_than_it_has_slots_for(
     chooser = Chooser(store, LiveRules(), guest=True)
 
     chooser.press([0, 1])
-    assert await chosen(chooser, 3) == {0: Part(others=3)}
+    assert await chosen(chooser, 3) == {0: Part(others=3), 1: Part()}
     # No slot is left, so others may have come meanwhile for which there is none.
     chooser.filled(0)
-    assert await chosen(chooser, 4) == {0: Part(others=3)} and len(surveys) == 4
+    assert await chosen(chooser, 4) == {0: Part(others=3), 1: Part()} and len(surveys) == 4
     # One slot is left, so whatever came meanwhile is taken without a choice. In partition 1 nothing was asked for.
     chooser.filled(0)
     chooser.relieve(1)
     assert await chosen(chooser, 4) is None and len(surveys) == 4
     # A claim that nothing was decided for took all that it asked for.
     chooser.filled(0)
-    assert await chosen(chooser, 4) == {0: Part(others=3)} and len(surveys) == 6
+    assert await chosen(chooser, 4) == {0: Part(others=3), 1: Part()} and len(surveys) == 6
 
 
 @pytest.mark.usefixtures("asks_each_time")
@@ -251,6 +251,23 @@ async def test_where_queues_have_rules_a_claim_that_gives_too_little_brings_no_l
     gave_too_little(chooser, 1)
     assert await chosen(chooser, 10)
     assert surveys == [store.tags[0], store.tags[1]]
+
+
+async def test_where_a_look_finds_nothing_a_claim_says_when_to_come_again(
+    store: Store, surveys: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No claim was planned there, so it stayed due, and was looked at every 15 ms while work waited elsewhere."""
+    monkeypatch.setattr(shares, "_PLAIN_MS", 1e9)
+    await add(store, 0, *(call() for _ in range(400)))
+    places = Places(2)
+    async with taking(store, places):
+        await until(lambda: len(places.got) >= 20)
+        for p in range(1, 8):
+            assert places.guest is not None
+            places.guest.call(p)
+        await until(lambda: len(places.got) >= 400)
+    looked = Counter(surveys)
+    assert all(looked[tag] <= 3 for tag in store.tags[1:]), looked
 
 
 @pytest.mark.parametrize("served", ["default", "mail"])

@@ -149,7 +149,8 @@ class Chooser:
             self._planned[p] += part.total
             if spare and not after.critical and not after.others:
                 self._whole.add(p)
-        return parts
+        # Where a look has found nothing a claim says when to come again: else there was a look every `_FRESH_MS`.
+        return parts | {p: Part() for p in old if p in here and p not in parts and not _left(self._waiting[p])}
 
     def _old(self, due: Sequence[int]) -> Sequence[int]:
         """The partitions of which too little is known."""
