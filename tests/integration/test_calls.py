@@ -199,6 +199,7 @@ async def test_one_without_room_answers_no_more_often_than_once_in_a_while(
         c.asked(seed, [0])
     await callers.over()
     assert len(looks) == 1 + 5, "it answered once, and who has room each time"
+    assert len(callers.all["b"].claimed) <= 1
     monkeypatch.setattr(calls, "FULL_AGAIN_MS", 0.0)
     b.asked(seed, [0])
     await callers.over()

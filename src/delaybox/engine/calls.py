@@ -144,12 +144,12 @@ class WorkerCalls:
             task.cancel()
 
     def _answer(self, drawn: tuple[str, ...], partitions: Sequence[int]) -> None:
+        if drawn and not self._room():
+            now = local_ms()
+            if now - self._answered_full < FULL_AGAIN_MS:
+                return
+            self._answered_full = now
         if len(drawn) == 2 and len(self._tasks) < _MOST_AT_ONCE:
-            if not self._room():
-                now = local_ms()
-                if now - self._answered_full < FULL_AGAIN_MS:
-                    return
-                self._answered_full = now
             self._begin(asyncio.create_task(self._weigh(drawn, partitions)))
         elif drawn:
             self._claim_at(partitions)
