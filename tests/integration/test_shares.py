@@ -254,10 +254,18 @@ async def test_where_queues_have_rules_a_claim_that_gives_too_little_brings_no_l
 
 
 async def test_where_a_look_finds_nothing_a_claim_says_when_to_come_again(
-    store: Store, surveys: list[str], monkeypatch: pytest.MonkeyPatch
+    store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No claim was planned there, so it stayed due, and was looked at every 15 ms while work waited elsewhere."""
-    monkeypatch.setattr(shares, "_PLAIN_MS", 1e9)
+    monkeypatch.setattr(shares, "_FRESH_MS", 1.0)
+    sent: Counter[tuple[str, str]] = Counter()
+    really = store.runner.run_many
+
+    async def run_many(calls: Sequence[ScriptCall]) -> list[Any]:
+        sent.update((one.script, one.tag) for one in calls)
+        return await really(calls)
+
+    monkeypatch.setattr(store.runner, "run_many", run_many)
     await add(store, 0, *(call() for _ in range(400)))
     places = Places(2)
     async with taking(store, places):
@@ -266,8 +274,8 @@ async def test_where_a_look_finds_nothing_a_claim_says_when_to_come_again(
             assert places.guest is not None
             places.guest.call(p)
         await until(lambda: len(places.got) >= 400)
-    looked = Counter(surveys)
-    assert all(looked[tag] <= 3 for tag in store.tags[1:]), looked
+    for tag in store.tags[1:]:
+        assert sent["survey", tag] <= sent["claim", tag] + 1, sent
 
 
 @pytest.mark.parametrize("served", ["default", "mail"])
@@ -337,6 +345,40 @@ async def test_a_critical_task_that_a_claim_made_ready_is_found_before_the_next_
     assert read_claim(reply).promoted
     assert await one_more() == {1: Part(critical=1)}
     assert surveys[2:] == [store.tags[1]]
+
+
+@pytest.mark.usefixtures("asks_each_time")
+async def test_while_all_that_waits_is_ready_one_command_says_that_nothing_is_in_front(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chooser = Chooser(store, LiveRules(), guest=False)
+    sent: list[int] = []
+    really = store.servers.replies
+
+    async def replies(commands: Sequence[Any]) -> list[Any]:
+        sent.append(len(commands))
+        return await really(commands)
+
+    monkeypatch.setattr(store.servers, "replies", replies)
+
+    def command(**parts: Any) -> NewTask:
+        return NewTask(type=TaskType.SHELL_CMD, queue="default", payload=b"true", **parts)
+
+    for p in (0, 1):
+        await add(store, p, *(command() for _ in range(20)))
+        await store.runner.run_many([store.claim_call(p, bytes([p]) * 16, ClaimLimits(slots=0, types="s"))])
+
+    async def one_more() -> dict[int, Part] | None:
+        return await chooser.parts([0, 1], lambda: 1, 250, "s", lambda _: ())
+
+    chooser.press([0, 1])
+    for _ in range(4):
+        assert await one_more()
+    # The first decision follows a look.
+    assert sent == [1 + 2 * 5, 1, 1]
+    await add(store, 1, command(priority=Priority.CRITICAL))
+    assert await one_more() == {1: Part(critical=1)}
+    assert sent == [1 + 2 * 5, 1, 1, 1, 1 + 2 * 5]
 
 
 @pytest.mark.usefixtures("asks_each_time")

@@ -63,6 +63,8 @@ class Chooser:
         self._looked: dict[int, float] = {}
         self._planned: Counter[int] = Counter()
         self._asked_earlier = self._asked_critical = 0.0
+        self._none_near = False
+        """Whether nothing stood in any near index that was asked for last, as where all that waits is ready."""
         self._not_ours: dict[int, list[_Head]] = {}
         self._ready_not_ours: dict[int, int] = {}
         self._asked: dict[int, int] = {}
@@ -210,7 +212,7 @@ class Chooser:
         indexes = [(priority, letter) for priority in priorities for letter in letters]
         seen = {p: self._waiting[p] for p in due if p in self._waiting}
         asked = [p for p, one in seen.items() if len(priorities) > 1 or not one.critical]
-        if len(priorities) == 1 and not await self._any(asked, indexes, types):
+        if (len(priorities) == 1 or self._none_near) and not await self._any(asked, indexes, types):
             return
 
         def heads_of(tag: str) -> list[Command]:
@@ -223,6 +225,7 @@ class Chooser:
         except DelayBoxError:
             # The next look says what is wrong.
             return
+        self._none_near = not any(any(heads) for heads in replies if not isinstance(heads, PartAway))
         found: dict[int, list[_Head]] = {}
         ready: dict[int, int] = {}
         for p, heads in zip(asked, replies, strict=True):
