@@ -33,11 +33,23 @@ local function leave()
   if redis.call('EXISTS', lease) == 0 then redis.call('ZREM', K_LEASES, ARGV[1]) end
   redis.call('HDEL', K_LEASED, unpack(mine))
 end
+-- What is left in the index of labels: by key the members.
+local left = {}
+if #special > 0 then
+--@include lib/labels_left.lua
+  local others = {}
+  for n, i in ipairs(special) do
+    if not firsts[n] or not labels_left(ids[i], records[i], firsts[n], left) then others[#others + 1] = i end
+  end
+  special = others
+  for key in pairs(left) do touched[#touched + 1] = key end
+end
 if #special == 0 then
   -- The functions below are not even made: for a lone task that takes longer than all else.
   local err = guard(touched)
   if err then return err end
   leave()
+  for key, members in pairs(left) do redis.call('SREM', key, unpack(members)) end
   return stale
 end
 --@include lib/time.lua
@@ -54,22 +66,21 @@ end
 --@include lib/finish.lua
 --@include lib/callback.lua
 local idem_ttl, lent, extended, ended = ARGV[2], {}, false, {}
-for n, i in ipairs(special) do
-  local id, rec, first = ids[i], records[i], firsts[n]
-  if not first or not labels.forget_alone(id, rec, first, touched) then
-    local kind, flags, _, at = rec_head(id, rec)
-    if kind == 'ok' then
-      local entries
-      if is_keyed(flags) then touched[#touched + 1] = k_idem(rec_key(rec, at)) end
-      if byte(rec, 1) >= FRESH_EXT then
-        extended = true
-        if ext_get(rec, at, flags, EXT.PERMIT) or ext_get(rec, at, flags, EXT.LIMIT_KEYS) then lent[#lent + 1] = i end
-        succeeded(id, rec, flags, at)
-        entries = labels.of(id, rec, at, flags)
-        labels.touch(entries, touched)
-      end
-      ended[#ended + 1] = { id, rec, flags, at, entries }
+labels.left = left
+for _, i in ipairs(special) do
+  local id, rec = ids[i], records[i]
+  local kind, flags, _, at = rec_head(id, rec)
+  if kind == 'ok' then
+    local entries
+    if is_keyed(flags) then touched[#touched + 1] = k_idem(rec_key(rec, at)) end
+    if byte(rec, 1) >= FRESH_EXT then
+      extended = true
+      if ext_get(rec, at, flags, EXT.PERMIT) or ext_get(rec, at, flags, EXT.LIMIT_KEYS) then lent[#lent + 1] = i end
+      succeeded(id, rec, flags, at)
+      entries = labels.of(id, rec, at, flags)
+      labels.touch(entries, touched)
     end
+    ended[#ended + 1] = { id, rec, flags, at, entries }
   end
 end
 if extended then touched[#touched + 1] = K_GROUPS end

@@ -43,11 +43,14 @@ for _ = 1, k do
   if id then add_body(new, id, ARGV[at + 1]) end
   at = at + 2
 end
-if ARGV[at] or #new.extended > 0 then
+if ARGV[at] then
+--@include lib/new_labels.lua
+  add_labels(new, at, ids, n, stored < n, 9)
+end
+if #new.extended > 0 then
 --@include lib/extension.lua
 --@include lib/fair.lua
 --@include lib/extend_new.lua
-  add_labels(new, at, ids, n, stored < n, 9)
   note_keys(new)
 end
 err = guard({ T })

@@ -78,11 +78,14 @@ for _ = 1, tonumber(ARGV[9]) do
   end
   at = at + 2
 end
-if ARGV[at] or #new.extended > 0 then
+if ARGV[at] then
+--@include lib/new_labels.lua
+  add_labels(new, at, ids, n, next(skip) ~= nil, 8)
+end
+if #new.extended > 0 then
 --@include lib/extension.lua
 --@include lib/fair.lua
 --@include lib/extend_new.lua
-  add_labels(new, at, ids, n, next(skip) ~= nil, 8)
   note_keys(new)
 end
 err = guard({ T })

@@ -126,53 +126,6 @@ function labels.forget(entries)
     left[#left + 1], labels.left[entries[i]] = entries[i + 1], left
   end
 end
--- What the extension of such a record holds, if that is its labels alone: their bytes, by how it begins (its length, tag, length of the
--- entry), else false.
-function labels.bytes_alone(begins)
-  local high, low, tag, entry_high, entry_low = byte(begins, 1, 5)
-  if tag ~= labels.TAG or not entry_low or 256 * high + low ~= 256 * entry_high + entry_low + 3 then return false end
-  local bytes = 256 * entry_high + entry_low
-  return bytes >= 6 and bytes % 6 == 0 and bytes
-end
--- Does what forget and touch do for a record whose flags are its priority alone, and whose extension holds nothing else, with few calls
--- of functions. first: its first byte. Returns false, and has done nothing, for any other record.
-do
-local alone, places, split = {}, {}, struct.unpack
--- The members that a task leaves in a set, by the number as records have it.
-local function leaves(number, keys)
-  local high, low = byte(number, 1, 2)
-  local key = labels.key(256 * high + low)
-  local left = labels.left[key]
-  if not left then
-    left = {}
-    labels.left[key] = left
-    keys[#keys + 1] = key
-  end
-  places[number] = left
-  return left
-end
-function labels.forget_alone(id, rec, first, keys)
-  local at = first == FULL_EXT and 16 or first == FRESH_EXT and 3
-  local size = at and byte(rec, at)
-  if not size or #rec < at + size + 11 then return false end
-  local from = at + 1 + size
-  local begins, number, mark = split('c5c2c4', rec, from)
-  local bytes = alone[begins]
-  if bytes == nil then
-    bytes = labels.bytes_alone(begins)
-    alone[begins] = bytes
-  end
-  if not bytes or #rec < from + 4 + bytes then return false end
-  local left = places[number] or leaves(number, keys)
-  left[#left + 1] = id .. mark
-  for i = from + 11, from + 4 + bytes, 6 do
-    number, mark = split('c2c4', rec, i)
-    left = places[number] or leaves(number, keys)
-    left[#left + 1] = id .. mark
-  end
-  return true
-end
-end
 -- Adds their keys to those that a guard asks for, each once.
 function labels.touch(entries, keys)
   for i = 1, #entries, 2 do

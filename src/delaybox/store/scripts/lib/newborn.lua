@@ -61,7 +61,13 @@ local function add_new(b, id, rec)
   if due < b.limit then
     local first, flags, len, letter = byte(rec, 1, 4)
     local base, earliest, lane = near_base(letter), b.clock.earliest, sub(rec, 4, 3 + len)
-    if first >= FRESH_EXT then b.extended[#b.extended + 1] = { rec, flags, lane, due } end
+    if first >= FRESH_EXT then
+      -- Behind the lane of a task without a key. One entry that is as long as the whole, and no fairness key (9), is not looked at further.
+      local high, low, tag, entry_high, entry_low = byte(rec, 4 + len, 8 + len)
+      if flags >= 8 or tag == 9 or not entry_low or 256 * high + low ~= 256 * entry_high + entry_low + 3 then
+        b.extended[#b.extended + 1] = { rec, flags, lane, due }
+      end
+    end
     add2(b.near, K_NEAR[base + flags % 4], due, id .. lane)
     if due < earliest[base] then earliest[base] = due end
   end
