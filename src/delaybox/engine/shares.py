@@ -24,7 +24,7 @@ from delaybox.store.survey import SHARED, met, packed, survey_call, waiting
 
 _FRESH_MS = 15.0
 """How long a look at the partitions counts, less what was claimed since."""
-_PLAIN_MS = 250.0
+_PLAIN_MS = 1_000.0
 """How long it counts where no queue has rules and something is left of what it saw. Then what comes due meanwhile can
 stand in front of that only as a task of another priority, which is asked for with plain commands instead: looks were
 over a third of what a store did for workers that free few slots at a time (four nodes with 200 places each, functions
