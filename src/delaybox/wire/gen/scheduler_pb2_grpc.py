@@ -271,7 +271,7 @@ class SchedulerServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ReplayDeadMany(self, request, context):
-        """The same for those that match, newest first. Scope admin.
+        """The same for those that match, newest first: without a limit all of them, however many they are. Scope admin.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -285,7 +285,7 @@ class SchedulerServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def DiscardDeadMany(self, request, context):
-        """The same for those that match, newest first. Scope admin.
+        """The same for those that match, newest first: without a limit all of them, however many they are. Scope admin.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
