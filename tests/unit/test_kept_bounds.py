@@ -13,13 +13,16 @@ from delaybox.api.grpc import scheduler
 from delaybox.api.grpc.calls import Serialized
 from delaybox.api.grpc.scheduler import Scheduler
 from delaybox.core import queue, shares
+from delaybox.core.delivery import Failed
+from delaybox.core.history import HistoryRules
 from delaybox.core.queue import LiveRules
 from delaybox.core.shares import Shares, Waiting
 from delaybox.core.task import NewTask, TaskType
 from delaybox.engine import stored
 from delaybox.engine.stored import StoredEverywhere, StoreProgress
 from delaybox.roles.worker_host import WorkerHost
-from delaybox.service import Service
+from delaybox.service import Service, failures
+from delaybox.service.failures import FailureNotes
 from delaybox.store import unforeseen
 from delaybox.store.record import draft
 from delaybox.store.unforeseen import Unforeseen
@@ -28,6 +31,9 @@ from delaybox.wire.gen import worker_pb2
 from delaybox.wire.json.tasks import TaskRules
 from delaybox.wire.proto import bulk, tasks
 from delaybox.wire.proto.bulk import BatchReader
+from tests.desk import NOW, delivery
+
+RULES = HistoryRules(keep_ms=60_000)
 
 
 def test_kinds_of_tasks_and_rules_of_queues_that_were_looked_up_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,3 +121,14 @@ async def test_batches_of_a_stream_that_are_stored_at_once_are_bounded(monkeypat
     may_end.set()
     await first
     assert len([one async for one in answers]) == 49 and sent == 50
+
+
+def test_failures_that_wait_for_the_store_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(failures, "MOST_WAITING", 5)
+    notes = FailureNotes(SimpleNamespace(partitions=8, tags=["{p:0}"] * 8), RULES, "n")  # type: ignore[arg-type]
+    for _ in range(2):
+        for _ in range(20):
+            notes.note(delivery(), Failed("no"), NOW)
+        assert sum(map(len, notes._waiting.values())) == 5
+        (call,) = notes.calls()
+        assert call.script == "explain" and not notes.waiting, "then there is room again"

@@ -17,6 +17,8 @@ from delaybox.store.store import Store
 BURST: Final = 500
 A_SECOND: Final = 300
 """Failures that a process notes at once, and in a second for longer; of more at a time no reason is kept."""
+MOST_WAITING: Final = 2_000
+"""Failures that wait to be written while the store does not answer."""
 
 
 class FailureNotes:
@@ -28,13 +30,15 @@ class FailureNotes:
         self._node = node
         self._keeps = rules.keep_ms > 0 and rules.failures > 0
         self._waiting: dict[int, list[tuple[bytes, bytes]]] = {}
+        self._count = 0
         self._tokens = float(BURST)
         self._filled_at = time.monotonic()
 
     def note(self, d: Delivery, failed: Failed, now_ms: int) -> None:
         """Notes why a delivery failed; never blocks. Of a command what it printed stands for the traceback."""
-        if not self._keeps or not self._allowed():
+        if not self._keeps or self._count >= MOST_WAITING or not self._allowed():
             return
+        self._count += 1
         traceback = failed.traceback
         if not traceback and failed.result is not None:
             traceback = failed.result.output[-TRACEBACK_BYTES:].decode("utf-8", "replace")
@@ -65,6 +69,7 @@ class FailureNotes:
     def calls(self) -> Iterator[ScriptCall]:
         """What writes down all that was noted since the last time."""
         waiting, self._waiting = self._waiting, {}
+        self._count = 0
         for partition, noted in waiting.items():
             for at in range(0, len(noted), failures.MOST_EXPLAINED):
                 some = noted[at : at + failures.MOST_EXPLAINED]
