@@ -15,7 +15,9 @@ from delaybox.store.store import Store
 from delaybox.store.writable import writable
 
 STALE_HEARTBEAT_MS = 5_000
-_LOOKS_S = 0.5
+_LOOKS_S = 0.75
+"""For so long heartbeats and counts are waited for where there are several servers. With the look at these it is less
+than whoever probes waits."""
 _SLOW = f"a server of the store has not answered within {_LOOKS_S:g} s"
 
 
