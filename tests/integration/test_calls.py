@@ -21,6 +21,7 @@ from delaybox.engine.placement import Placement
 from delaybox.store import keys, nodes
 from delaybox.store.leases import new_lease
 from delaybox.store.leftovers import Unclaimed, unclaimed
+from delaybox.store.listening import Listening
 from delaybox.store.record import draft
 from delaybox.store.servers import Servers
 from delaybox.store.store import Batch, ClaimLimits, Store
@@ -204,6 +205,25 @@ async def test_one_without_room_answers_no_more_often_than_once_in_a_while(
     b.asked(seed, [0])
     await callers.over()
     assert len(looks) == 1 + 5 + 1
+
+
+async def test_what_a_member_listens_to_already_is_not_subscribed_to_again(
+    callers: Callers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes: list[int] = []
+
+    async def noted(_: Listening, channels: Sequence[str]) -> None:
+        changes.append(len(channels))
+
+    monkeypatch.setattr(Listening, "change", noted)
+    wakeups = callers.all["a"].wakeups
+    for _ in range(3):
+        wakeups.want(left=[0])
+    wakeups.want(left=[0], for_workers={0})
+    wakeups.want(left=[0], for_workers=frozenset((0,)))
+    wakeups.want(left=[0])
+    await until(lambda: len(changes) == 2)
+    assert changes == [5, 4]
 
 
 async def test_what_waits_is_read_with_its_lanes(callers: Callers) -> None:

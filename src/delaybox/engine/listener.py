@@ -122,6 +122,7 @@ class Wakeups:
         # Nodes of the previous version have one channel for all.
         self._former = keys.former_wake(store.prefix)
         self._tags = {tag.encode(): p for p, tag in enumerate(store.tags)}
+        self._asked: tuple[frozenset[int], ...] = ()
         self._wanted: frozenset[str] = frozenset()
         self._ready = asyncio.Event()
         self._listening: Listening | None = None
@@ -140,6 +141,11 @@ class Wakeups:
     ) -> None:
         """Sets the partitions of each kind of message: due tasks, due WORKER tasks, due HTTP tasks (``hooks``), work
         left ready, and WORKER tasks left (with calls for help, and lanes that claims met)."""
+        # Members that call one another all the time ask for the same again and again.
+        asked = tuple(map(frozenset, (due, for_workers, hooks, ready, left)))
+        if asked == self._asked:
+            return
+        self._asked = asked
         tags = self._store.tags
         self._wanted = frozenset(
             [self._former]
