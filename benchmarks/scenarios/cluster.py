@@ -6,6 +6,7 @@ Rounds alternate, and their medians are compared: a machine that others use chan
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from statistics import median
@@ -24,7 +25,7 @@ LEAST = 0.85
 
 
 class Round(NamedTuple):
-    """``cpu_us``: for each task, of the servers and of the node."""
+    """``cpu_us``: for each task, of the servers and of what uses them: a node, or this process."""
 
     rate: float
     cpu_us: tuple[float, float]
@@ -38,7 +39,7 @@ def run(bench: Bench) -> None:
     def post(servers: list[BenchServer]) -> Round:
         with ours.serve(servers[0]) as node:
             load.post(node.port, node.path, connections=CONNECTIONS, seconds=1)
-            used = _Used(servers, node.pid)
+            used = _Used(servers, *family(node.pid))
             found = load.post(node.port, node.path, connections=CONNECTIONS, seconds=seconds)
             return Round(found.rate, used.each(found.accepted))
 
@@ -46,19 +47,19 @@ def run(bench: Bench) -> None:
         with ours.serve(servers[0]) as node:
             options = {"address": node.grpc, "seed": 1, "under_way": UNDER_WAY, "connections": CONNECTIONS}
             send_alone(calls // 10, options)
-            used = _Used(servers, node.pid)
+            used = _Used(servers, *family(node.pid))
             found = send_alone(calls, options)
             return Round(calls / found["seconds"], used.each(calls))
 
     def in_bulk(servers: list[BenchServer]) -> Round:
         due = workload.spread_over(bench.random(), workload.DAY_MS)
         ours.run(ours.schedule(servers[0], bulk // 10, due, payload=b"x" * workload.PAYLOAD_BYTES))
-        used = _Used(servers)
+        used = _Used(servers, os.getpid())
         took = ours.run(ours.schedule(servers[0], bulk, due, payload=b"x" * workload.PAYLOAD_BYTES))
         return Round(bulk / took, used.each(bulk))
 
     def engine(servers: list[BenchServer]) -> Round:
-        used = _Used(servers)
+        used = _Used(servers, os.getpid())
         found = ours.run(ours.drain_herd(servers[0], herd))
         return Round(herd / found.seconds, used.each(herd))
 
@@ -72,10 +73,10 @@ def run(bench: Bench) -> None:
 
 
 class _Used:
-    """Processor time of servers and of a node (or of this process) since it was made."""
+    """Processor time of servers and of other processes since it was made."""
 
-    def __init__(self, servers: list[BenchServer], node: int = 0) -> None:
-        self._groups = [server.process.pid for server in servers], [*family(node)] if node else []
+    def __init__(self, servers: list[BenchServer], *pids: int) -> None:
+        self._groups = [server.process.pid for server in servers], pids
         self._before = self._now()
 
     def _now(self) -> list[float]:
@@ -83,8 +84,8 @@ class _Used:
 
     def each(self, count: int) -> tuple[float, float]:
         """µs for each of ``count`` tasks."""
-        servers, node = [(now - before) / count * 1e6 for now, before in zip(self._now(), self._before, strict=True)]
-        return servers, node
+        servers, others = [(now - before) / count * 1e6 for now, before in zip(self._now(), self._before, strict=True)]
+        return servers, others
 
 
 def _compared(bench: Bench, what: str, unit: str, rounds: int, measured: Callable[[list[BenchServer]], Round]) -> None:
@@ -108,9 +109,8 @@ def _compared(bench: Bench, what: str, unit: str, rounds: int, measured: Callabl
 
 
 def _row(what: str, unit: str, name: str, rounds: list[Round]) -> Row:
-    servers, node = (median(r.cpu_us[i] for r in rounds) for i in (0, 1))
-    note = f"median of {len(rounds)} rounds in turns; CPU µs each: servers {servers:.1f}"
-    note += f", node {node:.0f}" if node else ""
+    servers, others = (median(r.cpu_us[i] for r in rounds) for i in (0, 1))
+    note = f"median of {len(rounds)} rounds in turns; CPU µs each: servers {servers:.1f}, who uses them {others:.1f}"
     bounds = (at_least(LEAST, of=ONE),) if name == THREE else ()
     return Row(what=what, subject=name, value=median(r.rate for r in rounds), unit=unit, note=note, bounds=bounds)
 

@@ -6,6 +6,7 @@ import asyncio
 import os
 import time
 from collections.abc import AsyncIterator
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,14 @@ from delaybox.cli import doctor_server
 from delaybox.core import ids
 from delaybox.core.errors import StoreRefused
 from delaybox.core.query import TaskQuery
-from delaybox.core.task import NewTask, TaskType
+from delaybox.core.task import NewTask, Submitted, TaskType
 from delaybox.service import Service
 from delaybox.store import keys, nodes
 from delaybox.store.address import ServerSettings
 from delaybox.store.fsck import fsck
 from delaybox.store.loader import load
 from delaybox.store.record import draft
+from delaybox.store.replies import MAX_ITEMS
 from delaybox.store.servers import Servers
 from delaybox.store.slots import slot_of
 from delaybox.store.store import Batch, Store
@@ -126,6 +128,17 @@ async def test_the_service_works_over_all_servers(store: Store) -> None:
             assert seen == 7 and len(target.got) == 7
     finally:
         await service.close()
+
+
+async def test_bulk_is_spread_over_all_partitions(store: Store) -> None:
+    """A call of many batches, of which a server gets several in a row, reaches each partition."""
+    service = Service(store)
+    tasks = [NewTask(delay_ms=3_600_000) for _ in range(MAX_ITEMS * PARTITIONS)]
+    answers = await service.submit_many(tasks)
+    stored = [ids.partition(ids.parse(one.task_id)) for one in answers if isinstance(one, Submitted)]
+    assert len(stored) == len(tasks)
+    found = [p for p, _ in groupby(stored[::MAX_ITEMS])]
+    assert sorted(found) == list(range(PARTITIONS)), "each chunk of a call is of one partition"
 
 
 async def test_fsck_and_scripts_of_the_whole_store(store: Store, cluster: RealCluster) -> None:

@@ -11,12 +11,13 @@ from redis.asyncio import Redis
 
 from delaybox.core.errors import PartAway, StoreUnavailable
 from delaybox.core.queue import LiveRules, QueueRules
-from delaybox.core.task import NewTask, TaskType
+from delaybox.core.task import NewTask, Submitted, TaskType
 from delaybox.engine.clock_estimate import Clocks
 from delaybox.engine.ownership import Ownership
 from delaybox.engine.permit_dealer import PermitDealer
 from delaybox.service import Service
 from delaybox.service.rules import Rules
+from delaybox.service.turns import BEHIND
 from delaybox.store import knowledge, rules
 from delaybox.store.knowledge import Knowledge
 from delaybox.store.leases import new_lease
@@ -101,6 +102,20 @@ async def test_what_waits_for_a_server_that_hangs_is_bounded(two: TwoServers) ->
     two.answers.set()
     assert all(one.created for one in await asyncio.gather(*waiting))
     assert submitter._held_count == 0
+
+
+async def test_bulk_goes_to_the_other_after_some_batches(two: TwoServers) -> None:
+    service = Service(two.store)
+    two.answers.clear()
+    calls = []
+    for _ in range(12):
+        asked = two.asked
+        calls.append(call := asyncio.create_task(service.submit_many([NewTask() for _ in range(3)])))
+        await until_async(lambda call=call, asked=asked: call.done() or two.asked > asked)  # type: ignore[misc]
+    assert two.asked == BEHIND and sum(call.done() for call in calls) == 12 - BEHIND
+    two.answers.set()
+    answers = [answer for call in calls for answer in await call]
+    assert len(answers) == 36 and all(isinstance(answer, Submitted) for answer in answers)
 
 
 async def test_permits_are_dealt_at_the_others(two: TwoServers) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from types import SimpleNamespace
 from typing import Any
 
 from google.protobuf.message import DecodeError
@@ -21,7 +22,7 @@ from delaybox.wire.json.tasks import TaskRules
 from delaybox.wire.proto.bulk import BatchReader, frames, plain, stored
 from delaybox.wire.proto.tasks import new_task
 
-NO_STORE: Any = None
+NO_STORE: Any = SimpleNamespace(shards=None)
 SUBMITTER = Submitter(NO_STORE)
 RULES = TaskRules(max_payload_bytes=2_000)
 TRACE = {"traceparent": b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"}

@@ -27,6 +27,7 @@ from delaybox.service import arrivals
 from delaybox.service.arrivals import Arrivals
 from delaybox.service.functions import OwnQueues
 from delaybox.service.shedding import Shedding
+from delaybox.service.turns import Turns
 from delaybox.store.batches import MAX_BODY_BYTES
 from delaybox.store.label_entries import draft_with
 from delaybox.store.labels import IndexedLabels
@@ -40,6 +41,8 @@ from delaybox.wire.json.moments import render_moment
 from delaybox.wire.topics import TopicRules
 
 _CHUNKS_UNDER_WAY = 2
+_CHUNKS_AT_SEVERAL = 4
+"""The same where there are several servers: one gets several in a row, and another one can begin with the next."""
 _UNCONFIRMED = 16
 """Most round trips under way where each waits until it is confirmed, which may take a second or two."""
 _SOON_S = 0.002
@@ -122,7 +125,7 @@ class Submitter:
         """Since when the first of these waits for this process, and for no round trip."""
         self._crowded = False  # the last round had no room for all
         self._pump_task: asyncio.Task[None] | None = None
-        self._turn = 0
+        self._turns = Turns(store.shards)
         self._rounds: set[asyncio.Task[None]] = set()
         self._under_way: Counter[int] = Counter()
         """Round trips by the number of the server, where there are several."""
@@ -343,7 +346,9 @@ class Submitter:
         out: list[Stored | DelayBoxError] = []
         running: deque[asyncio.Task[list[Stored | DelayBoxError]]] = deque()
         coming = iter(items)
-        most = _UNCONFIRMED if self._store.runner.confirms else _CHUNKS_UNDER_WAY
+        most = _CHUNKS_AT_SEVERAL if self._store.shards.several else _CHUNKS_UNDER_WAY
+        if self._store.runner.confirms:
+            most = _UNCONFIRMED
         while chunk := list(islice(coming, MAX_ITEMS)):
             running.append(asyncio.create_task(self._store_each(chunk, make)))
             began = perf_counter()
@@ -416,7 +421,9 @@ class Submitter:
     ) -> list[Stored | DelayBoxError]:
         answers: list[Stored | DelayBoxError] = [_NO_ANSWER] * len(drafts)
         created = known = 0
-        for replies, where in zip(await self._store.schedule(batches), places, strict=True):
+        with self._turns.under_way([batch.partition for batch in batches]):
+            found = await self._store.schedule(batches)
+        for replies, where in zip(found, places, strict=True):
             if isinstance(replies, BaseException):
                 if not isinstance(replies, DelayBoxError):
                     raise replies
@@ -436,29 +443,19 @@ class Submitter:
             self._store.events.scheduled(zip(drafts, answers, strict=True))
         return answers
 
-    def _next(self, turn: int) -> int:
-        """The partition for tasks that may lie in any: each in turn, but for those that are away now, or whose server
-        has not done with the round before."""
-        partitions, shards = self._store.partitions, self._store.shards
-        for at in range(1, partitions + 1):
-            p = (turn + at) % partitions
-            if shards.reachable(p) and not (self._under_way and self._busy(shards.of[p])):
-                return p
-        return (turn + 1) % partitions
-
     def _batches(self, drafts: list[Draft]) -> tuple[list[Batch], list[Sequence[int]]]:
         """Splits by partition (that of a key, else one a call in turn) and by bytes; with each, the drafts'
         places."""
-        self._turn = self._next(self._turn)
+        turn = self._turns.next(self._busy)
         plain = all(d.key is None and d.body is None and d.message_key is None for d in drafts)
         if plain and sum(len(d.record) for d in drafts) <= MAX_RECORD_BYTES:
-            return [Batch(self._turn, drafts)], [range(len(drafts))]
+            return [Batch(turn, drafts)], [range(len(drafts))]
         batches: list[Batch] = []
         places: list[Sequence[int]] = []
         open_: dict[tuple[int, bool], tuple[Batch, list[int], list[int]]] = {}
         for i, d in enumerate(drafts):
             decides = d.message_key if d.key is None else d.key
-            p = self._turn if decides is None else self._store.partition_of(decides)
+            p = turn if decides is None else self._store.partition_of(decides)
             size, extra = len(d.record), len(d.body or b"")
             entry = open_.get((p, d.replace))
             if d.replace and entry is not None and len(entry[1]) >= MAX_REPLACED:
