@@ -7,6 +7,8 @@ import itertools
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+import pytest
+
 from delaybox.client.channel import ChannelTarget
 from delaybox.wire.gen import task_pb2
 from delaybox.wire.gen import worker_pb2 as pb
@@ -111,10 +113,10 @@ def virtually(run: Callable[[], Coroutine[Any, Any, Node]]) -> Node:
         return runner.run(run())
 
 
-async def naps(count: int, *, size: int, function: str = "nap", spread: bool = True) -> Node:
-    """Functions of 50 ms; those that begin together end within 50 ms of each other where they are ``spread``."""
+async def naps(count: int, *, size: int, function: str = "nap", within_s: float = 0.05) -> Node:
+    """Functions of 50 ms; those that begin together end ``within_s`` of each other."""
     shares = itertools.cycle([(n * 7919 % 1000) / 1000 for n in range(1000)])
-    node = Node(count, function, (lambda: 0.025 + 0.05 * next(shares)) if spread else lambda: 0.05, size=size)
+    node = Node(count, function, lambda: 0.05 + within_s * (next(shares) - 0.5), size=size)
     await node.run()
     return node
 
@@ -123,6 +125,14 @@ def test_ends_that_come_one_at_a_time_are_reported_many_together() -> None:
     node = virtually(lambda: naps(4_000, size=200))
     assert len(node.messages) < 4_000 / 12, "with a message a millisecond it is one for four tasks"
     assert max(node.waits) <= MOST_S + 0.001
+
+
+@pytest.mark.parametrize("within_s", [0.001, 0.002, 0.005])
+def test_where_tasks_come_and_end_together_no_place_waits_as_if_others_had_not_begun(within_s: float) -> None:
+    """Those that had just come were not begun yet: the next message waited for 20 ms, and all places with it."""
+    node = virtually(lambda: naps(4_000, size=200, within_s=within_s))
+    assert max(node.waits) <= 1.5 * MOST_S + 0.0011
+    assert len(node.messages) < 4_000 / 12
 
 
 def test_no_more_than_a_tenth_of_the_places_wait_for_it() -> None:

@@ -38,9 +38,14 @@ class Gathering:
         self._ends = self._ends * math.exp((self._sent_at - now) / _WINDOW_S) + ends
         self._sent_at = now
 
+    @property
+    def busy(self) -> bool:
+        """Whether about `BUSY` ends a second were reported lately."""
+        return self._ends * math.exp((self._sent_at - self._now()) / _WINDOW_S) >= BUSY * _WINDOW_S
+
     def left_s(self, queued: int) -> float:
         """How long the next message may still wait. ``queued``: tasks at hand that have not begun."""
-        if not queued and self._ends < BUSY * _WINDOW_S:
+        if not queued and not self.busy:
             return 0.0
         return self._sent_at + (QUEUED_S if queued else MOST_S) - self._now()
 

@@ -19,7 +19,7 @@ from delaybox.core.errors import DelayBoxError
 from delaybox.wire.gen import worker_pb2 as pb
 from delaybox.worker.attempt import TaskRun
 from delaybox.worker.crew import Crew
-from delaybox.worker.gathering import LEAST_S, Gathering
+from delaybox.worker.gathering import LEAST_S, MOST_S, Gathering
 from delaybox.worker.session import NEVER, ContractBroken, NodeSession
 
 log = logging.getLogger("delaybox.worker")
@@ -437,6 +437,9 @@ class WorkerLine:
                 call.cancel()
             else:
                 await poked.wait()
+                if gathering.busy and not session.pressing:
+                    # Tasks that began together end together: the first one would go alone.
+                    await asyncio.sleep(LEAST_S)
 
     async def _gather(self, gathering: Gathering) -> None:
         """Returns when the next message is worth its cost, or something else than plain ends is to be said."""
@@ -447,7 +450,8 @@ class WorkerLine:
             if session.ends >= session.wake_at:
                 break
             poked.clear()
-            over = asyncio.get_running_loop().call_later(left_s, poked.set)
+            # Tasks that have not begun may begin in a moment, and then places wait.
+            over = asyncio.get_running_loop().call_later(min(left_s, MOST_S / 2), poked.set)
             await poked.wait()
             over.cancel()
         session.wake_at = NEVER
