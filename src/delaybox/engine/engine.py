@@ -45,13 +45,13 @@ log = logging.getLogger("delaybox.engine")
 
 DEAF = "new tasks that are due at once can be up to a second late: no subscription to wake-ups"
 """The problem that readiness shows while wake-ups are not received; tasks are then found by polling."""
-_CLAIM_PATIENCE_S = 2.0
-_CALLS_MOST = 16
+_CLAIM_PATIENCE_S, _CALLS_MOST = 2.0, 16
 _PARTITIONS_SHOWN = 256
 """A heartbeat has no more, or it would be large in a store of thousands of partitions."""
 _HOOKS = TaskType.HTTP.value
-_SCRIPTS = ("claim", "ack", "complete", "fail", "release", "extend", "reap", "note", "index", "expand", "survey")
-"""The server compiles these before tasks come due: a millisecond each, which the first tasks would be late by."""
+_SCRIPTS, _OF_LEASES = ("claim", "note", "index", "expand"), ("extend", "ack", "reap")
+"""The server compiles these before tasks come due: a millisecond each, which the first tasks would be late by. Others
+at their first use: its collector visits all that is compiled again and again while a claim waits (ADR 0070)."""
 
 
 class Engine:
@@ -170,7 +170,7 @@ class Engine:
     async def start(self) -> None:
         """Returns when it is subscribed to wake-ups and claiming has begun."""
         if self._claims:
-            await self._store.prepare(*_SCRIPTS)
+            await self._store.prepare(*_SCRIPTS, *(() if self._options.channel else _OF_LEASES))
         if self._listens:
             await self._wakeups.start()
         self._dispatcher.start()
