@@ -6,7 +6,6 @@ import asyncio
 import os
 import time
 from collections.abc import AsyncIterator
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -131,14 +130,17 @@ async def test_the_service_works_over_all_servers(store: Store) -> None:
 
 
 async def test_bulk_is_spread_over_all_partitions(store: Store) -> None:
-    """A call of many batches, of which a server gets several in a row, reaches each partition."""
+    """A call of many batches, of which a server gets several in a row, reaches partitions of all servers. How a round
+    goes on while a server stays behind, as here on a busy machine, is in unit/test_turns.py."""
     service = Service(store)
     tasks = [NewTask(delay_ms=3_600_000) for _ in range(MAX_ITEMS * PARTITIONS)]
     answers = await service.submit_many(tasks)
     stored = [ids.partition(ids.parse(one.task_id)) for one in answers if isinstance(one, Submitted)]
     assert len(stored) == len(tasks)
-    found = [p for p, _ in groupby(stored[::MAX_ITEMS])]
-    assert sorted(found) == list(range(PARTITIONS)), "each chunk of a call is of one partition"
+    chunks = [set(stored[at : at + MAX_ITEMS]) for at in range(0, len(stored), MAX_ITEMS)]
+    assert all(len(chunk) == 1 for chunk in chunks), "each chunk of a call is of one partition"
+    reached = set().union(*chunks)
+    assert {store.shards.of[p] for p in reached} == set(store.shards.of) and len(reached) > PARTITIONS // 2
 
 
 async def test_fsck_and_scripts_of_the_whole_store(store: Store, cluster: RealCluster) -> None:
