@@ -11,6 +11,7 @@ import grpc
 import pytest
 from redis.asyncio import Redis
 
+from delaybox.api.grpc.server import MAX_STREAMS
 from delaybox.core import ids
 from delaybox.store.servers import Servers
 from delaybox.store.store import ClaimLimits, Store, Verdict
@@ -21,6 +22,7 @@ from tests.servers import RealServer
 from tests.shared import a_prefix, empty, kept
 
 HOUR_MS = 3_600_000
+UNKNOWN = "01a2b3c4-d5e6-8001-9f00-112233445566"
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
 
 
@@ -223,3 +225,13 @@ async def test_what_the_store_holds(rpc: Rpc, store: Store):
         answer = await refused(call())
         assert (answer.status, answer.field) == (INVALID, field)
     assert list((await rpc.scheduler.Nodes(pb.NodesRequest())).nodes) == []
+
+
+async def test_of_very_many_calls_on_one_connection_none_is_dropped(rpc: Rpc):
+    """Whoever has an answer makes the next call at once, while grpc's core has not forgotten the last one."""
+
+    async def caller() -> set[grpc.StatusCode]:
+        return {(await refused(rpc.scheduler.Get(pb.GetRequest(id=UNKNOWN)))).status for _ in range(15)}
+
+    answers = await asyncio.gather(*(caller() for _ in range(6 * MAX_STREAMS)))
+    assert set().union(*answers) == {grpc.StatusCode.NOT_FOUND}

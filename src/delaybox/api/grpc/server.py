@@ -45,6 +45,8 @@ def make_server(settings: GrpcSettings, services: Sequence[Servicer], guard: Gua
         ("grpc.max_receive_message_length", settings.receive_limit),
         ("grpc.max_send_message_length", -1),
         ("grpc.max_concurrent_streams", MAX_STREAMS),
+        # Past these the core would refuse calls at random, counting those that have ended and are not yet forgotten.
+        ("grpc.http.overload_protection", 0),
         # The core would drop calls at random as soon as 1,000 wait to be looked at; the front keeps these few.
         ("grpc.server.max_pending_requests", _PENDING),
         ("grpc.server.max_pending_requests_hard_limit", _PENDING),
