@@ -6,17 +6,18 @@ import grpc
 import pytest
 
 from delaybox.client.errors import failure_of
+from delaybox.core.errors import Overloaded
 
 
 class Broken(grpc.RpcError):
-    def __init__(self, details: str) -> None:
-        self._details = details
+    def __init__(self, details: str, before: str = "connections to all backends failing; last error: ") -> None:
+        self._details = before + details
 
     def code(self) -> grpc.StatusCode:
         return grpc.StatusCode.UNAVAILABLE
 
     def details(self) -> str:
-        return f"connections to all backends failing; last error: {self._details}"
+        return self._details
 
     def trailing_metadata(self) -> tuple[()]:
         return ()
@@ -38,3 +39,10 @@ def test_no_connection_says_what_to_mend(details: str, mend: str) -> None:
 
 def test_who_calls_redis_itself_over_grpc_is_told_so() -> None:
     assert "write redis://cache:6379" in str(failure_of(Broken("UNAVAILABLE: Socket closed"), "cache:6379").error)
+
+
+def test_a_call_that_http_refused_is_known_not_to_be_done() -> None:
+    words = "Stream removed (RST_STREAM (Received RST_STREAM with error code 7))"
+    failure = failure_of(Broken(words, before=""), "node-a:9088")
+    assert failure.refused and isinstance(failure.error, Overloaded)
+    assert str(failure.error).startswith("node-a:9088 ")

@@ -21,6 +21,8 @@ DOMAIN: Final = "delaybox"
 _DETAILS: Final = "grpc-status-details-bin"
 _NEVER_SENT: Final = ("failed to connect", "Connection refused", "DNS resolution failed", "connections to all backends")
 """How gRPC words that it had no connection to send on, for which it has no code of its own."""
+_NOT_TAKEN: Final = "RST_STREAM with error code 7"
+"""How it words REFUSED_STREAM of HTTP/2: too many calls on one connection, and nothing was done for this one."""
 
 
 class Unreachable(DelayBoxError):
@@ -137,6 +139,8 @@ def failure_of(error: grpc.RpcError, where: str) -> Failure:
         return Failure(found, status, refused=status in REFUSALS or info.reason in REFUSED_CODES, retry_after_s=wait_s)
     sent = not (status == "UNAVAILABLE" and any(words in details for words in _NEVER_SENT))
     redis = f"; that is Redis's own port: to go there straight write redis://{where}" if where.endswith(":6379") else ""
+    if status == "UNAVAILABLE" and _NOT_TAKEN in details:
+        return Failure(core.Overloaded(f"{where} took no more calls on this connection"), status, refused=True)
     if status == "UNAVAILABLE":
         mend = redis or ("" if sent else _mend(details))
         return Failure(Unreachable(f"{where}: {details}{mend}"), status, sent=sent)
