@@ -157,22 +157,26 @@ async def test_the_page_says_where_an_action_goes_on_so_any_node_can(
 
 
 @pytest.mark.parametrize(
-    ("done", "words"),
+    ("done", "begun_at", "words"),
     [
-        ((2, 0), "2 tasks were deleted."),
-        ((0, 0), "The group is gone already: none of it was deleted."),
+        ((2, 0), 0, "2 tasks were deleted."),
+        ((0, 0), 0, "The group is gone already: none of it was deleted."),
+        ((0, 0), 3, "No more of the group was found."),
+        ((0, 5), 3, "No more of the group was found yet. Time was over"),
         (
             (1, 3),
+            0,
             "1 task was deleted. Time was over before all dead letters were looked at: do it again for the rest.",
         ),
         (
             (0, 3),
+            0,
             "None of the group was found yet. Time was over before all dead letters were looked at: do it again",
         ),
     ],
 )
-def test_what_an_action_says(done: tuple[int, int], words: str) -> None:
-    assert pages._said(dead.GroupChange(*done), "deleted").startswith(words)
+def test_what_an_action_says(done: tuple[int, int], begun_at: int, words: str) -> None:
+    assert pages._said(dead.GroupChange(*done), "deleted", begun_at).startswith(words)
 
 
 def test_an_action_leads_to_where_it_goes_on() -> None:

@@ -52,7 +52,8 @@ class DeadPages:
         """Where time was over, the page's address says where the same button goes on: any node can, and one that has
         been restarted."""
         rest = {"action": action, "group": _group(visit), "rest": done.rest} if done.rest else {}
-        return self._frames.done(visit, f"/dead?{urlencode(rest)}" if rest else "/dead", _said(done, what))
+        at = f"/dead?{urlencode(rest)}" if rest else "/dead"
+        return self._frames.done(visit, at, _said(done, what, _rest(visit.form)))
 
 
 def _group(visit: Visit) -> str:
@@ -69,9 +70,11 @@ def _rest(fields: Mapping[str, str]) -> int:
     return int(text)
 
 
-def _said(done: GroupChange, what: str) -> str:
+def _said(done: GroupChange, what: str, begun_at: int) -> str:
     if done.changed:
         said = f"{done.changed:,} {'task was' if done.changed == 1 else 'tasks were'} {what}."
+    elif begun_at:  # an earlier action may have found some
+        said = "No more of the group was found yet." if done.rest else "No more of the group was found."
     elif not done.rest:
         said = f"The group is gone already: none of it was {what}."
     else:
