@@ -75,6 +75,9 @@ class WorkerCalls:
         self._asking: asyncio.Task[None] | None = None
         self._all_called: dict[tuple[int, bytes], float] = {}
         """Lanes of partitions to which all were called, by whomever, and when."""
+        self._put_off: dict[int, None] = {}
+        """Partitions of calls that came a moment after one that there was no room for, the first call's first."""
+        self._answering: asyncio.Task[None] | None = None
         self._announced: dict[bytes, float] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -145,14 +148,24 @@ class WorkerCalls:
 
     def _answer(self, drawn: tuple[str, ...], partitions: Sequence[int]) -> None:
         if drawn and not self._room():
-            now = local_ms()
-            if now - self._answered_full < FULL_AGAIN_MS:
+            wait_ms = self._answered_full + FULL_AGAIN_MS - local_ms()
+            if wait_ms > 0:
+                # Not left out: who called may not call again for a second, and places may come free before.
+                self._put_off |= dict.fromkeys(partitions)
+                if self._answering is None:
+                    self._answering = asyncio.create_task(self._answer_later(drawn, wait_ms / 1000))
+                    self._begin(self._answering)
                 return
-            self._answered_full = now
+            self._answered_full = local_ms()
         if len(drawn) == 2 and len(self._tasks) < _MOST_AT_ONCE:
             self._begin(asyncio.create_task(self._weigh(drawn, partitions)))
         elif drawn:
             self._claim_at(partitions)
+
+    async def _answer_later(self, drawn: tuple[str, ...], wait_s: float) -> None:
+        await asyncio.sleep(wait_s)
+        partitions, self._put_off, self._answering = list(self._put_off)[:MOST_NAMED], {}, None
+        self._answer(drawn, partitions)
 
     def _claim_at(self, partitions: Sequence[int]) -> None:
         self.helping.begin([p for p in partitions if self._claim(p)])
