@@ -103,6 +103,21 @@ async def test_a_clock_set_back_begins_the_graces_anew(lab: Lab) -> None:
     assert await lab.client.zrange(keys.leases(lab.tag), 0, -1) == [lives], "and looks that come late are no excuse"
 
 
+async def test_after_a_clock_set_back_late_looks_spare_a_long_lease_for_its_length(lab: Lab) -> None:
+    """The third look took it back, though its holder extends it half a lease apart."""
+    long = new_lease(40 * LEASE_MS)
+    await lab.add(NewTask())
+    await lab.lease(long, lease_ms=40 * LEASE_MS)
+    await watched(lab, 1_000)
+    await lab.move(-3_600_000)
+    for _ in range(6):
+        assert (await reap(lab)).leases == 0
+        await lab.move(LEASE_MS)
+    assert await lab.client.zrange(keys.leases(lab.tag), 0, -1) == [long]
+    await lab.move(40 * LEASE_MS)
+    assert (await reap(lab)).leases == 1, "nobody extended it"
+
+
 async def test_another_server_is_an_outage_even_without_a_gap(lab: Lab) -> None:
     await lab.add(NewTask())
     await lab.lease(b"L")

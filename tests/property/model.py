@@ -254,7 +254,7 @@ class Model:
         for lease_id, lease in mine.items():
             length = lengths[lease_id]
             stuck = lease.length is not None and lease.expiry > now + max(lease_ms, length) * 4 / 3
-            ended = 0 if stuck else lease.expiry
+            ended = third if stuck else lease.expiry
             thrice = 0 < third >= ended and now >= min(third + length, ended + 3 * length)
             if (thrice or now >= notes.outage + length) and (lease.expiry <= now or stuck):
                 over.append(lease_id)

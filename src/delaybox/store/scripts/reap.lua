@@ -91,8 +91,9 @@ if many > 0 then
   local flat = redis.call('ZRANGE', K_LEASES, far, '+inf', 'BYSCORE', 'LIMIT', from, 100, 'WITHSCORES')
   for i = 1, #flat, 2 do
     local length = lease_length(flat[i], 1e14)
-    -- Its end was moved by the clock, and not by its holder: it counts as one that ended when the clock was set back.
-    if tonumber(flat[i + 1]) > now + length + length / 3 and not spared(0, length) then over[#over + 1] = flat[i] end
+    -- Its end was moved by the clock, and not by its holder: it counts as one that ended before the third grace, for a clock that was set
+    -- back begins the graces anew.
+    if tonumber(flat[i + 1]) > now + length + length / 3 and not spared(begun[3], length) then over[#over + 1] = flat[i] end
   end
 end
 
