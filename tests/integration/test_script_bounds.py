@@ -46,14 +46,15 @@ from delaybox.store.apart import Apart
 from delaybox.store.by_id import Lookup
 from delaybox.store.fsck import fsck
 from delaybox.store.kafka import Span, Stream, ingest
-from delaybox.store.label_entries import SETS
+from delaybox.store.label_entries import SETS, draft_with, place
 from delaybox.store.leases import adopt
 from delaybox.store.leftovers import promote
 from delaybox.store.loader import ScriptCall
+from delaybox.store.record import draft
 from delaybox.store.resuming import resume
 from delaybox.store.snooze import Snooze, snooze
 from delaybox.store.states import states
-from delaybox.store.store import Store, Verdict
+from delaybox.store.store import Batch, Store, Verdict
 from delaybox.store.writable import writable
 from delaybox.wire import members
 from delaybox.wire import result as wire_result
@@ -379,3 +380,22 @@ async def test_constant_scripts_cost_the_same_in_a_store_of_any_size(lab: Lab) -
     after = await cost()
     # Where there is a next bucket, that is read.
     assert all(0 <= after[name] - before[name] <= 2 for name in before), (before, after)
+
+
+@pytest.mark.parametrize("keyed", [False, True], ids=["labels alone", "keyed"])
+async def test_the_labels_of_a_whole_call_may_lie_in_one_set(lab: Lab, *, keyed: bool) -> None:
+    """A script passes on fewer than 8,000 values at once: the ack failed when the tasks had left their lease."""
+    names = [f"n{i}" for i in range(16)]
+    one_set = {name: next(v for v in map(str, range(10_000)) if place(name, v)[:2] == b"\0\0") for name in names}
+    new = [
+        draft(NewTask(type=TaskType.WORKER, name="f", labels=one_set, idempotency_key=f"k{i}" if keyed else None))
+        for i in range(500)
+    ]
+    for one in new:
+        draft_with(one, names, one_set)
+    await lab.store.schedule([Batch(0, new)])
+    tasks = await lab.lease(b"L")
+    entries = keys.label(lab.tag, 0)
+    assert (len(tasks), await lab.client.scard(entries)) == (500, 8_000)
+    assert await lab.store.ack(0, b"L", list(tasks)) == []
+    assert await lab.client.scard(entries) == 0

@@ -49,7 +49,9 @@ if #special == 0 then
   local err = guard(touched)
   if err then return err end
   leave()
-  for key, members in pairs(left) do redis.call('SREM', key, unpack(members)) end
+  for key, members in pairs(left) do
+    for from = 1, #members, 1000 do redis.call('SREM', key, unpack(members, from, math.min(from + 999, #members))) end
+  end
   return stale
 end
 --@include lib/time.lua

@@ -36,7 +36,9 @@ end
 local function part()
   local left = ending.groups
   for from = 1, #left, 1000 do redis.call('ZREM', K_GROUPS, unpack(left, from, math.min(from + 999, #left))) end
-  for key, members in pairs(labels.left) do redis.call('SREM', key, unpack(members)) end
+  for key, members in pairs(labels.left) do
+    for from = 1, #members, 1000 do redis.call('SREM', key, unpack(members, from, math.min(from + 999, #members))) end
+  end
 end
 
 -- Removes what belongs to a record that is deleted for good: a body that lies apart. Its idempotency key gets an expiry; one
