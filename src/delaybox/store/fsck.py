@@ -36,9 +36,9 @@ _CHUNKS = 16
 """Entries of the feed of events, of 60 kB at most each, in one look."""
 CHECKED_AT_ONCE = 100
 MOST_SEEN = 10
+"""Leases named with one suspect; it is seen in more than one only where something is broken."""
 MOST_NAMED = 100_000
 """Problems that a report names; of further ones it says how many there are, at most."""
-"""Leases named with one suspect; it is seen in more than one only where something is broken."""
 
 
 @dataclass(frozen=True, slots=True)
