@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import socket
 from collections.abc import AsyncIterator
 from typing import Any
@@ -9,37 +11,68 @@ from typing import Any
 import grpc
 import pytest
 
+from delaybox import AsyncClient, NewTask
+from delaybox.api.grpc import scheduler
 from delaybox.api.grpc.guard import Guard
 from delaybox.api.grpc.scheduler import Scheduler
 from delaybox.api.grpc.server import front_of, listen, make_server
 from delaybox.api.grpc.settings import GrpcSettings
 from delaybox.api.tokens import Tokens
+from delaybox.core.errors import Overloaded
 from delaybox.service import Service
+from delaybox.service.shedding import Shedding
 from delaybox.wire.gen import scheduler_pb2 as pb
 from delaybox.wire.gen.scheduler_pb2_grpc import SchedulerStub
 from tests.overload import overloaded
 from tests.rpc import Refused, refused
+from tests.waiting import until_async
 
 NOT_READ = b"\xff this is no message"
 
 
-@pytest.fixture
-async def calls() -> AsyncIterator[tuple[grpc.aio.Channel, list[str]]]:
-    """A channel to a process without a store, and a line for each call that was refused."""
-    settings, lines = GrpcSettings(), list[str]()
-    service = Service(shedding=overloaded(lambda: lines.append("refused")))
+class Looked(Shedding):
+    """Has room again when it was looked at three times."""
+
+    looks = 0
+
+    @property
+    def full(self) -> bool:
+        self.looks += 1
+        if self.looks > 3:
+            self.bound = math.inf
+        return super().full
+
+
+@contextlib.asynccontextmanager
+async def process(shedding: Shedding) -> AsyncIterator[str]:
+    """The address of a process without a store."""
+    settings, service = GrpcSettings(), Service(shedding=shedding)
     with front_of(settings) as front, socket.create_server(("127.0.0.1", 0)) as listening:
         guard = Guard(Tokens(()), limit=front.limit, message_s=front.message_s, know=front.know)
         server = make_server(settings, [Scheduler(service, settings.rules())], guard)
         await listen(server, front, listening)
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{listening.getsockname()[1]}") as channel:
-            yield channel, lines
+        yield f"127.0.0.1:{listening.getsockname()[1]}"
         await server.stop(None)
+        await until_async(lambda: not (front._known or front._unknown))
         front.stop()
 
 
+@pytest.fixture
+async def calls() -> AsyncIterator[tuple[grpc.aio.Channel, list[str]]]:
+    """A channel to such a process, and a line for each call that was refused."""
+    lines = list[str]()
+    async with (
+        process(overloaded(lambda: lines.append("refused"))) as address,
+        grpc.aio.insecure_channel(address) as channel,
+    ):
+        yield channel, lines
+
+
 @pytest.mark.parametrize("method", ["Schedule", "ScheduleBatch", "ScheduleStream"])
-async def test_calls_with_new_tasks_are_refused_unread(calls: tuple[grpc.aio.Channel, list[str]], method: str) -> None:
+async def test_calls_with_new_tasks_are_refused_unread(
+    calls: tuple[grpc.aio.Channel, list[str]], method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scheduler, "_LOOKS", 1)
     channel, lines = calls
     if method == "ScheduleStream":
         # grpc's own client loses a status that comes before it has sent a message.
@@ -55,8 +88,27 @@ async def test_calls_with_new_tasks_are_refused_unread(calls: tuple[grpc.aio.Cha
 
 async def test_other_calls_go_on(calls: tuple[grpc.aio.Channel, list[str]]) -> None:
     channel, lines = calls
-    scheduler: Any = SchedulerStub(channel)  # type: ignore[no-untyped-call]
-    for call in (scheduler.Get(pb.GetRequest(id="x")), scheduler.Queues(pb.QueuesRequest())):
+    stub: Any = SchedulerStub(channel)  # type: ignore[no-untyped-call]
+    for call in (stub.Get(pb.GetRequest(id="x")), stub.Queues(pb.QueuesRequest())):
         refusal = await refused(call)
         assert refusal.code != "overloaded"
     assert lines == []
+
+
+async def test_a_stream_of_batches_waits_until_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refused at once, a client of asyncio could not tell that nothing was stored."""
+    monkeypatch.setattr(scheduler, "_LOOK_S", 0.001)
+    lines = list[str]()
+    shedding = Looked(0.1, on_refused=lambda: lines.append("refused"))
+    shedding.waited(0.0)
+    shedding.bound = 0
+    async with process(shedding) as address, AsyncClient(address, retries=0) as client:
+        outcomes = [one async for one in client.schedule_each([NewTask.publish(b"x")])]
+    assert "the store is being opened" in str(outcomes[0]), outcomes
+    assert lines == [] and shedding.looks > 3
+
+
+async def test_a_python_client_knows_that_nothing_was_stored() -> None:
+    async with process(overloaded()) as address, AsyncClient(address, retries=0) as client:
+        with pytest.raises(Overloaded, match="wait longer than 100 ms"):
+            await client.publish(b"x")

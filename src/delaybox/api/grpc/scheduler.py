@@ -49,6 +49,10 @@ class _Ask(Protocol):
     def __call__(self, wanted: TaskQuery, *, cursor: str, limit: int) -> Awaitable[Page]: ...
 
 
+_LOOK_S, _LOOKS = 0.1, 50
+"""For so long a stream of batches waits where calls with new tasks are refused."""
+
+
 class Scheduler:
     """The calls. ``rules``: which tasks are taken."""
 
@@ -58,7 +62,7 @@ class Scheduler:
         self._rules = rules
         self._reader = BatchReader(rules.max_payload_bytes)
         admit = service.shedding.admit
-        self.before = {"Schedule": admit, "ScheduleBatch": admit, "ScheduleStream": admit}
+        self.before = {"Schedule": admit, "ScheduleBatch": admit}
 
     @property
     def descriptor(self) -> ServiceDescriptor:
@@ -127,6 +131,7 @@ class Scheduler:
         batches: _Batches = asyncio.Queue()
 
         async def take() -> None:
+            await self._room()
             async for request in requests:
                 batches.put_nowait(asyncio.create_task(self._of_stream(request, caller)))
                 await room.acquire()
@@ -148,6 +153,17 @@ class Scheduler:
             while not batches.empty():
                 if (batch := batches.get_nowait()) is not None:
                     batch.cancel()
+
+    async def _room(self) -> None:
+        """Returns when a stream may begin, of which nothing is read before. It waits first, because a client that sends
+        before it hears may lose the status: asyncio's of grpc says "Internal error" then, as if something may have been
+        done."""
+        shedding = self._service.shedding
+        for _ in range(_LOOKS):
+            if not shedding.full:
+                return
+            await asyncio.sleep(_LOOK_S)
+        shedding.admit()
 
     async def _of_stream(self, request: bytes, caller: Caller) -> Serialized:
         with caller.hold(len(request)):
