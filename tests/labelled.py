@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 import pytest
 from redis.asyncio import Redis
 
+from delaybox.core import ids
 from delaybox.core.task import NewTask, Submitted
 from delaybox.engine.labeller import Labeller
 from delaybox.engine.ownership import Ownership
 from delaybox.service import Service
-from delaybox.store import keys, labels
+from delaybox.store import keys, label_entries, labels
 from delaybox.store.fsck import fsck
+from delaybox.store.record import LABELS, read, with_entry
 from delaybox.store.servers import Servers
 from delaybox.store.store import ClaimLimits, Store
+from delaybox.wire import body as wire_body
 
 LEASE = ClaimLimits(slots=100, types="wsp")
 
@@ -44,3 +47,24 @@ async def submit(service: Service, *tasks: NewTask) -> list[str]:
     answers = await service.submit_many(tasks)
     assert all(isinstance(a, Submitted) for a in answers), answers
     return [a.task_id for a in answers if isinstance(a, Submitted)]
+
+
+async def into_sets(store: Store, task_ids: Sequence[str], *names: str) -> None:
+    """Makes tasks such as are replaced or updated: in sets, as their records say."""
+    for task_id in task_ids:
+        raw = ids.parse(task_id)
+        tag = store.tags[ids.partition(raw)]
+        home = keys.bucket(tag, ids.bucket(raw, store.bucket_ms))
+        stored = await store.servers.ask("HGET", home, raw)
+        message = wire_body.decode(read(raw, stored).body)
+        value = label_entries.entry(names, wire_body.pairs(message.labels))
+        made = with_entry(stored, LABELS, value)
+        await store.servers.ask("HSET", home, raw, made)
+        for number, member in label_entries.entries_of(read(raw, made)):
+            await store.servers.ask("SADD", keys.label(tag, number), member)
+
+
+async def without_lists(store: Store) -> None:
+    """Forgets what the lists hold."""
+    for tag in store.tags:
+        await store.servers.ask("DEL", keys.listing(tag), *(keys.listed(tag, n) for n in range(label_entries.LISTS)))

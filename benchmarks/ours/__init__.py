@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from benchmarks.ours.commands import Commands, run_commands
 from benchmarks.ours.firing import Drained, drain_herd, lateness
-from benchmarks.ours.labels import index_labels, look_up
+from benchmarks.ours.labels import index_labels, look_through, look_up
 from benchmarks.ours.node import Node, members, serve, subscriber, work
 from benchmarks.ours.storing import at_once, fill, make, opened, pending, run, schedule, script_names
 from benchmarks.ours.webhooks import SECRET as WEBHOOK_SECRET
@@ -40,6 +40,7 @@ __all__ = [
     "fill",
     "index_labels",
     "lateness",
+    "look_through",
     "look_up",
     "make",
     "members",

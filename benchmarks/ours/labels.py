@@ -10,7 +10,7 @@ from delaybox.core.query import TaskQuery
 from delaybox.engine.labeller import Labeller
 from delaybox.engine.ownership import Ownership
 from delaybox.service import Service
-from delaybox.store import labels
+from delaybox.store import label_lists, labels
 
 
 async def index_labels(server: BenchServer, *names: str) -> None:
@@ -20,6 +20,14 @@ async def index_labels(server: BenchServer, *names: str) -> None:
         labeller = Labeller(store, Ownership(store.partitions))
         while await labels.complete(store, [0]) != [frozenset(names)]:
             time.sleep(await labeller.step())
+
+
+async def look_through(server: BenchServer) -> None:
+    """What owners of partitions do now and then: drops the entries of ended tasks."""
+    async with opened(server) as store:
+        for p in range(store.partitions):
+            async for _ in label_lists.look_through(store, p):
+                pass
 
 
 async def look_up(server: BenchServer, name: str, value: str, rounds: int) -> tuple[list[float], int]:

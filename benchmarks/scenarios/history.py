@@ -17,6 +17,9 @@ BYTES = "memory of a label"
 EACH = 10
 """Tasks of one customer."""
 ROUNDS = 3
+LOOKS = 3
+"""How often the entry of a task is looked at until it is dropped, about: as it is new, and twice in a list that is
+looked through when it has grown to twice its length (`engine/relister.py`)."""
 TARGETS = {DRAIN: (at_least(0.95),), LOOK_UP: (at_most(20.0),), COST: (at_most(1.0),), BYTES: (at_most(60.0),)}
 
 
@@ -73,6 +76,13 @@ def _labels(bench: Bench) -> list[Row]:
             costs[on] = min(found)
             bench.show(f"index {'on' if on else 'off'}: {bytes_[on]:.1f} bytes and {costs[on]:.2f} µs a task")
             if on:
+                reset_costs(server)
+                # The first one looks at each entry twice, as at a new one.
+                for _ in range(LOOKS - 1):
+                    ours.run(ours.look_through(server))
+                look = server_microseconds(server) / (count + probe)
+                bench.show(f"{LOOKS} looks at an entry in a list: {look:.2f} µs")
+                costs[on] += look
                 took, matched = ours.run(ours.look_up(server, "customer", "c-77", 20))
                 if matched != EACH:
                     raise RuntimeError(f"{matched} tasks found, not {EACH}")
@@ -81,12 +91,13 @@ def _labels(bench: Bench) -> list[Row]:
                     Row(what=LOOK_UP, subject=OURS, value=median(took), unit="ms", note=note, bounds=TARGETS[LOOK_UP])
                 )
     note = f"{count:,} tasks, {EACH} of each value; with the index less without"
+    whole = f"{note}; storing, and {LOOKS} looks at the entry while the task waits or has ended"
     return [
         *rows,
         Row(
             what=BYTES, subject=OURS, value=bytes_[True] - bytes_[False], unit="bytes", note=note, bounds=TARGETS[BYTES]
         ),
-        Row(what=COST, subject=OURS, value=costs[True] - costs[False], unit="µs", note=note, bounds=TARGETS[COST]),
+        Row(what=COST, subject=OURS, value=costs[True] - costs[False], unit="µs", note=whole, bounds=TARGETS[COST]),
     ]
 
 

@@ -19,6 +19,7 @@ from delaybox.store.fsck_kinds import KINDS
 from delaybox.store.record import draft
 from delaybox.store.servers import Servers
 from delaybox.store.store import Batch, ClaimLimits, Store
+from tests import labelled
 from tests.lab import Lab
 from tests.waiting import until_async
 
@@ -246,8 +247,13 @@ async def watermark_of_nothing(f: Full) -> None:
 
 
 async def label_gone(f: Full) -> None:
-    await labels.index(f.lab.store, 0, {f.soon: await f.raw(f.soon)}, ("customer",))
+    await labelled.into_sets(f.lab.store, [ids.render(f.soon)], "customer")
     await f.client.delete(keys.label(f.tag, int.from_bytes(label_entries.place("customer", "7")[:2], "big")))
+
+
+async def label_not_listed(f: Full) -> None:
+    await labels.completed(f.lab.store, 0, ("customer",))
+    await f.client.rpush(keys.listed(f.tag, 0), bytes(4) + f.soon)
 
 
 async def label_of_nothing(f: Full) -> None:
@@ -322,6 +328,7 @@ DAMAGE: list[tuple[Callable[[Full], Awaitable[None]], list[str]]] = [
     (watermark_wrong, ["watermark-wrong"]),
     (watermark_of_nothing, ["watermark-wrong"]),
     (label_gone, ["label-missing"]),
+    (label_not_listed, ["label-missing"]),
     (label_of_nothing, ["label-dangling"]),
     (history_unlisted, ["history-not-listed"]),
     (history_miscounted, ["history-not-counted"]),

@@ -7,12 +7,14 @@ from typing import Any
 from delaybox.core import ids
 from delaybox.store import keys
 from delaybox.store.fsck import fsck
+from delaybox.store.label_entries import split
 from delaybox.store.record import group_member, read, read_dead
 from delaybox.store.store import Store
+from tests.property.labelling import Labelling
 from tests.property.model import Model, State
 
 
-class Checks:
+class Checks(Labelling):
     """Compares the store with the model."""
 
     client: Any
@@ -77,6 +79,12 @@ class Checks:
                     fine = (await self.client.ttl(name) == -1) == (task_id in dead)
                 if kind == b"cancelled":
                     fine = self.model.tasks[rest].state is State.CANCELLED and await self.client.ttl(name) > 0
+                if kind == b"label":
+                    fine = any(t.labels for t in self.model.of(State.DEAD))
+                if kind == b"listed":
+                    # Also by labels that a task has no more.
+                    entries = [one for element in await self.client.lrange(name, 0, -1) for one in split(element)]
+                    fine = {one[: ids.ID_BYTES] for one in entries} <= dead
                 if kind == b"groups":
                     fine = any(t.group for t in self.model.of(State.DEAD))
                 assert fine, f"{name!r} is left behind"

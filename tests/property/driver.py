@@ -9,13 +9,13 @@ from typing import Any
 
 from delaybox.core import ids
 from delaybox.core.task import DeliveryMode, NewTask, Priority, TaskType
-from delaybox.store import keys
-from delaybox.store.record import draft
+from delaybox.store import keys, label_lists
 from delaybox.store.resuming import resume
 from delaybox.store.store import Batch, ClaimLimits, Store
 from delaybox.wire import body as wire_body
 from tests.lab import CLOCK_KEY
 from tests.property.claiming import CHANNEL, LETTERS, LONGEST_MS
+from tests.property.labelling import VALUES
 from tests.property.model import LOSSES_CAP, REFUSALS, Model, Notes, State, Task
 from tests.property.sharing import Sharing
 from tests.property.steering import GROUPS, Steering
@@ -49,6 +49,7 @@ class Sequence_(Steering, Sharing):  # noqa: N801 - typing's name is taken
             (5, self.cancel), (6, self.reschedule), (3, self.replay), (2, self.discard), (2, self.scrub),
             (1, self.flush),
             (3, self.pause), (5, self.move_group), (2, self.limit), (8, self.bring_permits), (1, self.weigh),
+            (3, self.relist),
         ]  # fmt: skip
         if rng.random() < 0.15:
             self.actions.append((6, self.lose_hint))
@@ -105,7 +106,7 @@ class Sequence_(Steering, Sharing):  # noqa: N801 - typing's name is taken
             idempotency_key=key,
             delivery=DeliveryMode.AT_MOST_ONCE if rng.random() < 0.1 else DeliveryMode.AT_LEAST_ONCE,
             group=rng.choice(GROUPS) if rng.random() < 0.2 else "",
-            labels={"c": rng.choice("xy")} if rng.random() < 0.3 else {},
+            labels={"c": rng.choice(VALUES)} if rng.random() < 0.3 else {},
             expire_after_ms=60_000 if rng.random() < 0.15 else 0,
             fairness_key=rng.choice(["", "a", "b", "c"]) if queue == "a.b-c" else "",
             **due,
@@ -118,7 +119,7 @@ class Sequence_(Steering, Sharing):  # noqa: N801 - typing's name is taken
             mine = [k for k in self.keyed if self.store.partition_of(k) == p]
             keyed = mine and self.rng.random() < 0.3
             new.append(self.rng.choice(self.keyed[self.rng.choice(mine)]) if keyed else self.new_task())
-        drafts = [draft(t) for t in new]
+        drafts = [self.drafted(t) for t in new]
         self.note("schedule", p, [(t.due_ms, t.delay_ms, t.idempotency_key) for t in new])
         answers = (await self.store.schedule([Batch(p, drafts)]))[0]
         if isinstance(answers, BaseException):
@@ -409,6 +410,10 @@ class Sequence_(Steering, Sharing):  # noqa: N801 - typing's name is taken
         await self.compare()
         await self.clean()
         await self.forget_permits()
+        for p in range(self.store.partitions):
+            async for _ in label_lists.look_through(self.store, p, every=True):
+                pass
+        await self.check_labels(ended=False)
         await self.check_leftovers()
         assert Counter(t.state for t in self.model.tasks.values()).keys() <= {
             State.DONE, State.DEAD, State.CANCELLED, State.DISCARDED,

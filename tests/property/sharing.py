@@ -11,7 +11,6 @@ from delaybox.core.lane import split
 from delaybox.core.queue import QueueRules
 from delaybox.core.shares import Part, Shares
 from delaybox.core.task import NewTask, Priority, TaskType
-from delaybox.store.record import draft
 from delaybox.store.store import Batch, ClaimLimits
 from delaybox.store.survey import packed, survey_call, waiting
 from delaybox.wire import body as wire_body
@@ -76,7 +75,7 @@ class Sharing(Claiming):
         rng.shuffle(new)
         if not new:
             return
-        drafts = [draft(t) for t in new]
+        drafts = [self.drafted(t) for t in new]
         (answers,) = await self.store.schedule([Batch(p, drafts)])
         if isinstance(answers, BaseException):
             raise answers

@@ -8,7 +8,6 @@ from typing import Any
 from delaybox.core import ids
 from delaybox.core.task import NewTask, OnConflict, UniqueWhile
 from delaybox.store import groups
-from delaybox.store.record import draft
 from delaybox.store.replies import Batch
 from delaybox.store.snooze import Snooze, snooze
 from delaybox.wire import body as wire_body
@@ -70,7 +69,7 @@ class Steering(Checks):
             max_wait_ms=rng.choice([0, 0, 1_000, 60_000]),
             unique_while=rng.choice(list(UniqueWhile)) if key in self.locks else None,
         )
-        p, d = self.store.partition_of(key.encode()), draft(new)
+        p, d = self.store.partition_of(key.encode()), self.drafted(new)
         self.note("replace", p, key, new.due_ms, new.delay_ms, new.on_conflict, new.max_wait_ms, new.unique_while)
         (answers,) = await self.store.schedule([Batch(p, [d], d.replace)])
         if isinstance(answers, BaseException):

@@ -64,10 +64,12 @@ async def run_sequence(client: Redis, prefix: str, seed: str, monkeypatch: pytes
     monkeypatch.setattr(store_module, "os", SimpleNamespace(urandom=rng.randbytes))
     sequence = Sequence_(client, store, rng)
     try:
+        await sequence.start_labelling()
         for number in range(STEPS):
             await sequence.step()
             if number % 5 == 4:
                 await sequence.compare()
+                await sequence.check_labels()
         await sequence.finish()
     except BaseException as error:  # a time-out of the test is no Exception
         text = "\n".join([f"DELAYBOX_PROPERTY_SEED={seed}: {error!r}", *sequence.log])

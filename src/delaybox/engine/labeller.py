@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 
 from delaybox.engine.ownership import Ownership
 from delaybox.store import buckets, keys, labels, leases
+from delaybox.store.label_lists import Known
 from delaybox.store.record import read_dead_raw
 from delaybox.store.scanning import hash_pages
 from delaybox.store.store import Store
@@ -17,7 +18,8 @@ _MOST_LEASES = 20_000
 
 
 class Labeller:
-    """One step = one chunk of records. A partition is complete after a walk that found nothing to do."""
+    """One step = one chunk of records. A partition is complete after two walks: what the first one did not see, because
+    it left a lease for home meanwhile, the second one does."""
 
     def __init__(self, store: Store, ownership: Ownership) -> None:
         self._store = store
@@ -50,13 +52,13 @@ class Labeller:
         for p, done in zip(kept, await labels.complete(store, kept), strict=True):
             if names <= done:
                 continue
-            while True:
-                lacking = 0
-                async for found in self._records(p):
-                    lacking += await labels.index(store, p, found, names)
+            for _ in range(2):
+                known = Known()
+                async for _ in known.read(store, p):
                     yield
-                if not lacking:
-                    break
+                async for found in self._records(p):
+                    await labels.index(store, p, found, names - done, known)
+                    yield
             await labels.completed(store, p, names | done)
 
     async def _records(self, p: int) -> AsyncIterator[dict[bytes, bytes]]:

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 
 from delaybox.core.errors import PartAway
 from delaybox.engine.ownership import Ownership
-from delaybox.store import buckets, groups, label_entries, labels, leases, scrubbed
+from delaybox.store import buckets, groups, label_entries, label_lists, labels, leases, scrubbed
 from delaybox.store.store import MAX_ITEMS, Store
 
 log = logging.getLogger("delaybox.engine")
@@ -185,6 +185,8 @@ class Scrubber:
                         yield
                     if cursor == b"0":
                         break
+            yield
+        async for _ in label_lists.look_through(self._store, p, every=True):
             yield
 
     async def _leases(self, p: int) -> AsyncIterator[None]:

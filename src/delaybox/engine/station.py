@@ -13,6 +13,7 @@ from delaybox.engine.loops import Loop
 from delaybox.engine.options import EngineOptions
 from delaybox.engine.ownership import Ownership
 from delaybox.engine.reaper import Reaper
+from delaybox.engine.relister import Relister
 from delaybox.engine.retention import Retention
 from delaybox.engine.scrubber import Scrubber
 from delaybox.engine.standin import StandIn
@@ -51,6 +52,7 @@ class Station:
                 Loop("stand-in", self._stand_in.step),
                 Loop("leftovers", self._leftovers.step),
                 Loop("labels", Labeller(store, ownership).step),
+                Loop("lists of labels", Relister(store, ownership).step),
             ]
             if options.scrub:
                 self._loops.append(Loop("scrubber", Scrubber(store, ownership).step))

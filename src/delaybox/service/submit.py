@@ -32,7 +32,7 @@ from delaybox.store.batches import MAX_BODY_BYTES
 from delaybox.store.label_entries import draft_with
 from delaybox.store.labels import IndexedLabels
 from delaybox.store.loader import PATIENCE_S
-from delaybox.store.record import LABELS, STUB_OVER, Draft, draft, encoded_head, with_entry
+from delaybox.store.record import STUB_OVER, Draft, draft, encoded_head
 from delaybox.store.replies import MAX_REPLACED
 from delaybox.store.store import MAX_ITEMS, MAX_RECORD_BYTES, Batch, Store, Stored
 from delaybox.wire import body as wire_body
@@ -338,8 +338,7 @@ class Submitter:
         with_body, apart = encoded_head(kind, self._own.queue(kind))
         large = len(body) > STUB_OVER
         new = Draft(item.due48, apart if large else with_body + body, None, b"", body if large else None)
-        if value := self.labels.entry_of(kind.name, body):
-            new.record, new.labels = with_entry(new.record, LABELS, value), value
+        new.labels = self.labels.entry_of(kind.name, body)
         return new
 
     async def _store_many(self, items: Iterable[_Item], make: Callable[[_Item], Draft]) -> list[Stored | DelayBoxError]:

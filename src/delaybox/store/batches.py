@@ -39,13 +39,13 @@ def schedule_args(head: Iterable[Any], batch: Batch, tails: list[bytes]) -> list
     keyed: list[Any] = []
     bodies: list[Any] = []
     grouped: list[Any] = []
-    labelled: list[tuple[bytes, bytes]] = []
+    labelled: list[tuple[int, bytes]] = []
     items: list[Any] = []
     for i, (d, tail) in enumerate(zip(batch.drafts, tails, strict=True), 1):
         template = d.due48.to_bytes(6, "big") + tail
         items += (template, d.record)
         if d.labels:
-            labelled.append((template, d.labels))
+            labelled.append((i, d.labels))
         if d.key is not None:
             keyed += (i, d.key, d.fingerprint)
         if d.body is not None:
@@ -53,7 +53,7 @@ def schedule_args(head: Iterable[Any], batch: Batch, tails: list[bytes]) -> list
         if d.group is not None:
             grouped += (i, d.group)
     counts = (len(tails), len(keyed) // 3, len(bodies) // 2, len(grouped) // 2)
-    return [*head, *counts, *items, *keyed, *bodies, *grouped, *new_entries(labelled)]
+    return [*head, *counts, *items, *keyed, *bodies, *grouped, *new_entries(labelled, len(tails))]
 
 
 def _replace_args(head: Iterable[Any], batch: Batch, tails: list[bytes]) -> list[Any]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from delaybox.core import ids
-from delaybox.store import fsck_failures, keys, label_entries, labels, permits
+from delaybox.store import fsck_failures, fsck_labels, keys, label_entries, labels, permits
 from delaybox.store.fsck_kinds import KINDS
 from delaybox.store.kafka import Stream
 from delaybox.store.loader import ScriptCall
@@ -72,6 +72,7 @@ class _Check:
         self.suspects: dict[int, set[tuple[bytes, bytes, bytes]]] = defaultdict(set)
         self.history: dict[int, list[bytes]] = defaultdict(list)
         self.pools: dict[int, list[bytes]] = defaultdict(list)
+        self.in_lists = fsck_labels.Listed(store, repair=repair)
         self.seen_in: dict[bytes, list[bytes]] = {}
         """Of the partition at hand: the leases in which each leased task was seen."""
 
@@ -85,6 +86,8 @@ class _Check:
             await self._failures(p)
             if p == 0:
                 await self._feed(p)
+        if self.in_lists.repaired:
+            self.counts["repaired"] += self.in_lists.repaired
 
     def _report(self, kind: str, partition: int, what: str) -> None:
         if len(self.problems) < MOST_NAMED:
@@ -184,6 +187,8 @@ class _Check:
         tag = self.store.tags[p]
         elsewhere: set[bytes] = set()
         self.seen_in = {}
+        if entries := await self.in_lists.begin(p):
+            self.counts["labels"] += entries
         listed = {lease_id async for lease_id in self._zset(keys.leases(tag))}
         self.leases[p] |= listed
         await self._pairs(p, listed)
@@ -420,6 +425,8 @@ class _Check:
             for (r, _, _), found in zip(listed, there, strict=True):
                 if not found:
                     self._suspect(p, r.task_id)
+        for task_id in await self.in_lists.missing(records):
+            self._report("label-missing", p, f"id {_name(task_id)}")
         special = [r for r in records if r.stub or r.key is not None]
         if not special:
             return

@@ -15,7 +15,7 @@ from delaybox.store import keys
 from delaybox.store.label_entries import new_entries
 from delaybox.store.labels import IndexedLabels
 from delaybox.store.loader import ScriptCall
-from delaybox.store.record import LABELS, STUB_OVER, Draft, encoded_head, with_entry
+from delaybox.store.record import STUB_OVER, Draft, encoded_head
 from delaybox.store.replies import Stored
 from delaybox.store.store import Store
 from delaybox.wire.encoded import EncodedTask, TaskKind
@@ -108,7 +108,7 @@ def _call(store: Store, span: Span, indexed: IndexedLabels | None) -> ScriptCall
         indexed = None
     items: list[Any] = []
     bodies: list[Any] = []
-    labelled: list[tuple[bytes, bytes]] = []
+    labelled: list[tuple[int, bytes]] = []
     heads: dict[TaskKind, tuple[bytes, bytes]] = {}
     kind: TaskKind | None = None
     head_with = head_apart = b""
@@ -126,13 +126,12 @@ def _call(store: Store, span: Span, indexed: IndexedLabels | None) -> ScriptCall
         else:
             items += (template, head_with + body)
         if indexed is not None and (value := indexed.entry_of(task.kind.name, body)):
-            items[-1] = with_entry(items[-1], LABELS, value)
-            labelled.append((template, value))
+            labelled.append((i, value))
     head = (
         store.store_id, span.stream.field, span.start, span.end, int(span.first), store.bucket_ms, store.wakes[home],
         len(tasks), len(bodies) // 2, pack(f">{len(tasks)}d", *span.offsets),
     )  # fmt: skip
-    return ScriptCall("ingest", store.tags[home], (*head, *items, *bodies, *new_entries(labelled)))
+    return ScriptCall("ingest", store.tags[home], (*head, *items, *bodies, *new_entries(labelled, len(tasks))))
 
 
 def _stored(span: Span, call: ScriptCall, now_ms: int, count: int) -> Iterator[tuple[Draft, Stored]]:

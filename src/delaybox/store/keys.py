@@ -219,6 +219,16 @@ def label(tag_: str, number: int) -> str:
     return f"{tag_}:label:{number}"
 
 
+def listing(tag_: str) -> str:
+    """List: new entries of the index of labels, as they came."""
+    return f"{tag_}:listing"
+
+
+def listed(tag_: str, number: int) -> str:
+    """List: entries of the index of labels that were looked at (`label_entries.number_of`)."""
+    return f"{tag_}:listed:{number}"
+
+
 def indexed(prefix: str) -> str:
     """Hash label -> since when (ms) it is to be indexed."""
     return f"{prefix}:labels"

@@ -3,12 +3,13 @@ names them, functions: these are indexed as the label `FUNCTION`.
 
 An entry of the index is a hint. Whether a task has the label is decided by its record when it is read. Every writer
 reads once a second which labels are indexed (`knowledge`); what was stored before is indexed by the owners of
-partitions, and until a partition is through, look-ups scan. scripts/lib/extension.lua says where entries lie.
+partitions, and until a partition is through, look-ups scan. scripts/lib/extension.lua says where entries lie: those of
+new tasks in lists (`label_lists`), those of others in sets.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 
 from google.protobuf.message import DecodeError
 
@@ -16,9 +17,10 @@ from delaybox.core.needs import MARK
 from delaybox.core.query import TaskQuery
 from delaybox.store import keys
 from delaybox.store.knowledge import Knowledge
-from delaybox.store.label_entries import FUNCTION, SETS, entry, place
+from delaybox.store.label_entries import FUNCTION, SETS, entry, in_sets, listed, number_of, place, places
+from delaybox.store.label_lists import Known, enter
 from delaybox.store.loader import ScriptCall
-from delaybox.store.record import LABELS, Record, UnreadableRecord, extension_entries, read
+from delaybox.store.record import Record, UnreadableRecord, read
 from delaybox.store.servers import Command
 from delaybox.store.store import Store
 from delaybox.wire import body as wire_body
@@ -33,7 +35,7 @@ SETTLED_MS = 30_000
 """From this time on after a label was named, every writer indexes it: it goes by names that are `knowledge.AWAY_S` old
 at most, and what it sends may take a while to be stored."""
 LOOKED_UP = 1_000_000
-"""Past this many entries in the sets that it would go through, a look-up scans."""
+"""Past this many entries of sets and elements of lists that it would go through, a look-up scans."""
 
 
 class IndexedLabels(Knowledge):
@@ -57,7 +59,7 @@ class IndexedLabels(Knowledge):
         return bool(self._functions and name) or any(spelled in body for spelled in self._spelled)
 
     def entry_of(self, name: str, body: bytes) -> bytes:
-        """What the record's extension says of an encoded task."""
+        """The places of an encoded task, as `label_entries.entry` makes them."""
         if not self.may_have(name, body):
             return b""
         labels = wire_body.pairs(wire_body.decode(body).labels) if self._spelled else {}
@@ -114,14 +116,7 @@ async def usable(store: Store, labels: Mapping[str, str]) -> str:
     if not everywhere:
         return ""
     names = sorted(everywhere)
-    asked = [
-        ("SCARD", keys.label(tag, int.from_bytes(place(name, labels[name])[:2], "big")))
-        for name in names
-        for tag in store.tags
-    ]
-    sizes = await store.servers.ask_many(asked)
-    parts = store.partitions
-    sums = [sum(sizes[at : at + parts]) for at in range(0, len(sizes), parts)]
+    sums = [sum(size for _, size in await sizes(store, name, labels[name])) for name in names]
     best = min(range(len(names)), key=sums.__getitem__)
     return names[best] if sums[best] <= LOOKED_UP else ""
 
@@ -130,7 +125,7 @@ async def candidates(store: Store, name: str, value: str, start: int = 0) -> Asy
     """(partition, id) of the tasks that seem to have a label, from a partition on, in this order; of some partitions at
     a time, because a page of a label that very many tasks have needs only the first. StoreUnavailable."""
     where = place(name, value)
-    args = (int.from_bytes(where[:2], "big"), where[2:])
+    args = (int.from_bytes(where[:2], "big"), where[2:], number_of(where))
     left = [(p, size) for p, size in await sizes(store, name, value) if p >= start]
     while left:
         together, entries = 1, left[0][1]
@@ -148,28 +143,32 @@ async def candidates(store: Store, name: str, value: str, start: int = 0) -> Asy
 
 
 async def sizes(store: Store, name: str, value: str) -> list[tuple[int, int]]:
-    """The partitions that may hold such tasks, and how many entries a look-up goes through there. StoreUnavailable."""
-    number = int.from_bytes(place(name, value)[:2], "big")
-    found = await store.servers.ask_many([("SCARD", keys.label(tag, number)) for tag in store.tags])
-    return [(p, size) for p, size in enumerate(found) if size]
+    """The partitions that may hold such tasks, and how many entries of sets and elements of lists, which take about as
+    long, a look-up goes through there. StoreUnavailable."""
+    where = place(name, value)
+    number = int.from_bytes(where[:2], "big")
+    asked: list[Command] = []
+    for tag in store.tags:
+        asked += (("SCARD", keys.label(tag, number)), ("LLEN", keys.listing(tag)))
+        asked += (("LLEN", keys.listed(tag, number_of(where))),)
+    found = await store.servers.ask_many(asked)
+    together = [sum(found[at : at + 3]) for at in range(0, len(found), 3)]
+    return [(p, size) for p, size in enumerate(together) if size]
 
 
 # -- what was stored before a label was named ---------------------------------------------------------------------
 
 
-async def index(store: Store, partition: int, found: Mapping[bytes, bytes], names: Collection[str]) -> int:
-    """Indexes records that were read from one partition (id -> record); how many lacked that. StoreUnavailable."""
-    lacking: list[bytes] = []
-    records: list[tuple[Record, bytes]] = []
-    for task_id, raw in found.items():
-        try:
-            if raw:
-                records.append((read(task_id, raw), raw))
-        except UnreadableRecord:
-            continue
-    stubs = [record.task_id for record, _ in records if record.stub]
+async def lacking(
+    store: Store, partition: int, records: Iterable[Record], names: Collection[str], known: Known
+) -> list[bytes]:
+    """The entries that neither sets nor ``known`` have of records that were read from one partition.
+    StoreUnavailable."""
+    records = list(records)
+    stubs = [record.task_id for record in records if record.stub]
     bodies = dict(zip(stubs, await store.bodies(partition, stubs), strict=True)) if stubs else {}
-    for record, raw in records:
+    out: list[bytes] = []
+    for record in records:
         body = bodies.get(record.task_id) if record.stub else record.body
         try:
             message = wire_body.decode(body or b"")
@@ -177,12 +176,28 @@ async def index(store: Store, partition: int, found: Mapping[bytes, bytes], name
         except (DecodeError, ValueError):
             continue
         value = entry(names, labels, record.name or message.name)
-        if value and extension_entries(record.extension).get(LABELS) != value:
-            lacking += (record.task_id, raw, value)
-    for at in range(0, len(lacking), 300):
-        args = (store.bucket_ms, *lacking[at : at + 300])
-        await store.runner.run(ScriptCall("label", store.tags[partition], args))
-    return len(lacking) // 3
+        if value:
+            there = in_sets(record)
+            out += [listed(record.task_id, where) for where in places(value) if where not in there]
+    return [one for one in out if one not in known]
+
+
+async def index(
+    store: Store, partition: int, found: Mapping[bytes, bytes], names: Collection[str], known: Known
+) -> int:
+    """Indexes records that were read from one partition (id -> record); how many entries were lacking.
+    StoreUnavailable."""
+    records: list[Record] = []
+    for task_id, raw in found.items():
+        try:
+            if raw:
+                records.append(read(task_id, raw))
+        except UnreadableRecord:
+            continue
+    entries = await lacking(store, partition, records, names, known)
+    await enter(store, partition, entries)
+    known.add(entries)
+    return len(entries)
 
 
 async def dangling(

@@ -55,7 +55,7 @@ class Draft(msgspec.Struct, gc=False):
 
     ``message_key``: Kafka's; tasks that share it lie in one partition, unless an idempotency key decides that.
     ``replace``: it takes the place of the key's task, put off for at most ``max_wait_ms`` (0: any time).
-    ``group``: as its record's extension names it; ``labels``: what that says of its indexed labels.
+    ``group``: as its record's extension names it; ``labels``: its places in the lists of the index of labels.
     """
 
     due48: int

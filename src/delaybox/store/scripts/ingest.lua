@@ -44,8 +44,8 @@ for _ = 1, k do
   at = at + 2
 end
 if ARGV[at] then
---@include lib/new_labels.lua
-  add_labels(new, at, ids, n, stored < n, 9)
+--@include lib/listing.lua
+  add_labels(new, at, ids, n, stored < n)
 end
 if #new.extended > 0 then
 --@include lib/extension.lua

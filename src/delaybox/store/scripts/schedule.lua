@@ -79,8 +79,8 @@ for _ = 1, tonumber(ARGV[9]) do
   at = at + 2
 end
 if ARGV[at] then
---@include lib/new_labels.lua
-  add_labels(new, at, ids, n, next(skip) ~= nil, 8)
+--@include lib/listing.lua
+  add_labels(new, at, ids, n, next(skip) ~= nil)
 end
 if #new.extended > 0 then
 --@include lib/extension.lua

@@ -12,7 +12,8 @@
 --   9 its fairness key; 10 that key's weight (text), where it is not 1; 11 how many places the task takes (u16), where it is not 1
 --   12 of a task that may expire: when (u48 ms) it was due before it was put off without a charge
 local EXT_FAIR_KEY, EXT_FAIR_WEIGHT, EXT_COST = 9, 10, 11
---   20 for each of its labels that is indexed, its function among them, the number of the set (u16) and the mark (4 bytes) of its entry there (labels)
+--   20 for each of its labels that sets of the index have, its function among them, the number of the set (u16) and the mark (4 bytes) of its entry
+--      there (labels)
 local EXT_SNOOZED, EXT_WAITING, EXT_SUPERSEDED, EXT_LOCK = 1, 2, 3, 4
 -- In one local: a script may have 200.
 local EXT = { PERMIT = 6, LIMIT_KEYS = 7, FIRST_DUE = 12, GROUP = 15, ON_SUCCESS = 16, ON_FAILURE = 17 }
@@ -90,8 +91,9 @@ local function grouped(id, rec, at, flags)
   return group and group .. '\0' .. id
 end
 
--- The index of labels: sets of id .. mark (4 bytes), spread by label and value (store/labels.py). One table, because a script has at
--- most 200 local names.
+-- The index of labels. New tasks are entered in lists (lib/listing.lua), of which their records say nothing, and stay there when they
+-- end. Tasks that were changed, and those of earlier versions, are entered in sets, as id .. mark (4 bytes), spread by label and value
+-- (store/label_entries.py), which they leave when they end. One table, because a script has at most 200 local names.
 -- Its functions are made when one is used first: most scripts use none.
 local labels = { TAG = 20, left = {}, names = {}, touched = {} }
 setmetatable(labels, { __index = function(_, name)
@@ -104,7 +106,7 @@ function labels.key(number)
   end
   return key
 end
--- The entries that the index has of a task: key, member, key, member ...
+-- The entries that the sets have of a task: key, member, key, member ...
 function labels.of(id, rec, at, flags)
   local value, entries = ext_get(rec, at, flags, labels.TAG), {}
   for from = 1, value and #value - 5 or 0, 6 do

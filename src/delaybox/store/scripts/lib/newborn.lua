@@ -44,7 +44,6 @@ local function add_new(b, id, rec)
   if hi >= 32768 or due == now then
     hi = floor(due / 4294967296)
     id = struct.pack('>I2I4', hi, due - hi * 4294967296) .. sub(id, 7)
-    b.renamed = true
   end
   local number = floor(due / b.W)
   local home = homes[number]
@@ -80,7 +79,7 @@ local function add_body(b, id, body) b.bodies[#b.bodies + 1] = { k_body(id), bod
 -- Writes what was added: bodies, records, the list of buckets, hints last (rule 1). Then wakes those who claim, if needed.
 local function write_new(b, channel)
   for _, pair in ipairs(b.bodies) do redis.call('SET', pair[1], pair[2]) end
-  for _, set in ipairs(b.listed) do redis.call('SADD', set[1], unpack(set[2], 1, set[3])) end
+  if b.listed[1] then redis.call('RPUSH', T .. ':listing', unpack(b.listed)) end
   local numbers, homes, index = b.numbers, b.homes, {}
   for i = 1, #numbers do
     local number = numbers[i]
