@@ -61,6 +61,7 @@ from delaybox.wire import result as wire_result
 from delaybox.wire.encoded import encode
 from delaybox.wire.exported import LONGEST, read_header
 from tests.lab import Lab
+from tests.labelled import into_sets
 
 SCRIPTS = Path(__file__).parents[2] / "src/delaybox/store/scripts"
 MANY = 1_200
@@ -68,7 +69,7 @@ ENDED = wire_result.encode(TaskResult(ok=True, finished_ms=1, output=b""))
 
 HEADS = {
     "ack": (4, 1), "adopt": (4, 1), "cancel": (6, 1), "complete": (6, 3), "discard": (2, 1), "emit": (3, 2),
-    "evict": (3, 1), "explain": (4, 2), "extend": (1, 1), "fail": (6, 5), "keep": (1, 2), "label": (1, 3),
+    "evict": (3, 1), "explain": (4, 2), "extend": (1, 1), "fail": (6, 5), "keep": (1, 2),
     "ledger": (0, 3), "lose": (8, 1), "peek": (1, 1), "permits": (1, 5), "release": (5, 1), "replace": (5, 6),
     "replay": (2, 1), "reschedule": (6, 1), "restore": (2, 1), "resume": (2, 2), "rules": (3, 3), "snooze": (6, 6),
     "states": (2, 1), "sweep": (0, 2),
@@ -238,13 +239,6 @@ async def note(lab: Lab, script: str) -> None:
         assert await nodes.forget(s, lab.now, 60_000) == 1_100
     elif script == "rules":
         await rules.begin(s, {f"q{n}": QueueRules(weight=2.0) for n in range(1_000)})
-    elif script == "label":
-        found = await due(lab, 250, delay_ms=60_000, labels={"a": "b"})
-        await labels.declare(s, ["a"])
-        raw: dict[bytes, bytes] = {}
-        for bucket in await lab.names("b:*"):
-            raw |= await lab.client.hgetall(bucket)
-        assert await labels.index(s, 0, raw, ["a"]) == len(found)
     elif script == "emit":
         # It has the runner of before the test's clock.
         s.events._runner, s.events.rules = s.runner, EventRules()
@@ -262,9 +256,7 @@ ALL: dict[str, Callable[[Lab, str], Awaitable[None]]] = {
     **dict.fromkeys(("cancel", "discard", "replay", "reschedule"), change),
     **dict.fromkeys(("evict", "peek", "restore", "resume", "states"), look),
     **dict.fromkeys(("import", "ingest", "replace", "schedule"), store),
-    **dict.fromkeys(
-        ("check", "emit", "explain", "extend", "keep", "label", "ledger", "permits", "rules", "sweep"), note
-    ),
+    **dict.fromkeys(("check", "emit", "explain", "extend", "keep", "ledger", "permits", "rules", "sweep"), note),
 }
 
 
@@ -280,12 +272,8 @@ async def test_callers_split_what_is_more_than_a_script_takes(
 
 async def test_scripts_that_walk_take_a_part_at_a_time(lab: Lab) -> None:
     """The server gives about as many as it is asked for."""
-    await due(lab, 1_000, delay_ms=3_600_000, group="g", labels={"a": "b"}, type=TaskType.WORKER, name="f")
-    await labels.declare(lab.store, ["a"])
-    raw: dict[bytes, bytes] = {}
-    for bucket in await lab.names("b:*"):
-        raw |= await lab.client.hgetall(bucket)
-    await labels.index(lab.store, 0, raw, ["a"])
+    found = await due(lab, 1_000, delay_ms=3_600_000, group="g", labels={"a": "b"}, type=TaskType.WORKER, name="f")
+    await into_sets(lab.store, [ids.render(task_id) for task_id in found], "a")
     (number,) = await labels.sets(lab.store, 0, 0, SETS)
     _, seen, dropped = await labels.dangling(lab.store, 0, number, b"0", count=50)
     assert 50 <= seen <= 200 and dropped == 0

@@ -3,7 +3,7 @@
 Scripts put new entries at the end of one list, `listing`, as they come. From there, and from the front of the others,
 `listed`, they are taken, and those whose tasks are still there go to the end of `listed`, by their marks. That is done
 here and not by a script, because whatever Lua does for one entry costs the server more than all else that the index
-does for it; even to hand an element to Lua costs more than to copy it.
+does for it. A script only exchanges whole elements.
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ import asyncio
 from array import array
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from delaybox.core import ids
 from delaybox.store import keys
 from delaybox.store.label_entries import ENTRY, LISTS, MARK, TOGETHER, elements, number_of, split
 from delaybox.store.loader import ScriptCall
+from delaybox.store.scrubbed import run_id
 from delaybox.store.servers import Command
 from delaybox.store.store import MAX_ITEMS, Store
 
@@ -33,6 +34,8 @@ _WORTH = 2 * TOGETHER * ENTRY
 """Bytes of new elements that are looked at together, unless these are `MANY_NEW`."""
 _SMALL = 256
 """Elements that are looked at together at most."""
+_TRIES = 5
+"""So often in a row another process may be first, until a list is left to it."""
 _PARTS = 4_096
 _LISTING = -1
 """Stands for `listing` among the numbers of `listed`."""
@@ -65,13 +68,15 @@ async def look_through(
     they were cancelled; ``new_alone``: of `listing`, if it is worth it. StoreUnavailable."""
     tag = store.tags[partition]
     lists = [_LISTING] if new_alone else [_LISTING, *range(LISTS)]
+    run = await run_id(store, partition)
     kept = seen = 0
     for number in lists:
-        left = await store.servers.ask("LLEN", _key(tag, number))
+        left, tries = await store.servers.ask("LLEN", _key(tag, number)), 0
         while left > 0:
-            looked = await look(store, partition, number, left, every=every, worth_it=new_alone)
-            # What is kept lies behind the last one of `listed` now. Where nothing was taken, another process takes it.
-            left -= looked.taken or left
+            looked = await look(store, partition, number, left, every=every, worth_it=new_alone, run=run)
+            # What is kept lies behind the last one of `listed` now. Whoever takes from one list is in the way of all.
+            tries = tries + 1 if looked.again else 0
+            left -= looked.taken or (0 if looked.again and tries < _TRIES else left)
             seen += looked.taken
             kept += looked.kept if number != _LISTING else 0
             yield
@@ -80,19 +85,30 @@ async def look_through(
 
 
 class Looked(NamedTuple):
-    """``taken``: elements; 0 where there are none, or another process takes them. ``kept``: entries."""
+    """``taken``: elements; ``kept``: entries. ``again``: nothing was done, because another process took elements
+    meanwhile, or because the server is another one."""
 
     taken: int = 0
     kept: int = 0
+    again: bool = False
 
 
 async def look(
-    store: Store, partition: int, number: int, most: int, *, every: bool = False, worth_it: bool = False
+    store: Store,
+    partition: int,
+    number: int,
+    most: int,
+    *,
+    every: bool = False,
+    worth_it: bool = False,
+    run: bytes | None = None,
 ) -> Looked:
-    """Looks at elements at the front of a list, ``most`` of them at most. ``worth_it``: not at few small ones.
-    StoreUnavailable."""
+    """Looks at elements at the front of a list, ``most`` of them at most. ``worth_it``: not at few small ones; ``run``:
+    the server's run id, if it was asked for before. StoreUnavailable."""
     tag = store.tags[partition]
-    # In this order: if nothing was taken from the list until the end, what is read is what lies at its front.
+    # First of all: after a fail-over what is read from here on need not be so any more, and nothing is taken.
+    run = await run_id(store, partition) if run is None else run
+    # Then this: if nothing was taken from the list until the end, what is read is what lies at its front.
     taken_before = await store.servers.ask("HGET", keys.clock(tag), "relists")
     found = await _front(store, _key(tag, number), most, _PAGE_BY_ID if every else _PAGE)
     if not found or (worth_it and most < MANY_NEW and sum(map(len, found)) < _WORTH):
@@ -100,11 +116,14 @@ async def look(
     there = await _there(store, partition, found, every=every)
     left = await _by_mark(found, there) if number == _LISTING else {number: await _left(found, there)}
     kept = sum(len(element) for some in left.values() for element in some) // ENTRY
-    # Behind this line an entry may be there twice, until its task ends. Before, it would have been missing.
-    await store.servers.ask_many([("RPUSH", keys.listed(tag, n), *some) for n, some in left.items() if some])
     name = "listing" if number == _LISTING else f"listed:{number}"
-    args = (taken_before or 0, name, len(found), kept if number == _LISTING else 0)
-    return Looked(len(found), kept) if await store.runner.run(ScriptCall("relist", tag, args)) else Looked()
+    args: list[Any] = [run, taken_before or 0, name, len(found), kept if number == _LISTING else 0]
+    for n, some in left.items():
+        for element in some:
+            args += (n, element)
+    if await store.runner.run(ScriptCall("relist", tag, args)):
+        return Looked(len(found), kept)
+    return Looked(again=True)
 
 
 def _key(tag: str, number: int) -> str:

@@ -17,7 +17,18 @@ from delaybox.core.needs import MARK
 from delaybox.core.query import TaskQuery
 from delaybox.store import keys
 from delaybox.store.knowledge import Knowledge
-from delaybox.store.label_entries import FUNCTION, SETS, entry, in_sets, listed, number_of, place, places
+from delaybox.store.label_entries import (
+    FUNCTION,
+    SETS,
+    TOGETHER,
+    entry,
+    in_sets,
+    listed,
+    number_of,
+    place,
+    places,
+    split,
+)
 from delaybox.store.label_lists import Known, enter
 from delaybox.store.loader import ScriptCall
 from delaybox.store.record import Record, UnreadableRecord, read
@@ -35,7 +46,10 @@ SETTLED_MS = 30_000
 """From this time on after a label was named, every writer indexes it: it goes by names that are `knowledge.AWAY_S` old
 at most, and what it sends may take a while to be stored."""
 LOOKED_UP = 1_000_000
-"""Past this many entries of sets and elements of lists that it would go through, a look-up scans."""
+"""Past this many that it would go through, a look-up scans: entries of sets, elements of lists, and entries that lists
+have of this label."""
+_SAMPLES = 8
+"""Elements of lists by which it is judged how many entries of a label there are."""
 
 
 class IndexedLabels(Knowledge):
@@ -116,9 +130,27 @@ async def usable(store: Store, labels: Mapping[str, str]) -> str:
     if not everywhere:
         return ""
     names = sorted(everywhere)
-    sums = [sum(size for _, size in await sizes(store, name, labels[name])) for name in names]
+    sums = [
+        sum(size for _, size in await sizes(store, name, labels[name]))
+        + await _in_lists(store, name, labels[name], exactly=len(names) > 1)
+        for name in names
+    ]
     best = min(range(len(names)), key=sums.__getitem__)
     return names[best] if sums[best] <= LOOKED_UP else ""
+
+
+async def _in_lists(store: Store, name: str, value: str, *, exactly: bool) -> int:
+    """About how many entries lists have of one label: as many as samples of them let expect. Not ``exactly``: 0 where
+    even lists of nothing else would not have too many. StoreUnavailable."""
+    where = place(name, value)
+    number, mark = number_of(where), where[2:]
+    lengths: list[int] = await store.servers.ask_many([("LLEN", keys.listed(tag, number)) for tag in store.tags])
+    if not any(lengths) or (not exactly and sum(lengths) * TOGETHER <= LOOKED_UP):
+        return 0
+    longest = sorted((p for p, length in enumerate(lengths) if length), key=lengths.__getitem__)[-_SAMPLES:]
+    samples = await store.servers.ask_many([("LRANGE", keys.listed(store.tags[p], number), 0, 0) for p in longest])
+    found = sum(entry_.endswith(mark) for some in samples for element in some for entry_ in split(element))
+    return found * sum(lengths) // len(longest)
 
 
 async def candidates(store: Store, name: str, value: str, start: int = 0) -> AsyncIterator[list[tuple[int, bytes]]]:

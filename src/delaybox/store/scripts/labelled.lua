@@ -4,7 +4,7 @@
 -- ARGV  1 number of the set, 2 mark (4 bytes), 3 number of the list
 -- REPLY ids, in order
 -- BOUND one set and two lists, 100 elements at a time; the caller looks at the sizes first, and goes on only with 1,000,000 entries of
---       sets and elements of lists in all partitions together at most
+--       sets, elements of lists and entries that these have of the label, as samples tell, in all partitions together at most
 --@include lib/keys.lua
 local mark, found, seen, sub, search = ARGV[2], {}, {}, string.sub, string.find
 local function add(id)
