@@ -52,6 +52,7 @@ async def test_no_field_of_the_clock_is_named_after_what_goes_through(lab: Lab) 
     assert 20 < len(known) < 40
     await labels.declare(lab.store, ["customer"], functions=True)
     await labels.completed(lab.store, 0, ["customer"])
+    lab.dirty = True  # these are stored without entries
     for n in range(40):
         one = NewTask(
             type=tuple(TaskType)[n % len(TaskType)], queue=f"q{n}", name="" if n % 4 == 0 else f"f{n}", group=f"g{n}",
