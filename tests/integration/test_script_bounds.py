@@ -46,11 +46,11 @@ from delaybox.store.apart import Apart
 from delaybox.store.by_id import Lookup
 from delaybox.store.fsck import fsck
 from delaybox.store.kafka import Span, Stream, ingest
-from delaybox.store.label_entries import SETS, draft_with, place
+from delaybox.store.label_entries import SETS, entry, place, places
 from delaybox.store.leases import adopt
 from delaybox.store.leftovers import promote
 from delaybox.store.loader import ScriptCall
-from delaybox.store.record import draft
+from delaybox.store.record import LABELS, draft, with_entry
 from delaybox.store.resuming import resume
 from delaybox.store.snooze import Snooze, snooze
 from delaybox.store.states import states
@@ -379,11 +379,13 @@ async def test_the_labels_of_a_whole_call_may_lie_in_one_set(lab: Lab, *, keyed:
         draft(NewTask(type=TaskType.WORKER, name="f", labels=one_set, idempotency_key=f"k{i}" if keyed else None))
         for i in range(500)
     ]
+    where = entry(names, one_set)
     for one in new:
-        draft_with(one, names, one_set)
+        one.record = with_entry(one.record, LABELS, where)
     await lab.store.schedule([Batch(0, new)])
     tasks = await lab.lease(b"L")
     entries = keys.label(lab.tag, 0)
+    await lab.client.sadd(entries, *(task_id + part[2:] for task_id in tasks for part in places(where)))
     assert (len(tasks), await lab.client.scard(entries)) == (500, 8_000)
     assert await lab.store.ack(0, b"L", list(tasks)) == []
     assert await lab.client.scard(entries) == 0

@@ -84,7 +84,7 @@ async def look_through(
         await store.servers.ask("HSET", keys.clock(tag), "relisted", 0, "listed", kept)
 
 
-class Looked(NamedTuple):
+class Exchanged(NamedTuple):
     """``taken``: elements; ``kept``: entries. ``again``: nothing was done, because another process took elements
     meanwhile, or because the server is another one."""
 
@@ -102,7 +102,7 @@ async def look(
     every: bool = False,
     worth_it: bool = False,
     run: bytes | None = None,
-) -> Looked:
+) -> Exchanged:
     """Looks at elements at the front of a list, ``most`` of them at most. ``worth_it``: not at few small ones; ``run``:
     the server's run id, if it was asked for before. StoreUnavailable."""
     tag = store.tags[partition]
@@ -112,7 +112,7 @@ async def look(
     taken_before = await store.servers.ask("HGET", keys.clock(tag), "relists")
     found = await _front(store, _key(tag, number), most, _PAGE_BY_ID if every else _PAGE)
     if not found or (worth_it and most < MANY_NEW and sum(map(len, found)) < _WORTH):
-        return Looked()
+        return Exchanged()
     there = await _there(store, partition, found, every=every)
     left = await _by_mark(found, there) if number == _LISTING else {number: await _left(found, there)}
     kept = sum(len(element) for some in left.values() for element in some) // ENTRY
@@ -122,8 +122,8 @@ async def look(
         for element in some:
             args += (n, element)
     if await store.runner.run(ScriptCall("relist", tag, args)):
-        return Looked(len(found), kept)
-    return Looked(again=True)
+        return Exchanged(len(found), kept)
+    return Exchanged(again=True)
 
 
 def _key(tag: str, number: int) -> str:
