@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from types import SimpleNamespace
 
 import pytest
@@ -14,7 +14,7 @@ from delaybox.core.errors import StoreUnavailable
 from delaybox.core.history import HistoryRules
 from delaybox.core.task import TaskState
 from delaybox.engine.lag import Lag
-from delaybox.engine.loops import Loop
+from delaybox.engine.loops import Loop, Walk
 from delaybox.processes.waking import rest, together
 from delaybox.service.recorder import Recorder
 from delaybox.store.loader import ScriptCall
@@ -231,3 +231,36 @@ def test_what_was_long_ago_does_not_count(virtual: VirtualLoop):
         await asyncio.sleep(11.0)
 
     assert late(virtual, 0.004, 0.004, then=later) == 0.0
+
+
+async def test_a_walk_begins_anew_after_its_end_and_after_an_error() -> None:
+    begun: list[int] = []
+
+    async def walk() -> AsyncIterator[None]:
+        begun.append(len(begun))
+        yield
+        if len(begun) == 1:
+            raise ValueError("the first one meets an error")
+
+    walks = Walk(walk)
+    assert await walks.step()
+    with pytest.raises(ValueError, match="the first one"):
+        await walks.step()
+    assert [await walks.step() for _ in range(3)] == [True, False, True]
+    assert begun == [0, 1, 2]
+
+
+async def test_a_walk_gives_way_to_another_one() -> None:
+    async def walk(to: list[str], name: str) -> AsyncIterator[None]:
+        for _ in range(2):
+            to.append(name)
+            yield
+
+    taken: list[str] = []
+    walks = Walk(lambda: walk(taken, "usual"))
+    await walks.step()
+    walks.take(walk(taken, "hurried"))
+    while await walks.step():
+        pass
+    await walks.step()
+    assert taken == ["usual", "hurried", "hurried", "usual"]

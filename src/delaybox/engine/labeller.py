@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
+from delaybox.engine.loops import Walk
 from delaybox.engine.ownership import Ownership
 from delaybox.store import buckets, keys, labels, leases
 from delaybox.store.label_lists import Known
@@ -24,20 +25,12 @@ class Labeller:
     def __init__(self, store: Store, ownership: Ownership) -> None:
         self._store = store
         self._ownership = ownership
-        self._walk: AsyncIterator[None] | None = None
+        self._walk = Walk(self._round)
 
     async def step(self) -> float:
         """For `Loop`."""
-        if self._walk is None:
-            self._walk = self._round()
-        try:
-            await anext(self._walk)
-        except StopAsyncIteration:
-            self._walk = None
+        if not await self._walk.step():
             return _IDLE_S
-        except BaseException:
-            self._walk = None
-            raise
         return _PAUSE_S
 
     async def _round(self) -> AsyncIterator[None]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 from delaybox.core.errors import StoreUnavailable
 from delaybox.processes.waking import together
@@ -97,4 +97,30 @@ def _over(resting: asyncio.Future[None]) -> None:
         resting.set_result(None)
 
 
-__all__ = ["Loop", "end"]
+class Walk:
+    """A walk through much, of which a `Loop` takes a step at a time. ``begin``: makes one that goes from the start."""
+
+    def __init__(self, begin: Callable[[], AsyncIterator[None]]) -> None:
+        self._begin = begin
+        self._under_way: AsyncIterator[None] | None = None
+
+    def take(self, walk: AsyncIterator[None]) -> None:
+        """The next step is the first of this walk, whatever is under way."""
+        self._under_way = walk
+
+    async def step(self) -> bool:
+        """Takes the next step; whether there was one. After the last, and after an error, the next walk begins."""
+        if self._under_way is None:
+            self._under_way = self._begin()
+        try:
+            await anext(self._under_way)
+        except StopAsyncIteration:
+            self._under_way = None
+            return False
+        except BaseException:
+            self._under_way = None
+            raise
+        return True
+
+
+__all__ = ["Loop", "Walk", "end"]

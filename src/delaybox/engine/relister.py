@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator
 
+from delaybox.engine.loops import Walk
 from delaybox.engine.ownership import Ownership
 from delaybox.store import label_lists, labels
 from delaybox.store.store import Store
@@ -19,21 +20,13 @@ class Relister:
     def __init__(self, store: Store, ownership: Ownership) -> None:
         self._store = store
         self._ownership = ownership
-        self._walk: AsyncIterator[None] | None = None
+        self._walk = Walk(self._round)
 
     async def step(self) -> float:
         """For `Loop`."""
         began = time.monotonic()
-        if self._walk is None:
-            self._walk = self._round()
-        try:
-            await anext(self._walk)
-        except StopAsyncIteration:
-            self._walk = None
+        if not await self._walk.step():
             return _IDLE_S
-        except BaseException:
-            self._walk = None
-            raise
         # Half of the time is the server's for others.
         return min(time.monotonic() - began, _PAUSE_S)
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 
 from delaybox.core.errors import PartAway
+from delaybox.engine.loops import Walk
 from delaybox.engine.ownership import Ownership
 from delaybox.store import buckets, groups, label_entries, label_lists, labels, leases, scrubbed
 from delaybox.store.store import MAX_ITEMS, Store
@@ -36,7 +37,7 @@ class Scrubber:
     def __init__(self, store: Store, ownership: Ownership | None = None) -> None:
         self._store = store
         self._ownership = ownership or Ownership(store.partitions)
-        self._walk: AsyncIterator[None] | None = None
+        self._walk = Walk(lambda: self._round(self._in_turn(range(self._store.partitions))))
         self._chunk = _CHUNK
         self._hurries = False
         self._look_at = 0.0
@@ -50,20 +51,17 @@ class Scrubber:
         if not self._hurries and began >= self._look_at:
             self._look_at = began + _LOOK_S
             await self._look()
-        if self._walk is None:
-            self._walk = self._round(self._in_turn(range(self._store.partitions)))
         try:
-            await anext(self._walk)
-        except StopAsyncIteration:
-            hurried = self._ended()
-            self.rounds += 1
-            return _PAUSE_S if hurried else _REST_S
+            more = await self._walk.step()
         except BaseException:
             # The next walk begins behind this partition: what is wrong here, or a blip of the server every hour, must
             # not keep it from all that come later.
             self._first = self._at + 1
             self._ended()
             raise
+        if not more:
+            self.rounds += 1
+            return _PAUSE_S if self._ended() else _REST_S
         # In a hurry half of the time is the server's for others.
         return min(time.monotonic() - began, _PAUSE_S) if self._hurries else _PAUSE_S
 
@@ -71,8 +69,7 @@ class Scrubber:
         return sorted(partitions, key=lambda p: (p - self._first) % self._store.partitions)
 
     def _ended(self) -> bool:
-        """No walk is under way any more; whether it was one in a hurry."""
-        self._walk = None
+        """A walk is over; whether it was one in a hurry."""
         self._chunk = _CHUNK
         hurried, self._hurries = self._hurries, False
         return hurried
@@ -89,7 +86,7 @@ class Scrubber:
                 # Its server is away for a moment; the next look comes back to it.
                 continue
         if late:
-            self._walk = self._hurried(late)
+            self._walk.take(self._hurried(late))
             self._hurries, self._chunk = True, MAX_ITEMS
 
     async def _hurried(self, late: Mapping[int, bytes]) -> AsyncIterator[None]:
