@@ -99,12 +99,6 @@ def test_a_label_brings_none_of_what_other_extensions_need(name: str) -> None:
     assert "add_labels" in block and sum(len(re.findall(r"\bfunction\b", line)) for line in code) == 1
 
 
-def test_tasks_with_labels_alone_are_acked_before_the_files_of_others() -> None:
-    lines = text("ack").splitlines()
-    first, others = (lines.index(f"--@include lib/{one}.lua") for one in ("labels_left", "extension"))
-    assert first < others and any("'SREM'" in line for line in lines[first:others])
-
-
 @pytest.mark.parametrize("table", ["fair", "labels", "permits"])
 def test_a_table_makes_its_functions_when_one_is_used(table: str) -> None:
     """ADR 0070. What is indented by nothing stands outside, or within the function that makes the rest."""

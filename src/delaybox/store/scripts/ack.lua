@@ -11,9 +11,8 @@
 local lease = k_lease(ARGV[1])
 local ids = { unpack(ARGV, 5) }
 local records = redis.call('HMGET', lease, unpack(ids))
--- special: the places of those that may have something elsewhere. A plain record, and most are, has nothing. firsts: the first byte of each
--- of these, or false where its flags say more than its priority.
-local stale, special, firsts, mine, touched = {}, {}, {}, {}, { lease, K_LEASES, K_LEASED }
+-- special: the places of those that may have something elsewhere. A plain record, and most are, has nothing.
+local stale, special, mine, touched = {}, {}, {}, { lease, K_LEASES, K_LEASED }
 for i, id in ipairs(ids) do
   local rec = records[i]
   if not rec then
@@ -21,10 +20,7 @@ for i, id in ipairs(ids) do
   else
     mine[#mine + 1] = id
     local first, bits = byte(rec, 1, 2)
-    if bits >= 4 or first >= FRESH_EXT then
-      local n = #special + 1
-      special[n], firsts[n] = i, bits < 4 and first
-    end
+    if bits >= 4 or first >= FRESH_EXT then special[#special + 1] = i end
   end
 end
 local function leave()
@@ -33,25 +29,11 @@ local function leave()
   if redis.call('EXISTS', lease) == 0 then redis.call('ZREM', K_LEASES, ARGV[1]) end
   redis.call('HDEL', K_LEASED, unpack(mine))
 end
--- What is left in the index of labels: by key the members.
-local left = {}
-if #special > 0 then
---@include lib/labels_left.lua
-  local others = {}
-  for n, i in ipairs(special) do
-    if not firsts[n] or not labels_left(ids[i], records[i], firsts[n], left) then others[#others + 1] = i end
-  end
-  special = others
-  for key in pairs(left) do touched[#touched + 1] = key end
-end
 if #special == 0 then
   -- The functions below are not even made: for a lone task that takes longer than all else.
   local err = guard(touched)
   if err then return err end
   leave()
-  for key, members in pairs(left) do
-    for from = 1, #members, 1000 do redis.call('SREM', key, unpack(members, from, math.min(from + 999, #members))) end
-  end
   return stale
 end
 --@include lib/time.lua
@@ -68,7 +50,6 @@ end
 --@include lib/finish.lua
 --@include lib/callback.lua
 local idem_ttl, lent, extended, ended = ARGV[2], {}, false, {}
-labels.left = left
 for _, i in ipairs(special) do
   local id, rec = ids[i], records[i]
   local kind, flags, _, at = rec_head(id, rec)
