@@ -24,7 +24,7 @@ for i = 7, #ARGV, 5 do
   ids[#ids + 1] = ARGV[i]
   alone = alone and tonumber(ARGV[i + 1]) >= 0 and ARGV[i + 3] == ''
 end
---@include lib/read_failed.lua
+--@include lib/read_ended.lua
 local reply = { 0 }
 for i, id in ipairs(ids) do
   local rec = records[i]

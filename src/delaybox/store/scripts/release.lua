@@ -18,14 +18,7 @@ local now = now_ms()
 local lid, W, delay, moment = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[4]), tonumber(ARGV[5])
 local lease = k_lease(lid)
 local ids = { unpack(ARGV, 6) }
-if MOVES then
-  local keys = { lease, K_LEASES, K_LEASED, K_BUCKETS, K_CLOCK, K_GROUPS, unpack(K_NEAR, 0, 11) }
-  for _, id in ipairs(ids) do keys[#keys + 1] = k_bucket(math.floor(id_due(id) / W)) end
-  local err = guard(keys)
-  if err then return err end
-end
-local read = clock_fields()
-local records = redis.call('HMGET', lease, unpack(ids))
+--@include lib/read_ended.lua
 local stale, alone = {}, true
 for i, id in ipairs(ids) do
   local rec = records[i]

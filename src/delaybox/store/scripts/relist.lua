@@ -12,9 +12,7 @@
 --@include lib/guard.lua
 --@include lib/run.lua
 local list = T .. ':' .. ARGV[3]
-local touched = { list, K_CLOCK }
-for i = 6, #ARGV, 2 do touched[#touched + 1] = T .. ':listed:' .. ARGV[i] end
-local err = guard(touched)
+local err = guard({ T })
 if err then return err end
 if (redis.call('HGET', K_CLOCK, 'relists') or '0') ~= ARGV[2] or run_id() ~= ARGV[1] then return 0 end
 redis.call('HINCRBY', K_CLOCK, 'relists', 1)

@@ -21,7 +21,7 @@ local lid, W, cap, idem_ttl = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[4]), ARG
 local lease = k_lease(lid)
 local ids = {}
 for i = 7, #ARGV, 6 do ids[#ids + 1] = ARGV[i] end
---@include lib/read_failed.lua
+--@include lib/read_ended.lua
 -- Since when its own code puts a task off, or nil; and whether it may be put off for so long.
 local function allowed(rec, at, flags, delay, longest)
   local first = ext_get(rec, at, flags, EXT_SNOOZED)

@@ -1,5 +1,5 @@
--- Reads the records of `ids`, tasks of `lease` that failed or were put off: each goes home or becomes a dead letter. Lines of the script
--- itself, not a function, so they may return. Needs keys, guard, hint; `now`, `W`, `lease`, `ids`. Leaves `read` and `records`.
+-- Reads the records of `ids`, tasks of `lease` that failed, were put off or are handed back: each goes home or becomes a dead letter. Lines
+-- of the script itself, not a function, so they may return. Needs keys, guard, hint; `now`, `W`, `lease`, `ids`. Leaves `read` and `records`.
 if MOVES then
   local keys = { lease, K_LEASES, K_LEASED, K_BUCKETS, K_CLOCK, K_DEAD, K_DEAD_AT, K_RESULTS, K_RESULTS_AT, K_GROUPS }
   -- Calls of webhooks are stored as due now.
