@@ -8,11 +8,12 @@ import pytest
 from redis.asyncio import Redis
 
 from delaybox.core import ids
+from delaybox.core.query import TaskQuery
 from delaybox.core.task import NewTask, Submitted
 from delaybox.engine.labeller import Labeller
 from delaybox.engine.ownership import Ownership
 from delaybox.service import Service
-from delaybox.store import keys, label_entries, labels
+from delaybox.store import keys, label_entries, label_lists, labels
 from delaybox.store.fsck import fsck
 from delaybox.store.record import LABELS, read, with_entry
 from delaybox.store.servers import Servers
@@ -68,3 +69,34 @@ async def without_lists(store: Store) -> None:
     """Forgets what the lists hold."""
     for tag in store.tags:
         await store.servers.ask("DEL", keys.listing(tag), *(keys.listed(tag, n) for n in range(label_entries.LISTS)))
+
+
+async def found(service: Service, wanted: TaskQuery, *, limit: int = 100) -> list[str]:
+    """The ids of all pages of a list, which must not scan."""
+    out: list[str] = []
+    cursor = ""
+    while True:
+        page = await service.list_tasks(wanted, cursor=cursor, limit=limit)
+        assert not page.scanned
+        out += [view.task_id for view in page.items]
+        cursor = page.cursor
+        if not cursor:
+            return sorted(out)
+
+
+async def entries(store: Store) -> tuple[int, int]:
+    """How many entries of lists have not been looked at yet, and how many have."""
+
+    async def count(*lists: str) -> int:
+        found_ = [await store.servers.ask("LRANGE", key, 0, -1) for key in lists]
+        return sum(len(element) // label_entries.ENTRY for some in found_ for element in some)
+
+    new = await count(*(keys.listing(tag) for tag in store.tags))
+    return new, await count(*(keys.listed(tag, n) for tag in store.tags for n in range(label_entries.LISTS)))
+
+
+async def look_through(store: Store, *, every: bool = False) -> None:
+    """Looks through the lists of all partitions."""
+    for p in range(store.partitions):
+        async for _ in label_lists.look_through(store, p, every=every):
+            pass

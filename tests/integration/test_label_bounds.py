@@ -19,7 +19,7 @@ from delaybox.store import keys, label_lists, labels
 from delaybox.store.label_entries import LISTS, SETS, TOGETHER, elements
 from delaybox.store.loader import ScriptCall
 from delaybox.store.store import Store
-from tests.labelled import built, into_sets, store, submit, without_lists
+from tests.labelled import built, entries, into_sets, look_through, store, submit, without_lists
 
 __all__ = ["store"]  # the fixture
 
@@ -32,19 +32,6 @@ def task(**labels_: str) -> NewTask:
 
 async def filled(service: Service, calls: int = 6) -> list[str]:
     return [one for _ in range(calls) for one in await submit(service, *(task() for _ in range(20)))]
-
-
-async def entries(store: Store) -> tuple[int, int]:
-    """How many entries have not been looked at yet, and how many have."""
-    new = [await store.servers.ask("LRANGE", keys.listing(tag), 0, -1) for tag in store.tags]
-    old = [await store.servers.ask("LRANGE", keys.listed(tag, n), 0, -1) for tag in store.tags for n in range(LISTS)]
-    return sum(len(one) // 20 for some in new for one in some), sum(len(one) // 20 for some in old for one in some)
-
-
-async def look_through(store: Store, *, every: bool = False) -> None:
-    for p in range(store.partitions):
-        async for _ in label_lists.look_through(store, p, every=every):
-            pass
 
 
 async def candidates(store: Store, value: str = "7") -> Counter[str]:

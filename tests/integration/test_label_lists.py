@@ -14,10 +14,9 @@ from delaybox.engine.relister import Relister
 from delaybox.service import Selection, Service
 from delaybox.store import keys, label_entries, label_lists, labels
 from delaybox.store.fsck import fsck
-from delaybox.store.label_entries import LISTS
 from delaybox.store.loader import ScriptCall
 from delaybox.store.store import ClaimLimits, Store
-from tests.labelled import LEASE, built, into_sets, store, submit, without_lists
+from tests.labelled import LEASE, built, entries, found, into_sets, look_through, store, submit, without_lists
 
 __all__ = ["store"]  # the fixture
 
@@ -28,29 +27,8 @@ def task(**options: object) -> NewTask:
     return NewTask(**{"delay_ms": 900_000, "labels": CUSTOMER, **options})  # type: ignore[arg-type]
 
 
-async def found(service: Service, value: str = "7") -> set[str]:
-    out: set[str] = set()
-    cursor = ""
-    while True:
-        page = await service.list_tasks(TaskQuery(labels={"customer": value}), cursor=cursor, limit=500)
-        assert not page.scanned
-        out |= {view.task_id for view in page.items}
-        cursor = page.cursor
-        if not cursor:
-            return out
-
-
-async def lengths(store: Store) -> tuple[int, int]:
-    """How many entries have not been looked at yet, and how many have."""
-    new = [await store.servers.ask("LRANGE", keys.listing(tag), 0, -1) for tag in store.tags]
-    old = [await store.servers.ask("LRANGE", keys.listed(tag, n), 0, -1) for tag in store.tags for n in range(LISTS)]
-    return sum(len(one) // 20 for some in new for one in some), sum(len(one) // 20 for some in old for one in some)
-
-
-async def look_through(store: Store, *, every: bool = False) -> None:
-    for p in range(store.partitions):
-        async for _ in label_lists.look_through(store, p, every=every):
-            pass
+async def named(service: Service) -> set[str]:
+    return set(await found(service, TaskQuery(labels=CUSTOMER), limit=500))
 
 
 async def run(relister: Relister) -> None:
@@ -71,17 +49,17 @@ async def test_what_comes_in_each_way_is_found(store: Store, monkeypatch: pytest
     again = await submit(service, *keyed[:200])
     mine += await submit(service, *keyed)
     assert set(again) < set(mine)
-    assert await lengths(store) == (1_600, 0)
+    assert await entries(store) == (1_600, 0)
     for turn in range(20):
         some = await submit(service, *(task(labels={"customer": str(n % 9)} if n % 3 else {}) for n in range(100)))
         mine += some[7::9]
         one = await submit(service, task(labels={"order": "17"} if turn % 2 else CUSTOMER))
         mine += one if turn % 2 == 0 else []
-    assert await found(service) == set(mine)
-    before = await lengths(store)
+    assert await named(service) == set(mine)
+    before = await entries(store)
     await run(Relister(store, Ownership(store.partitions)))
-    assert await lengths(store) == (0, sum(before))
-    assert await found(service) == set(mine)
+    assert await entries(store) == (0, sum(before))
+    assert await named(service) == set(mine)
     where = label_entries.number_of(label_entries.place("customer", "7"))
     elements = [n for tag in store.tags for n in await store.servers.ask("LRANGE", keys.listed(tag, where), 0, -1)]
     assert max(len(one) for one in elements) == 20 * label_entries.TOGETHER
@@ -106,24 +84,24 @@ async def test_ended_tasks_go_when_as_much_came(store: Store, monkeypatch: pytes
                 await store.fail(p, bytes([p, n]) * 10, [(dead, None, "no")])
             n += 1
     await service.cancel(stays[0])
-    assert await lengths(store) == (801, 0)
+    assert await entries(store) == (801, 0)
     await run(relister)
-    assert await lengths(store) == (801, 0), "these are too few to be looked at"
+    assert await entries(store) == (801, 0), "these are too few to be looked at"
     monkeypatch.setattr(label_lists, "NEW", 1)
     monkeypatch.setattr(label_lists, "MANY_NEW", 1)
     await run(relister)
-    assert await lengths(store) == (0, 401), "the dead letter and what waits; that something was cancelled is not known"
+    assert await entries(store) == (0, 401), "the dead letter and what waits; that something was cancelled is not known"
     await look_through(store, every=True)
-    assert await lengths(store) == (0, 400)
-    assert await found(service) == set(stays[1:]) and ends
+    assert await entries(store) == (0, 400)
+    assert await named(service) == set(stays[1:]) and ends
     # As long as less came than there was, these are not looked at.
     await service.cancel(stays[1])
     await run(relister)
-    assert await lengths(store) == (0, 400)
+    assert await entries(store) == (0, 400)
     for _ in range(12):
         await submit(service, *(task(delay_ms=None, type=TaskType.WORKER, name="f") for _ in range(20)))
         await run(relister)
-    assert await lengths(store) == (0, 640), "all of these are there"
+    assert await entries(store) == (0, 640), "all of these are there"
     for p in range(2):
         while (claimed := await store.claim(p, bytes([p, 99]) * 10, LEASE)).leased:
             await store.ack(p, bytes([p, 99]) * 10, claimed.leased[0::2])
@@ -131,10 +109,10 @@ async def test_ended_tasks_go_when_as_much_came(store: Store, monkeypatch: pytes
     for rounds in range(1, 80):
         await submit(service, *(task() for _ in range(30)))
         await run(relister)
-        if await lengths(store) == (0, 400 + 30 * rounds):
+        if await entries(store) == (0, 400 + 30 * rounds):
             break
     else:
-        raise AssertionError(await lengths(store))
+        raise AssertionError(await entries(store))
     assert rounds > 5
     await store.discard(ids.partition(dead), [dead])
 
@@ -161,13 +139,13 @@ async def test_two_processes_that_look_at_once_lose_nothing(store: Store, monkey
         assert (await label_lists.look(store, p, -1, 3)).taken == 0
     assert beside == [3, 3]
     monkeypatch.undo()
-    assert await found(service) == set(mine)
+    assert await named(service) == set(mine)
     await look_through(store)
-    assert await lengths(store) == (0, len(mine)), "none is there twice"
-    assert await found(service) == set(mine)
+    assert await entries(store) == (0, len(mine)), "none is there twice"
+    assert await named(service) == set(mine)
     await service.bulk.cancel_ids(mine)
     await look_through(store, every=True)
-    assert await lengths(store) == (0, 0)
+    assert await entries(store) == (0, 0)
 
 
 async def test_what_is_still_there_is_asked_for_by_id_where_that_is_much(client: Redis, store: Store) -> None:
@@ -177,10 +155,10 @@ async def test_what_is_still_there_is_asked_for_by_id_where_that_is_much(client:
         await client.hset(keys.leased(tag), mapping={str(n).zfill(16).encode(): bytes(20) for n in range(10_001)})
         assert (await store.runner.run(ScriptCall("remain", tag, (store.bucket_ms, b""))))[1] == b"-"
     await look_through(store)
-    assert await lengths(store) == (0, 30)
+    assert await entries(store) == (0, 30)
     await service.cancel(mine[0])
     await look_through(store)
-    assert await lengths(store) == (0, 29)
+    assert await entries(store) == (0, 29)
     for tag in store.tags:
         await client.delete(keys.leased(tag))
 
@@ -190,23 +168,23 @@ async def test_tasks_in_sets_and_in_lists_are_found_once_each(store: Store) -> N
     before = await submit(service, *(task() for _ in range(5)))
     await into_sets(store, before, "customer")
     new = await submit(service, *(task() for _ in range(5)))
-    assert await found(service) == {*before, *new}
+    assert await named(service) == {*before, *new}
     await service.update(new[0], labels={"customer": "8"})
     await service.update(new[0], labels=CUSTOMER)
-    assert await found(service) == {*before, *new}
+    assert await named(service) == {*before, *new}
     await service.cancel(before[0])
     await service.cancel(new[1])
-    assert await found(service) == {*before[1:], new[0], *new[2:]}
+    assert await named(service) == {*before[1:], new[0], *new[2:]}
     # A walk, as after an import, enters nothing twice.
     await look_through(store, every=True)
     await walk(store)
-    assert await lengths(store) == (0, 8)
+    assert await entries(store) == (0, 8)
     assert await labels.complete(store, [0, 1]) == [{"customer"}] * 2
     # Without them it enters what sets do not have.
     await without_lists(store)
     await walk(store)
-    assert await lengths(store) == (3, 0)
-    assert await found(service) == {*before[1:], new[0], *new[2:]}
+    assert await entries(store) == (3, 0)
+    assert await named(service) == {*before[1:], new[0], *new[2:]}
 
 
 async def walk(store: Store) -> None:
@@ -227,7 +205,7 @@ async def test_a_lost_entry_of_a_list_is_found_and_mended(client: Redis, store: 
     assert {problem.partition(":")[0] for problem in report.problems} == {"label-missing"}
     assert report.counts["repaired"] == 3
     assert (await fsck(store)).problems == []
-    assert await found(service) == set(made)
+    assert await named(service) == set(made)
 
 
 async def test_a_published_task_with_a_label_is_fired_in_place(store: Store) -> None:

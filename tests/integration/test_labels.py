@@ -13,11 +13,11 @@ from delaybox.engine.labeller import Labeller
 from delaybox.engine.ownership import Ownership
 from delaybox.engine.scrubber import Scrubber
 from delaybox.service import Selection, Service
-from delaybox.store import groups, keys, label_entries, label_lists, labels, page_cursors, pages
+from delaybox.store import groups, keys, label_entries, labels, page_cursors, pages
 from delaybox.store.fsck import fsck
 from delaybox.store.record import read
 from delaybox.store.store import Store, Verdict
-from tests.labelled import LEASE, built, into_sets, store, submit, without_lists
+from tests.labelled import LEASE, built, found, into_sets, look_through, store, submit, without_lists
 
 __all__ = ["store"]  # the fixture
 
@@ -28,23 +28,9 @@ def later(**options: object) -> NewTask:
     return NewTask(delay_ms=900_000, **options)  # type: ignore[arg-type]
 
 
-async def found(service: Service, wanted: TaskQuery, *, limit: int = 100) -> list[str]:
-    out: list[str] = []
-    cursor = ""
-    while True:
-        page = await service.list_tasks(wanted, cursor=cursor, limit=limit)
-        assert not page.scanned
-        out += [view.task_id for view in page.items]
-        cursor = page.cursor
-        if not cursor:
-            return sorted(out)
-
-
 async def indexed(store: Store, value: str = "7") -> int:
     """How many tasks the index names, once it was looked through."""
-    for p in range(store.partitions):
-        async for _ in label_lists.look_through(store, p, every=True):
-            pass
+    await look_through(store, every=True)
     return len([one async for found in labels.candidates(store, "customer", value) for one in found])
 
 
