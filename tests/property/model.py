@@ -63,6 +63,8 @@ class Task:
     group: str = ""
     fairness_key: str = ""
     labels: dict[str, str] = field(default_factory=dict)
+    in_sets: bool = False
+    """Sets of the index have its labels, as its record says, and not lists."""
     permits: frozenset[bytes] = frozenset()
     """Pools of which it took a permit when it was leased last."""
 
@@ -70,7 +72,7 @@ class Task:
     def extended(self) -> bool:
         """Whether its record has an extension, so that it is not fired in place."""
         return (
-            bool(self.once or self.look or self.lock or self.group or self.fairness_key)
+            bool(self.once or self.look or self.lock or self.group or self.fairness_key or self.in_sets)
             or None is not self.waiting_since
             or None is not self.snoozed_since
         )
@@ -169,6 +171,7 @@ class Model:
         self.tasks[task_id].group = new.group
         self.tasks[task_id].fairness_key = new.fairness_key
         self.tasks[task_id].labels = dict(new.labels)
+        self.tasks[task_id].in_sets = d.replace and bool(new.labels)
         if new.unique_while is not None:
             self.tasks[task_id].lock = new.unique_while.value
         if d.key is not None:
