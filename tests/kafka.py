@@ -29,6 +29,7 @@ from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-def
 from scripts.kafka_broker import FETCH_S, START_S, Broker, why_not
 from tests.waiting import until
 
+_ANY = -1  # the producer chooses (source: RD_KAFKA_PARTITION_UA of librdkafka)
 ROOT = Path(__file__).parent.parent
 MORTAL = {"broker.session.timeout.ms": "3000", "broker.heartbeat.interval.ms": "500"}
 """Settings of a broker that is killed: it may not come back before its session has ended, by default after 9 s."""
@@ -54,14 +55,23 @@ class Kafka:
         return Producer({**self._settings, **{key.replace("_", "."): value for key, value in settings.items()}})
 
     def produce(
-        self, topic: str, values: Sequence[bytes], *, key: bytes | None = None, headers: Mapping[str, str] | None = None
+        self,
+        topic: str,
+        values: Sequence[bytes],
+        *,
+        key: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        partitions: int = 0,
     ) -> None:
-        """Returns when the broker has them all."""
+        """Returns when the broker has them all. ``partitions``: so many get records, by turns; 0: as the producer
+        likes, which may be one for all."""
         producer = self.producer(linger_ms=5)
-        for value in values:
+        found: dict[str, str | bytes | None] | None = dict(headers) if headers else None
+        for n, value in enumerate(values):
+            partition = n % partitions if partitions else _ANY
             while True:
                 try:
-                    producer.produce(topic, value, key=key, headers=dict(headers) if headers else None)
+                    producer.produce(topic, value, key=key, partition=partition, headers=found)
                     break
                 except BufferError:
                     producer.poll(0.1)

@@ -77,8 +77,11 @@ class Bench:
     def _receive(self, troubles: list[str]) -> None:
         self.troubles = troubles
 
-    async def put(self, *values: bytes, headers: Mapping[str, str] | None = None, topic: str = "") -> None:
-        await asyncio.to_thread(self.kafka.produce, topic or self.topic, values, headers=headers or LATER)
+    async def put(
+        self, *values: bytes, headers: Mapping[str, str] | None = None, topic: str = "", partitions: int = 0
+    ) -> None:
+        where = topic or self.topic
+        await asyncio.to_thread(self.kafka.produce, where, values, headers=headers or LATER, partitions=partitions)
 
     async def until(self, true: Callable[[], Any], what: str) -> None:
         await until_async(true, lambda: f"{what}: it never came; {self.troubles}")
@@ -197,7 +200,7 @@ async def test_several_topics(bench: Bench) -> None:
 
 
 async def test_all_of_one_kafka_partition_lie_in_one_partition_of_the_store(bench: Bench) -> None:
-    await bench.put(*numbered(0, 3_000))
+    await bench.put(*numbered(0, 3_000), partitions=6)
     async with bench.reading():
         tasks = await bench.has(3_000)
     once_each(tasks, 3_000)
