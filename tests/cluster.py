@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -18,6 +19,8 @@ from tests.waiting import until
 
 NODE_TIMEOUT_MS = 1_000
 _PATIENCE_S = 60.0
+# How long a server tries a fail-over that it was asked for (source: CLUSTER_MF_TIMEOUT of Redis and Valkey).
+_FAILOVER_S = 5.0
 _BASE = (
     "--cluster-enabled", "yes", "--cluster-node-timeout", str(NODE_TIMEOUT_MS), "--cluster-require-full-coverage", "no",
     "--repl-diskless-sync-delay", "0", "--cluster-replica-validity-factor", "0", "--cluster-allow-replica-migration",
@@ -100,8 +103,9 @@ class RealCluster:
         self.whole()
 
     def whole(self) -> None:
-        """Returns when all slots are served and all replicas are in step."""
+        """Returns when all slots are served, nobody is held for dead and all replicas are in step."""
         self.until(lambda: all(self._ok(server) for server in self.servers))
+        self.until(lambda: all(self._knows(server) == len(self.servers) for server in self.servers))
         if self._replicas:
             self.until(lambda: all(self._in_step(server) for server in self.servers))
 
@@ -130,9 +134,21 @@ class RealCluster:
         return next(one for one in self.servers if one is not server and self.role(one) == "master")
 
     def promote(self, server: ClusterServer, how: str = "") -> None:
-        """CLUSTER FAILOVER on a replica, and waits until all know."""
-        server.admin.execute_command("CLUSTER", "FAILOVER", *([how] if how else []))
-        self.until(lambda: self.role(server) == "master")
+        """CLUSTER FAILOVER on a replica, and waits until it has taken over.
+
+        A server refuses while it has no link to its primary, and forgets after five seconds what it could not do: it is
+        asked until it has done it.
+        """
+        asked = -_FAILOVER_S
+
+        def taken() -> bool:
+            nonlocal asked
+            if self.role(server) != "master" and time.monotonic() - asked > _FAILOVER_S:
+                server.admin.execute_command("CLUSTER", "FAILOVER", *([how] if how else []))
+                asked = time.monotonic()
+            return self.role(server) == "master"
+
+        self.until(taken)
 
     def replica_of(self, primary: ClusterServer) -> ClusterServer:
         """The replica that a primary has now."""
