@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from delaybox.api import policy
+from delaybox.api.rest.settings import ApiSettings
 from delaybox.api.rest.v1.routes import CALLS
 from delaybox.core.access import Access, Token
 from delaybox.core.errors import (
@@ -181,7 +182,7 @@ async def test_a_batch_answers_each_task():
         (
             b'{"tasks":[' + b" " * (16 * 1024 * 1024) + b"]}",
             413,
-            "larger than 16777216 bytes; send it in several calls",
+            "larger than 16777216 bytes: it has 16777228; send it in several calls",
         ),
     ],
 )
@@ -190,6 +191,18 @@ async def test_wrong_batches(body, status, words):
     answer = await call("POST", "/v1/tasks/batch", raw, headers={**JSON, "content-length": str(len(raw))})
     assert answer.status == status
     assert words in answer.json["detail"]
+
+
+@pytest.mark.parametrize("call_", [one for one in CALLS if one.body], ids=lambda one: f"{one.method} {one.path}")
+async def test_a_body_over_the_limit_is_refused_alike_everywhere(call_):
+    limit = 16 * 1024 * 1024 if call_.path.endswith("/batch") else ApiSettings(payload_limit=1024).body_limit
+    raw, path = b" " * (limit + 7), call_.path.replace("{id}", ID).replace("{queue}", "mail")
+    path += "?key=k" * path.endswith("/by-key")
+    for length in ({}, {"content-length": str(len(raw))}):
+        answer = await call(call_.method, path, raw, headers=JSON | length, payload_limit=1024)
+        assert (answer.status, answer.headers["connection"]) == (413, "close")
+        detail = answer.problem("too_large")["detail"]
+        assert detail.startswith(f"the body is larger than {limit} bytes: it has {limit + 7}; "), detail
 
 
 async def test_one_task():

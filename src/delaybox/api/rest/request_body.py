@@ -55,16 +55,18 @@ class RequestBodies:
             and size <= self._limit
         )
 
-    def read_json(self, headers: Headers, receive: Receive, *, limit: int = 0) -> Awaitable[bytes]:
-        """The whole body of a JSON request, counted while it arrives. ``limit``: in place of the usual one."""
+    def read_json(self, headers: Headers, receive: Receive, *, limit: int = 0, mend: str = "") -> Awaitable[bytes]:
+        """The whole body of a JSON request, counted while it arrives. ``limit``: in place of the usual one; ``mend``:
+        what a caller can do whose body is over it, in place of the usual words."""
         content_type = headers.get(b"content-type", b"")
         if content_type not in self._good_types:
             self._learn_type(content_type)
-        return self.read(headers, receive, limit=limit)
+        return self.read(headers, receive, limit=limit, mend=mend)
 
-    async def read(self, headers: Headers, receive: Receive, *, limit: int = 0) -> bytes:
+    async def read(self, headers: Headers, receive: Receive, *, limit: int = 0, mend: str = "") -> bytes:
         """The same, whatever its type; the caller has checked that."""
         limit = limit or self._limit
+        mend = mend or f"a payload may have {self._payload_limit} bytes before it is encoded"
         if b"content-encoding" in headers:
             raise Refusal(415, "a compressed body is not accepted; send it without Content-Encoding")
         length = -1
@@ -72,7 +74,7 @@ class RequestBodies:
         if declared is not None:
             length = int(declared)
             if length > limit:
-                raise self._too_large(limit)
+                raise _too_large(limit, f"it has {length}", mend)
         task = asyncio.current_task()
         assert task is not None
         self._young.add(task)
@@ -81,9 +83,13 @@ class RequestBodies:
             if message["type"] != "http.request":
                 raise Disconnected
             body: bytes = message["body"]
-            if len(body) == length or not message.get("more_body"):
+            if len(body) == length:
                 return body
-            return await self._rest(body, receive, limit)
+            if not message.get("more_body"):
+                if len(body) > limit:
+                    raise _too_large(limit, f"it has {len(body)}", mend)
+                return body
+            return await self._rest(body, receive, limit, mend)
         except asyncio.CancelledError:
             if task not in self._timed_out:
                 raise
@@ -96,14 +102,14 @@ class RequestBodies:
             self._young.discard(task)
             self._old.discard(task)
 
-    async def _rest(self, first: bytes, receive: Receive, limit: int) -> bytes:
+    async def _rest(self, first: bytes, receive: Receive, limit: int, mend: str) -> bytes:
         parts = [first]
         total = held = len(first)
         self._held += held
         try:
             while True:
                 if total > limit:
-                    raise self._too_large(limit)
+                    raise _too_large(limit, f"{total} have come, and it goes on", mend)
                 if self._held > _HELD_LIMIT:
                     raise Refusal(429, "too many large bodies at once; send it again later", (*_RETRY, *CLOSE))
                 message = await receive()
@@ -117,7 +123,7 @@ class RequestBodies:
                 if not message.get("more_body"):
                     break
             if total > limit:
-                raise self._too_large(limit)
+                raise _too_large(limit, f"it has {total}", mend)
             return b"".join(parts)
         finally:
             self._held -= held
@@ -145,19 +151,13 @@ class RequestBodies:
         if len(self._good_types) < _MOST_TYPES:
             self._good_types.add(content_type)
 
-    def _too_large(self, limit: int) -> Refusal:
-        mend = f"a payload may have {self._payload_limit} bytes before it is encoded"
-        if limit != self._limit:
-            mend = "send it in several calls"
-        return Refusal(
-            413,
-            f"the body is larger than {limit} bytes; {mend}",
-            CLOSE,
-        )
-
     def _sweep(self) -> None:
         for task in self._old:
             self._timed_out.add(task)
             task.cancel()
         self._old, self._young = self._young, set()
         self._sweeper = asyncio.get_running_loop().call_later(self._timeout_s, self._sweep)
+
+
+def _too_large(limit: int, size: str, mend: str) -> Refusal:
+    return Refusal(413, f"the body is larger than {limit} bytes: {size}; {mend}", CLOSE)

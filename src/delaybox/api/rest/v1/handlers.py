@@ -115,7 +115,7 @@ class V1:
                 "Idempotency-Key", "the header Idempotency-Key names one task; give each task its idempotency_key"
             )
         self._service.shedding.admit()
-        body = await self._bodies.read_json(headers, receive, limit=MAX_BATCH_BYTES)
+        body = await self._bodies.read_json(headers, receive, limit=MAX_BATCH_BYTES, mend="send it in several calls")
         with self._service.shedding.taken(len(body)):
             return await self._batch(body, scope["auth"], headers)
 
