@@ -15,6 +15,7 @@ from delaybox.core.placement import Server
 from delaybox.core.task import NewTask, TaskType
 from delaybox.engine import calls
 from delaybox.engine.calls import WorkerCalls
+from delaybox.engine.clock_estimate import local_ms
 from delaybox.engine.guest import Guest
 from delaybox.engine.listener import Wakeups
 from delaybox.engine.placement import Placement
@@ -172,12 +173,52 @@ async def test_what_a_member_has_no_room_for_a_moment_after_its_last_call_it_cal
     await until(lambda: not full._tasks)
     assert published == ["0", "0"]
     # What was taken meanwhile nobody is called to.
+    full._asked = local_ms()
     full.ask([0])
     limits = ClaimLimits(slots=1, types="w", lanes=(SENDS,), guest=True)
     taken = await callers.store.claim(0, new_lease(15_000), limits)
     assert len(taken.leased) == 2
     await until(lambda: not full._tasks)
     assert published == ["0", "0"]
+
+
+async def test_of_very_many_partitions_without_room_each_is_named_in_the_end(
+    client: Redis, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each call named the lowest 64: the others waited until their owners called."""
+    store = await Store.open(Servers(client), prefix=prefix, partitions=256)
+    made = Callers(store)
+    for answer in await store.schedule(
+        [Batch(p, [draft(NewTask(type=TaskType.WORKER, queue="mail", name="send"))]) for p in range(256)]
+    ):
+        assert not isinstance(answer, BaseException), answer
+    published: list[list[int]] = []
+
+    async def noted(_: Store, channel: str, message: str) -> None:
+        published.append([int(p) for p in message.split()[1:]])
+
+    monkeypatch.setattr(calls, "publish", noted)
+    full = made.all["a"].calls
+    full.ask(list(range(240)))
+    # These are as many again, and come while others wait to be named.
+    full.ask(list(range(256)))
+    await until(lambda: not full._tasks)
+    assert sorted(p for named in published[1:] for p in named) == list(range(256))
+    assert max(map(len, published)) == calls.MOST_NAMED
+
+
+async def test_of_very_many_partitions_that_are_answered_later_none_is_left_out(
+    client: Redis, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = Callers(await Store.open(Servers(client), prefix=prefix, partitions=256))
+    b = made.all["b"]
+    seed = next(n for n in range(10**12, 10**12 + 1_000) if set(b.placement.drawn(n, 0)) == set("bc"))
+    for at in range(0, 256, 64):
+        b.calls.asked(seed, range(at, at + 64))
+    b.room = 3
+    await until(lambda: not b.calls._tasks)
+    assert sorted(set(b.claimed)) == list(range(256))
+    b.calls.stop()
 
 
 async def test_one_without_room_answers_no_more_often_than_once_in_a_while(

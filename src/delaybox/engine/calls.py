@@ -70,8 +70,9 @@ class WorkerCalls:
         self._room = room
         self.helping = Helping(changed)
         self._asked = self._answered_full = -1e9
-        self._unasked: set[int] = set()
-        """Partitions without room that no call has named yet, because the last call was a moment ago."""
+        self._unasked: dict[int, None] = {}
+        """Partitions without room that no call has named yet, because the last call was a moment ago, or named as many
+        others as a call may; the first one first."""
         self._asking: asyncio.Task[None] | None = None
         self._all_called: dict[tuple[int, bytes], float] = {}
         """Lanes of partitions to which all were called, by whomever, and when."""
@@ -101,23 +102,25 @@ class WorkerCalls:
         wait_ms = self._asked + ASK_AGAIN_MS - local_ms()
         if wait_ms <= 0:
             self._asked = local_ms()
-            self._begin(asyncio.create_task(self._ask(partitions)))
-            return
-        self._unasked.update(partitions)
-        if self._asking is None:
+            self._begin(asyncio.create_task(self._ask(partitions[:MOST_NAMED])))
+            partitions, wait_ms = partitions[MOST_NAMED:], ASK_AGAIN_MS
+        self._unasked |= dict.fromkeys(partitions)
+        if self._unasked and self._asking is None:
             self._asking = asyncio.create_task(self._ask_later(wait_ms / 1000))
             self._begin(self._asking)
 
     async def _ask(self, partitions: Sequence[int]) -> None:
         seed = self._placement.seed_for_others(self._now_ms())
-        message = " ".join(map(str, [seed, *partitions[:MOST_NAMED]]))
+        message = " ".join(map(str, [seed, *partitions]))
         # Where it is lost, the owner of the partition calls a little later.
         await publish(self._store, keys.help_channel(self._store.prefix), message)
 
     async def _ask_later(self, wait_s: float) -> None:
         await asyncio.sleep(wait_s)
-        partitions, self._unasked, self._asking = sorted(self._unasked)[:MOST_NAMED], set(), None
-        self._asked = local_ms()
+        waiting = list(self._unasked)
+        self._unasked, self._asking, self._asked = {}, None, local_ms()
+        partitions = waiting[:MOST_NAMED]
+        self.ask(waiting[MOST_NAMED:])
         # Places may have come free meanwhile, and whoever is called claims in every partition that is named.
         with contextlib.suppress(DelayBoxError):
             now_ms, found = await unclaimed(self._store, partitions)
@@ -164,8 +167,11 @@ class WorkerCalls:
 
     async def _answer_later(self, drawn: tuple[str, ...], wait_s: float) -> None:
         await asyncio.sleep(wait_s)
-        partitions, self._put_off, self._answering = list(self._put_off)[:MOST_NAMED], {}, None
-        self._answer(drawn, partitions)
+        partitions = list(self._put_off)
+        self._put_off, self._answering = {}, None
+        # Without room it answers for the first ones, and the others are put off again.
+        for at in range(0, len(partitions), MOST_NAMED):
+            self._answer(drawn, partitions[at : at + MOST_NAMED])
 
     def _claim_at(self, partitions: Sequence[int]) -> None:
         self.helping.begin([p for p in partitions if self._claim(p)])
