@@ -11,11 +11,12 @@ from redis.asyncio import Redis
 
 from delaybox.core.errors import PartAway, StoreUnavailable
 from delaybox.core.queue import LiveRules, QueueRules
-from delaybox.core.task import NewTask, Submitted, TaskType
+from delaybox.core.task import NewTask, OnConflict, Submitted, TaskType
 from delaybox.engine.clock_estimate import Clocks
 from delaybox.engine.ownership import Ownership
 from delaybox.engine.permit_dealer import PermitDealer
 from delaybox.service import Service
+from delaybox.service.arrivals import Arrivals
 from delaybox.service.rules import Rules
 from delaybox.service.turns import BEHIND
 from delaybox.store import knowledge, rules
@@ -102,6 +103,41 @@ async def test_what_waits_for_a_server_that_hangs_is_bounded(two: TwoServers) ->
     two.answers.set()
     assert all(one.created for one in await asyncio.gather(*waiting))
     assert submitter._held_count == 0
+
+
+async def test_what_waited_for_a_server_is_stored_before_what_came_later(two: TwoServers) -> None:
+    """It was put behind that: of two tasks that replace one another the former one stayed."""
+    from delaybox.service.submit import Submitter
+
+    class Held(Arrivals):
+        """Callers that the store waits for, while it is told to."""
+
+        over = asyncio.Event()
+
+        async def wait(self) -> None:
+            await self.over.wait()
+
+    Held.over.set()
+    submitter = Submitter(two.store, arriving=Held())
+    two.answers.clear()
+    waiting = [asyncio.create_task(submitter.submit(NewTask(idempotency_key=two.key(0, 0))))]
+    await until_async(lambda: two.asked)
+
+    def replacing(payload: bytes) -> asyncio.Task[Submitted]:
+        new = NewTask(payload=payload, delay_ms=60_000, idempotency_key=two.key(0, 1), on_conflict=OnConflict.REPLACE)
+        return asyncio.create_task(submitter.submit(new))
+
+    waiting.append(replacing(b"former"))
+    await until_async(lambda: submitter._held_count == 1)
+    Held.over.clear()
+    waiting.append(replacing(b"later"))
+    await until_async(lambda: len(submitter._waiting) == 1)
+    two.answers.set()
+    await until_async(lambda: len(submitter._waiting) == 2)
+    Held.over.set()
+    _, former, later = await asyncio.gather(*waiting)
+    assert former.task_id == later.task_id
+    assert (await Service(two.store).get(later.task_id)).payload == b"later"
 
 
 async def test_bulk_goes_to_the_other_after_some_batches(two: TwoServers) -> None:

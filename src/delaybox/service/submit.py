@@ -238,10 +238,11 @@ class Submitter:
     def _over(self, server: int, round_: asyncio.Task[None]) -> None:
         self._rounds.discard(round_)
         self._under_way[server] -= 1
-        held = self._held.pop(server, ())
-        self._held_count -= len(held)
-        for waiting in held:
-            self._put(waiting)
+        if held := self._held.pop(server, []):
+            self._held_count -= len(held)
+            self._put(held[-1])
+            # They came before all that waits: of two tasks that replace one another the later one stays.
+            self._waiting = held + self._waiting[:-1]
 
     async def _round(
         self, taken: Sequence[_Waiting], batches: Sequence[Batch] = (), places: Sequence[Sequence[int]] = ()
