@@ -102,7 +102,7 @@ async def test_rest_shows_id_due_and_state_alone(both: Both):
     one = f"/v1/tasks/{task_id}"
     shown = {"id", "state", "due", "due_ms"}
     ruled = {"queue", "rules", "effect", "waits", "newer", "full_speed_at", "version"}
-    for key in ("patched", "deleted"):
+    for key in ("patched", "deleted", "run"):
         await both.stored(idempotency_key=key)
     many, counted = {"queue": CANARY, "dry_run": True}, {"matched"}
     calls: dict[tuple[str, str], tuple[str, Any, set[str]]] = {
@@ -121,6 +121,7 @@ async def test_rest_shows_id_due_and_state_alone(both: Both):
         ("POST", "/v1/tasks/run"): ("/v1/tasks/run", many, counted),
         ("PATCH", "/v1/tasks/by-key"): ("/v1/tasks/by-key?key=patched", {"priority": "low"}, shown),
         ("DELETE", "/v1/tasks/by-key"): ("/v1/tasks/by-key?key=deleted", None, set()),
+        ("POST", "/v1/tasks/by-key/run"): ("/v1/tasks/by-key/run?key=run", None, {"id", "due", "due_ms"}),
         ("PUT", "/v1/queues/{queue}"): ("/v1/queues/x", {"timeout": 5}, ruled),
         ("PATCH", "/v1/queues/{queue}"): ("/v1/queues/x", {"timeout": 6}, ruled),
         ("DELETE", "/v1/queues/{queue}"): ("/v1/queues/x", None, set()),
@@ -128,6 +129,8 @@ async def test_rest_shows_id_due_and_state_alone(both: Both):
         ("POST", "/v1/dead/discard"): ("/v1/dead/discard", many, counted),
         ("POST", "/v1/dead/{id}/replay"): (f"/v1/dead/{task_id}/replay", None, set()),
         ("DELETE", "/v1/dead/{id}"): (f"/v1/dead/{task_id}", None, set()),
+        ("POST", "/v1/dead/by-key/replay"): ("/v1/dead/by-key/replay?key=run", None, set()),
+        ("DELETE", "/v1/dead/by-key"): ("/v1/dead/by-key?key=run", None, set()),
     }
     # What the dashboard's pages show without read: test_dashboard.py.
     asked = {
@@ -138,7 +141,7 @@ async def test_rest_shows_id_due_and_state_alone(both: Both):
     assert set(calls) == asked, "say of every call what it shows without the scope read"
     for (method, route), (path, body, fields) in calls.items():
         status, answer = await both.rest(method, path, body)
-        assert status < 300 or route.startswith("/v1/dead/{id}"), (route, status, answer)
+        assert status < 300 or route.startswith(("/v1/dead/{id}", "/v1/dead/by-key")), (route, status, answer)
         assert CANARY.encode() not in answer, (method, route, answer)
         if status < 300 and fields:
             assert set(json.loads(answer)) == fields, (route, answer)

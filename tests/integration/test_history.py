@@ -10,7 +10,6 @@ import pytest
 from redis.asyncio import Redis
 
 from delaybox import Client
-from delaybox.client import TaskNotFound as ApiTaskNotFound
 from delaybox.core import ids
 from delaybox.core.delivery import DONE, Delivery, Done, Failed, Outcome, Report
 from delaybox.core.errors import InvalidTask, TaskFinished, TaskNotFound
@@ -374,29 +373,3 @@ def test_a_node_answers_over_rest_grpc_python_and_the_command_line(served: Node,
         done = command("history", "--state", "failed", "--server", f"http://127.0.0.1:{served.port}")
         assert failed.id in done.out and "exit code 3" in done.out
         assert "cancelled" in command("get", waits.id, "--server", f"http://127.0.0.1:{served.port}").out
-
-
-def test_by_idempotency_key_over_rest_grpc_python_and_the_command_line(served: Node, command: Command) -> None:
-    at = ("--server", f"http://127.0.0.1:{served.port}")
-    path = "/v1/tasks/by-key?key=order%2F17%20%26%20more"
-    with Client(f"127.0.0.1:{served.grpc_port}") as api:
-        key = "order/17 & more"
-        made = api.publish("x", delay="1h", key=key)
-        assert api.get(key=key).id == made.id == served.call("GET", path)[2]["id"]
-        assert made.id in command("get", "--key", key, *at).out
-        moved = api.reschedule(key=key, delay="2h").due
-        assert served.call("PATCH", path, {"delay": "3h"})[2]["due_ms"] > moved.timestamp() * 1000
-        assert command("reschedule", "--key", key, "--delay", "4h", *at).code == 0
-        assert api.cancel(key=key)
-        assert api.get(key=key).state == "cancelled"
-        assert served.call("DELETE", f"{path}&free_key=true")[0] == 204
-        assert served.call("GET", path)[0] == 404
-        again = api.publish("x", delay="1h", key=key)
-        assert again.id != made.id
-        assert command("cancel", "--key", key, "--free-key", *at).code == 0
-        assert command("cancel", *at).code == 2 and command("get", "id", "--key", key, *at).code == 2
-        with pytest.raises(ApiTaskNotFound, match="no task has the idempotency key"):
-            api.get(key=key)
-        with pytest.raises(InvalidTask, match="one of them"):
-            api.get()
-        assert served.call("GET", "/v1/tasks/by-key")[0] == 400

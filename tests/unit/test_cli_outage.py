@@ -37,7 +37,7 @@ def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 def waited(monkeypatch: pytest.MonkeyPatch, *answers: dict[str, Any] | Exception, timeout: str | None = None) -> None:
     client = Answering(*answers)
     monkeypatch.setattr(changes, "connect", lambda *_: client)
-    changes.wait("ID", timeout, "", "", as_json=True)
+    changes.wait("ID", None, timeout, "", "", as_json=True)
 
 
 def test_a_wait_outlives_a_restart(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

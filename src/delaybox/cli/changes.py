@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from delaybox.cli import messages, naming, options, render
-from delaybox.cli.client import NodeRefused, NodeUnreachable, RestClient, segment
+from delaybox.cli.client import NodeRefused, NodeUnreachable, RestClient
 from delaybox.cli.exits import Exit
 from delaybox.cli.options import (
     DEFAULT_SERVER,
@@ -24,14 +24,14 @@ from delaybox.cli.options import (
     PriorityName,
     Queue,
     Server,
+    TaskOrKey,
     To,
     Token,
     Type,
     Zone,
     connect,
 )
-from delaybox.cli.several import Outage, address_of, each, show_changed
-from delaybox.core import texts
+from delaybox.cli.several import Outage, address_of, by_key, each, path_of, show_changed
 from delaybox.core.errors import ConfigError
 
 _WAIT_S: Final = 20.0
@@ -56,7 +56,8 @@ def cancel(
         bool,
         typer.Option(
             "--running",
-            help="Also when it runs: its worker, or the node that runs its command, is asked to stop it. With ids.",
+            help="Also when it runs: its worker, or the node that runs its command, is asked to stop it. With ids or "
+            "--key.",
         ),
     ] = False,
     free_key: Annotated[
@@ -85,20 +86,16 @@ def cancel(
     )
     if chosen is not None:
         if running:
-            raise ConfigError("--running goes with ids; a filter is for tasks that wait")
+            raise ConfigError("--running goes with ids or --key; a filter is for tasks that wait")
         return _many(client, "cancel", {**chosen, "free_keys": free_key or None}, "cancelled", as_json=as_json)
-    if key is not None:
-        if running:
-            raise ConfigError("--running goes with ids; `delaybox get --key` shows the id")
-        path = address_of(task_ids[0] if task_ids else None, key)
-        client.call("DELETE", f"{path}&free_key=true" if free_key else path)
-        return messages.out_json({"key": key, "ok": True}) if as_json else messages.out(f"{texts.line(key)}  cancelled")
-    flags = [f"{name}=true" for name, given in (("free_key", free_key), ("running", running)) if given]
-    query = f"?{'&'.join(flags)}" if flags else ""
+    flags = [name for name, given in (("free_key", free_key), ("running", running)) if given]
     done = "cancelled, or whoever runs it was asked to stop it" if running else "cancelled"
+    if key is not None:
+        client.call("DELETE", path_of("/v1/tasks", task_ids[0] if task_ids else None, key, flags=flags))
+        return by_key(key, done, as_json=as_json)
     return each(
         task_ids or (),
-        lambda one: client.call("DELETE", f"/v1/tasks/{segment(one)}{query}"),
+        lambda one: client.call("DELETE", path_of("/v1/tasks", one, None, flags=flags)),
         done,
         as_json=as_json,
     )
@@ -106,6 +103,7 @@ def cancel(
 
 def run_now(
     task_ids: SomeIds = None,
+    key: Key = None,
     group: Group = None,
     queue: Queue = None,
     type_: Type = None,
@@ -122,14 +120,18 @@ def run_now(
 ) -> None:
     """Make pending tasks due now: those with these ids, or all that match (--group releases a group)."""
     client = connect(server, token, as_json)
+    named = [*(task_ids or ()), *((key,) if key is not None else ())]
     chosen = _chosen(
-        task_ids, options.wanted(group, queue, type_, function, label, due_from, due_to), everything, limit, dry_run
+        named, options.wanted(group, queue, type_, function, label, due_from, due_to), everything, limit, dry_run
     )
     if chosen is not None:
         return _many(client, "run", chosen, "due now", as_json=as_json)
+    if key is not None:
+        client.call("POST", path_of("/v1/tasks", task_ids[0] if task_ids else None, key, call="/run"))
+        return by_key(key, "due now", as_json=as_json)
     return each(
         task_ids or (),
-        lambda one: client.call("POST", f"/v1/tasks/{segment(one)}/run"),
+        lambda one: client.call("POST", path_of("/v1/tasks", one, None, call="/run")),
         "due now",
         as_json=as_json,
     )
@@ -184,7 +186,8 @@ def reschedule(
 
 
 def wait(
-    task_id: options.TaskId,
+    task_id: TaskOrKey = None,
+    key: Key = None,
     timeout: Annotated[
         str | None,
         typer.Option(metavar="SPAN", help="Give up after so long, such as 5m; unless given as long as it takes."),
@@ -196,14 +199,17 @@ def wait(
     """Wait until a task has ended, and show it. Exit code 1: it failed, was cancelled, or the time is over."""
     client = connect(server, token, as_json)
     until = None if timeout is None else time.monotonic() + options.duration_ms("--timeout", timeout) / 1000
-    task: dict[str, Any] = {}
+    address = address_of(task_id, key)
+    # A key may name another task by the time that this one has ended, so it is looked up once.
+    task: dict[str, Any] = client.get(address) if key is not None else {}
+    address = address_of(task.get("id", task_id), None)
     outage = Outage()
     while task.get("state") not in _ENDS:
         left = _WAIT_S if until is None else min(_WAIT_S, until - time.monotonic())
         if task and left <= 0:
             break
         try:
-            task = client.get(f"/v1/tasks/{segment(task_id)}", {"wait": f"{max(int(left * 1000), 0)}ms"})
+            task = client.get(address, {"wait": f"{max(int(left * 1000), 0)}ms"})
             outage.over()
         except (NodeUnreachable, NodeRefused) as error:
             if not task:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from delaybox.cli import messages, naming, options, render
-from delaybox.cli.client import RestClient, segment
+from delaybox.cli.client import RestClient
 from delaybox.cli.options import (
     DEFAULT_SERVER,
     AsJson,
@@ -15,6 +15,7 @@ from delaybox.cli.options import (
     From,
     Function,
     Group,
+    Key,
     Labels,
     Queue,
     Server,
@@ -23,7 +24,7 @@ from delaybox.cli.options import (
     Type,
     connect,
 )
-from delaybox.cli.several import each, note_more, pages, show_changed
+from delaybox.cli.several import by_key, each, note_more, pages, path_of, show_changed
 from delaybox.core.errors import ConfigError
 from delaybox.core.limits import DEFAULT_REPLAY, MAX_REPLAY
 
@@ -78,6 +79,7 @@ def list_dead(
 @app.command()
 def replay(
     task_ids: SomeIds = None,
+    key: Key = None,
     everything: Everything = False,
     group: Group = None,
     queue: Queue = None,
@@ -95,10 +97,14 @@ def replay(
     """Bring dead letters back, due at once, their attempts forgotten: those with these ids, or all that match."""
     client = connect(server, token, as_json)
     wanted = options.wanted(group, queue, type_, function, label, due_from, due_to)
-    if _by_ids(task_ids, wanted, everything=everything, limit=limit, dry_run=dry_run):
+    named = [*(task_ids or ()), *((key,) if key is not None else ())]
+    if _by_ids(named, wanted, everything=everything, limit=limit, dry_run=dry_run):
+        if key is not None:
+            client.call("POST", path_of("/v1/dead", task_ids[0] if task_ids else None, key, call="/replay"))
+            return by_key(key, "brought back", as_json=as_json)
         return each(
             task_ids or (),
-            lambda one: client.call("POST", f"/v1/dead/{segment(one)}/replay"),
+            lambda one: client.call("POST", path_of("/v1/dead", one, None, call="/replay")),
             "brought back",
             as_json=as_json,
         )
@@ -108,6 +114,7 @@ def replay(
 @app.command()
 def discard(
     task_ids: SomeIds = None,
+    key: Key = None,
     everything: Everything = False,
     group: Group = None,
     queue: Queue = None,
@@ -125,10 +132,14 @@ def discard(
     """Delete dead letters for good: those with these ids, or all that match. Try a filter with --dry-run first."""
     client = connect(server, token, as_json)
     wanted = options.wanted(group, queue, type_, function, label, due_from, due_to)
-    if _by_ids(task_ids, wanted, everything=everything, limit=limit, dry_run=dry_run):
+    named = [*(task_ids or ()), *((key,) if key is not None else ())]
+    if _by_ids(named, wanted, everything=everything, limit=limit, dry_run=dry_run):
+        if key is not None:
+            client.call("DELETE", path_of("/v1/dead", task_ids[0] if task_ids else None, key))
+            return by_key(key, "discarded", as_json=as_json)
         return each(
             task_ids or (),
-            lambda one: client.call("DELETE", f"/v1/dead/{segment(one)}"),
+            lambda one: client.call("DELETE", path_of("/v1/dead", one, None)),
             "discarded",
             as_json=as_json,
         )

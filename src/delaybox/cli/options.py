@@ -71,7 +71,6 @@ Token = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON for programs.")]
 
-TaskId = Annotated[str, typer.Argument(metavar="ID", help="The task's id.")]
 TaskOrKey = Annotated[str | None, typer.Argument(metavar="[ID]", help="The task's id; or give --key.")]
 Key = Annotated[str | None, typer.Option("--key", metavar="TEXT", help="The task with this idempotency key.")]
 TaskIds = Annotated[list[str], typer.Argument(metavar="ID...", help="One or more ids.")]

@@ -61,9 +61,22 @@ def pages(
 
 def address_of(task_id: str | None, key: str | None) -> str:
     """The path of the task that an id or an idempotency key names. UsageError."""
+    return path_of("/v1/tasks", task_id, key)
+
+
+def path_of(under: str, task_id: str | None, key: str | None, *, call: str = "", flags: Sequence[str] = ()) -> str:
+    """The path of a call on the task that an id or an idempotency key names, with these flags set. UsageError."""
     if (task_id is None) == (key is None):
         raise UsageError("give the id of a task, or --key with its idempotency key; one of them")
-    return f"/v1/tasks/{segment(task_id)}" if task_id is not None else f"/v1/tasks/by-key?{urlencode({'key': key})}"
+    query = {"key": key} if key is not None else {}
+    query |= dict.fromkeys(flags, "true")
+    where = "by-key" if task_id is None else segment(task_id)
+    return f"{under}/{where}{call}" + (f"?{urlencode(query)}" if query else "")
+
+
+def by_key(key: str, done: str, *, as_json: bool) -> None:
+    """Tells what became of the task that an idempotency key names."""
+    return messages.out_json({"key": key, "ok": True}) if as_json else messages.out(f"{texts.line(key)}  {done}")
 
 
 def each(task_ids: Sequence[str], act: Callable[[str], object], done: str, *, as_json: bool) -> None:

@@ -214,9 +214,11 @@ class AsyncClient(Base):
         """See `Client.get`."""
         return await self._carrier.run(self._session.unary(calls.get(task_id, key)))
 
-    async def result(self, task_id: str, /, timeout: Duration | None = None) -> Any:
+    async def result(
+        self, task_id: str | None = None, /, timeout: Duration | None = None, *, key: str | None = None
+    ) -> Any:
         """See `Client.result`."""
-        return await self._carrier.run(self._result(task_id, timeout))
+        return await self._carrier.run(self._result(task_id, timeout, key))
 
     def watch(
         self,
@@ -261,9 +263,9 @@ class AsyncClient(Base):
             )
         )
 
-    async def run_now(self, task_id: str, /) -> datetime:
+    async def run_now(self, task_id: str | None = None, /, *, key: str | None = None) -> datetime:
         """See `Client.run_now`."""
-        return await self._carrier.run(self._session.unary(calls.run_now(task_id)))
+        return await self._carrier.run(self._session.unary(calls.run_now(task_id, key)))
 
     # -- many tasks ---------------------------------------------------------------------------------------------
 
@@ -326,9 +328,9 @@ class AsyncClient(Base):
         """See `Client.dead`."""
         return self._carrier.iterate(streams.listed(self._session, "ListDead", wanted, limit))
 
-    async def replay_dead(self, task_id: str, /) -> None:
+    async def replay_dead(self, task_id: str | None = None, /, *, key: str | None = None) -> None:
         """See `Client.replay_dead`."""
-        await self._carrier.run(self._session.unary(calls.replay_dead(task_id)))
+        await self._carrier.run(self._session.unary(calls.replay_dead(task_id, key)))
 
     async def replay_dead_many(
         self, *, everything: bool = False, limit: int = 0, dry_run: bool = False, **wanted: Unpack[Filter]
@@ -336,9 +338,9 @@ class AsyncClient(Base):
         """See `Client.replay_dead_many`."""
         return await self._bulk(calls.replay_dead_many, wanted, everything=everything, limit=limit, dry_run=dry_run)
 
-    async def discard_dead(self, task_id: str, /) -> None:
+    async def discard_dead(self, task_id: str | None = None, /, *, key: str | None = None) -> None:
         """See `Client.discard_dead`."""
-        await self._carrier.run(self._session.unary(calls.discard_dead(task_id)))
+        await self._carrier.run(self._session.unary(calls.discard_dead(task_id, key)))
 
     async def discard_dead_many(
         self, *, everything: bool = False, limit: int = 0, dry_run: bool = False, **wanted: Unpack[Filter]

@@ -180,10 +180,12 @@ class Base:
         )
         return each(steps, Event.of)
 
-    def _result(self, task_id: str, timeout: Any) -> Steps[Any]:
-        return streams.result(
-            self._session, watched_id(task_id), limit_s=span_s("timeout", timeout), codecs=self._codecs
-        )
+    def _result(self, task_id: str | None, timeout: Any, key: str | None = None) -> Steps[Any]:
+        limit_s = span_s("timeout", timeout)
+        named = calls.named(task_id, key)
+        if task_id is None:
+            task_id = yield from streams.id_of_key(self._session, named["idempotency_key"])
+        return (yield from streams.result(self._session, watched_id(task_id), limit_s=limit_s, codecs=self._codecs))
 
 
 def retries_of(retries: object) -> int | None:

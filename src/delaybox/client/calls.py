@@ -53,10 +53,10 @@ def schedule(task: pb.NewTask, *, own_key: bool = False) -> RpcCall[ScheduleAnsw
 
 
 def get(task_id: str | None, key: str | None = None) -> RpcCall[Task]:
-    return RpcCall("Get", pb.GetRequest(**_named(task_id, key)), Repeating.READ, Task.of)
+    return RpcCall("Get", pb.GetRequest(**named(task_id, key)), Repeating.READ, Task.of)
 
 
-def _named(task_id: str | None, key: str | None) -> dict[str, str]:
+def named(task_id: str | None, key: str | None) -> dict[str, str]:
     """The fields of a request that name its task: by id, or by idempotency key. InvalidTask."""
     if (task_id is None) == (key is None):
         raise InvalidTask("id", "give the id of a task, or key=, its idempotency key; one of them")
@@ -69,7 +69,7 @@ def history(request: pb.HistoryRequest) -> RpcCall[pb.HistoryResponse]:
 
 def cancel(task_id: str | None, *, running: bool, free_key: bool, key: str | None = None) -> RpcCall[bool]:
     """True or an error. True: the task was cancelled, or whoever runs it was asked to stop it."""
-    request = pb.CancelRequest(**_named(task_id, key), running=running, free_key=free_key)
+    request = pb.CancelRequest(**named(task_id, key), running=running, free_key=free_key)
     return RpcCall("Cancel", request, Repeating.ONCE, lambda _: True)
 
 
@@ -83,7 +83,7 @@ def reschedule(
     key: str | None = None,
 ) -> RpcCall[Task]:
     request = pb.RescheduleRequest()
-    for name, value in _named(task_id, key).items():
+    for name, value in named(task_id, key).items():
         setattr(request, name, value)
     put_when(request, when)
     if priority is not None:
@@ -98,8 +98,9 @@ def reschedule(
     return RpcCall("Reschedule", request, Repeating.REPEATABLE, Task.of)
 
 
-def run_now(task_id: str) -> RpcCall[datetime]:
-    return RpcCall("RunNow", pb.RunNowRequest(id=id_of(task_id)), Repeating.ONCE, lambda answer: moment(answer.due_ms))
+def run_now(task_id: str | None, key: str | None = None) -> RpcCall[datetime]:
+    request = pb.RunNowRequest(**named(task_id, key))
+    return RpcCall("RunNow", request, Repeating.ONCE, lambda answer: moment(answer.due_ms))
 
 
 def _selecting(method: str, request: Any, wanted: Mapping[str, Any], options: Mapping[str, Any]) -> RpcCall[BulkDone]:
@@ -137,12 +138,12 @@ def discard_dead_many(wanted: Mapping[str, Any], **options: Any) -> RpcCall[Bulk
     return _selecting("DiscardDeadMany", pb.DiscardDeadManyRequest(), wanted, options)
 
 
-def replay_dead(task_id: str) -> RpcCall[None]:
-    return RpcCall("ReplayDead", pb.ReplayDeadRequest(id=id_of(task_id)), Repeating.ONCE, _nothing)
+def replay_dead(task_id: str | None, key: str | None = None) -> RpcCall[None]:
+    return RpcCall("ReplayDead", pb.ReplayDeadRequest(**named(task_id, key)), Repeating.ONCE, _nothing)
 
 
-def discard_dead(task_id: str) -> RpcCall[None]:
-    return RpcCall("DiscardDead", pb.DiscardDeadRequest(id=id_of(task_id)), Repeating.ONCE, _nothing)
+def discard_dead(task_id: str | None, key: str | None = None) -> RpcCall[None]:
+    return RpcCall("DiscardDead", pb.DiscardDeadRequest(**named(task_id, key)), Repeating.ONCE, _nothing)
 
 
 def queues(queue: str | None) -> RpcCall[tuple[Queue, ...]]:

@@ -266,14 +266,15 @@ class Client(Base):
         where nothing of it is kept."""
         return self._carrier.run(self._session.unary(calls.get(task_id, key)))
 
-    def result(self, task_id: str, /, timeout: Duration | None = None) -> Any:
+    def result(self, task_id: str | None = None, /, timeout: Duration | None = None, *, key: str | None = None) -> Any:
         """Waits until the task has ended, and returns what its function returned (of a command: what it printed).
 
         ``timeout``: seconds, a timedelta, or text such as "30s"; 0: what is there already; None: as long as it takes,
         but without any node no longer than the client's time-out. Needs a result that is kept (``keep_result``).
+        ``key``: the task's idempotency key, in place of the id.
         NotFinished (a TimeoutError), TaskFailed, TaskCancelled, ResultGone.
         """
-        return self._carrier.run(self._result(task_id, timeout))
+        return self._carrier.run(self._result(task_id, timeout, key))
 
     def watch(
         self,
@@ -329,9 +330,11 @@ class Client(Base):
             )
         )
 
-    def run_now(self, task_id: str, /) -> datetime:
-        """Makes a task that waits due at once; the answer is its new due time."""
-        return self._carrier.run(self._session.unary(calls.run_now(task_id)))
+    def run_now(self, task_id: str | None = None, /, *, key: str | None = None) -> datetime:
+        """Makes a task that waits due at once; the answer is its new due time.
+
+        ``key``: its idempotency key, in place of the id."""
+        return self._carrier.run(self._session.unary(calls.run_now(task_id, key)))
 
     # -- many tasks ---------------------------------------------------------------------------------------------
 
@@ -397,9 +400,9 @@ class Client(Base):
         """The dead letters that match, newest first. As `list`."""
         return self._carrier.iterate(streams.listed(self._session, "ListDead", wanted, limit))
 
-    def replay_dead(self, task_id: str, /) -> None:
-        """Brings a dead letter back, due at once, its attempts forgotten."""
-        self._carrier.run(self._session.unary(calls.replay_dead(task_id)))
+    def replay_dead(self, task_id: str | None = None, /, *, key: str | None = None) -> None:
+        """Brings a dead letter back, due at once, its attempts forgotten. ``key``: as `run_now`."""
+        self._carrier.run(self._session.unary(calls.replay_dead(task_id, key)))
 
     def replay_dead_many(
         self, *, everything: bool = False, limit: int = 0, dry_run: bool = False, **wanted: Unpack[Filter]
@@ -407,9 +410,9 @@ class Client(Base):
         """Brings back the dead letters that match, newest first; ``limit`` 0: all of them. As `cancel_many`."""
         return self._bulk(calls.replay_dead_many, wanted, everything=everything, limit=limit, dry_run=dry_run)
 
-    def discard_dead(self, task_id: str, /) -> None:
-        """Deletes a dead letter for good."""
-        self._carrier.run(self._session.unary(calls.discard_dead(task_id)))
+    def discard_dead(self, task_id: str | None = None, /, *, key: str | None = None) -> None:
+        """Deletes a dead letter for good. ``key``: as `run_now`."""
+        self._carrier.run(self._session.unary(calls.discard_dead(task_id, key)))
 
     def discard_dead_many(
         self, *, everything: bool = False, limit: int = 0, dry_run: bool = False, **wanted: Unpack[Filter]

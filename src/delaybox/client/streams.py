@@ -170,6 +170,22 @@ def _looked(session: ClientSession, open_: dict[str, None], *, ends_only: bool) 
         yield Pause(tries.pause_after(answer, which))
 
 
+def id_of_key(session: ClientSession, key: str) -> Steps[str]:
+    """The id of the task that an idempotency key names, also where nothing else of it is kept. TaskNotFound."""
+    tries = Tries(session, Repeating.READ)
+    while True:
+        which = tries.pick()
+        stream = yield OpenStream(which, "Watch", pb.WatchRequest(idempotency_key=key), tries.attempt_s())
+        answer = yield Receive(stream)
+        yield Drop(stream)
+        if isinstance(answer, pb.WatchResponse):
+            session.endpoints.worked(which)
+            return answer.events[0].id
+        if answer is None:
+            answer = Failure(Unreachable(f"{session.endpoints.names[which]} ended the watch"), "UNAVAILABLE")
+        yield Pause(tries.pause_after(answer, which))
+
+
 def result(session: ClientSession, task_id: str, *, limit_s: float | None, codecs: Codecs) -> Steps[Any]:
     """What the task's function returned. TaskFailed, TaskCancelled, ResultGone, NotFinished, NotDecodable."""
     found: list[pb.TaskEvent] = []

@@ -39,6 +39,16 @@ _WORDS_BYTES = 2 << 20
 """Most bytes of all error messages in the answer to a batch: clients accept 4 MiB by default."""
 _NO_MORE_WORDS = "as said of others in this answer"
 
+_Naming = (
+    pb.GetRequest
+    | pb.CancelRequest
+    | pb.RescheduleRequest
+    | pb.RunNowRequest
+    | pb.ReplayDeadRequest
+    | pb.DiscardDeadRequest
+)
+"""Requests that name one task, by its id or by its idempotency key."""
+
 _Batches = asyncio.Queue[asyncio.Task[Serialized] | None]
 """Of one stream, in order; None: no more are taken."""
 
@@ -192,17 +202,20 @@ class Scheduler:
         task_id = await self._named(request)
         return views.info(await changing.change(self._service, caller.grant, task_id, wanted, self._rules.shell))
 
-    async def _named(self, request: pb.GetRequest | pb.CancelRequest | pb.RescheduleRequest) -> str:
+    async def _named(self, request: _Naming) -> str:
         """The id that a request names, or that its idempotency key does."""
         if not request.idempotency_key:
             return request.id
         if request.id:
             raise InvalidTask("idempotency_key", "id and idempotency_key are both given; give one of them")
-        check_key("idempotency_key", request.idempotency_key)
-        return await self._service.id_of_key(request.idempotency_key)
+        return await self._of_key(request.idempotency_key)
+
+    async def _of_key(self, key: str) -> str:
+        check_key("idempotency_key", key)
+        return await self._service.id_of_key(key)
 
     async def run_now(self, request: pb.RunNowRequest, caller: Caller) -> pb.RunNowResponse:
-        return pb.RunNowResponse(due_ms=await self._service.run_now(request.id))
+        return pb.RunNowResponse(due_ms=await self._service.run_now(await self._named(request)))
 
     # -- many ---------------------------------------------------------------------------------------------------
 
@@ -269,10 +282,15 @@ class Scheduler:
                 return
 
     async def watch(self, request: pb.WatchRequest, caller: Caller) -> AsyncIterator[Serialized]:
-        count = len(request.ids)
+        ids: Sequence[str] = request.ids
+        if request.idempotency_key:
+            if ids:
+                raise InvalidTask("idempotency_key", "ids and idempotency_key are both given; give one of them")
+            ids = [await self._of_key(request.idempotency_key)]
+        count = len(ids)
         if not 1 <= count <= MAX_WATCHED:
             raise InvalidTask("ids", f"ids holds {count} ids; send 1 to {MAX_WATCHED}, and more in further calls")
-        watch = await self._service.watch(request.ids, ends_only=request.ends_only)
+        watch = await self._service.watch(ids, ends_only=request.ends_only)
         try:
             async for changes in watch:
                 for response in views.events(changes):
@@ -291,11 +309,11 @@ class Scheduler:
     # -- dead letters -------------------------------------------------------------------------------------------
 
     async def replay_dead(self, request: pb.ReplayDeadRequest, caller: Caller) -> pb.ReplayDeadResponse:
-        await self._service.replay(request.id)
+        await self._service.replay(await self._named(request))
         return pb.ReplayDeadResponse()
 
     async def discard_dead(self, request: pb.DiscardDeadRequest, caller: Caller) -> pb.DiscardDeadResponse:
-        await self._service.discard(request.id)
+        await self._service.discard(await self._named(request))
         return pb.DiscardDeadResponse()
 
     # -- the node -----------------------------------------------------------------------------------------------

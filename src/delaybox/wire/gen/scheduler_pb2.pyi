@@ -439,10 +439,12 @@ class Labels(_message.Message):
     def __init__(self, values: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class RunNowRequest(_message.Message):
-    __slots__ = ("id",)
+    __slots__ = ("id", "idempotency_key")
     ID_FIELD_NUMBER: _ClassVar[int]
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _ClassVar[int]
     id: str
-    def __init__(self, id: _Optional[str] = ...) -> None: ...
+    idempotency_key: str
+    def __init__(self, id: _Optional[str] = ..., idempotency_key: _Optional[str] = ...) -> None: ...
 
 class RunNowResponse(_message.Message):
     __slots__ = ("due_ms",)
@@ -505,10 +507,12 @@ class BulkResponse(_message.Message):
     def __init__(self, matched: _Optional[int] = ..., changed: _Optional[int] = ..., skipped: _Optional[int] = ..., sample_ids: _Optional[_Iterable[str]] = ..., scanned: bool = ...) -> None: ...
 
 class ReplayDeadRequest(_message.Message):
-    __slots__ = ("id",)
+    __slots__ = ("id", "idempotency_key")
     ID_FIELD_NUMBER: _ClassVar[int]
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _ClassVar[int]
     id: str
-    def __init__(self, id: _Optional[str] = ...) -> None: ...
+    idempotency_key: str
+    def __init__(self, id: _Optional[str] = ..., idempotency_key: _Optional[str] = ...) -> None: ...
 
 class ReplayDeadResponse(_message.Message):
     __slots__ = ()
@@ -521,10 +525,12 @@ class ReplayDeadManyRequest(_message.Message):
     def __init__(self, selection: _Optional[_Union[Selection, _Mapping]] = ...) -> None: ...
 
 class DiscardDeadRequest(_message.Message):
-    __slots__ = ("id",)
+    __slots__ = ("id", "idempotency_key")
     ID_FIELD_NUMBER: _ClassVar[int]
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _ClassVar[int]
     id: str
-    def __init__(self, id: _Optional[str] = ...) -> None: ...
+    idempotency_key: str
+    def __init__(self, id: _Optional[str] = ..., idempotency_key: _Optional[str] = ...) -> None: ...
 
 class DiscardDeadResponse(_message.Message):
     __slots__ = ()
@@ -948,12 +954,14 @@ class EndedTask(_message.Message):
     def __init__(self, id: _Optional[str] = ..., state: _Optional[_Union[TaskState, str]] = ..., type: _Optional[_Union[TaskType, str]] = ..., queue: _Optional[str] = ..., name: _Optional[str] = ..., priority: _Optional[_Union[Priority, str]] = ..., due_ms: _Optional[int] = ..., fired_ms: _Optional[int] = ..., ended_ms: _Optional[int] = ..., attempt: _Optional[int] = ..., deliveries: _Optional[int] = ..., node: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class WatchRequest(_message.Message):
-    __slots__ = ("ids", "ends_only")
+    __slots__ = ("ids", "ends_only", "idempotency_key")
     IDS_FIELD_NUMBER: _ClassVar[int]
     ENDS_ONLY_FIELD_NUMBER: _ClassVar[int]
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _ClassVar[int]
     ids: _containers.RepeatedScalarFieldContainer[str]
     ends_only: bool
-    def __init__(self, ids: _Optional[_Iterable[str]] = ..., ends_only: bool = ...) -> None: ...
+    idempotency_key: str
+    def __init__(self, ids: _Optional[_Iterable[str]] = ..., ends_only: bool = ..., idempotency_key: _Optional[str] = ...) -> None: ...
 
 class WatchResponse(_message.Message):
     __slots__ = ("events",)

@@ -38,9 +38,12 @@ _STATES: Final = {s.value: s for s in TaskState}
 _DEAD = ("queue", "type", "function", "label", "group", "due_from", "due_to", "cursor", "limit")
 _TASKS = ("state", *_DEAD)
 _FORECAST = ("from", "to", "step")
+_KEY = ("key",)
+_KEY_MEANT = {"idempotency_key": "key"}
 _CANCEL = ("free_key", "running")
-_BY_KEY = ("key", "free_key")
+_CANCEL_MEANT = {"free": "free_key", "freekey": "free_key", "stop": "running"}
 _GET = ("wait",)
+_GET_MEANT = {"timeout": "wait"}
 MAX_WAIT_MS: Final = 60_000
 """For how long a GET of a task may wait for its end."""
 _BOOLS: Final = {"true": True, "false": False}
@@ -90,13 +93,16 @@ def parse_scaling(query: bytes) -> ScalingQuery:
 
 def parse_cancel(query: bytes) -> tuple[bool, bool]:
     """The query of ``DELETE /v1/tasks/{id}``: free_key and running. InvalidTask."""
-    given, _ = fields_of(query, _CANCEL, {"free": "free_key", "freekey": "free_key", "stop": "running"})
+    given, _ = fields_of(query, _CANCEL, _CANCEL_MEANT)
     return _flag(given, "free_key"), _flag(given, "running")
 
 
 def parse_get(query: bytes) -> int:
     """The query of ``GET /v1/tasks/{id}``: for how long (ms) to wait for its end. InvalidTask."""
-    given, _ = fields_of(query, _GET, {"timeout": "wait"})
+    return _wait_ms(fields_of(query, _GET, _GET_MEANT)[0])
+
+
+def _wait_ms(given: Mapping[str, str]) -> int:
     if "wait" not in given:
         return 0
     wait = duration_ms("wait", given["wait"], least=0)
@@ -107,13 +113,28 @@ def parse_get(query: bytes) -> int:
     return wait
 
 
-def parse_key(query: bytes, *, frees: bool = False) -> tuple[str, bool]:
-    """The query of ``/v1/tasks/by-key``: the key, and where it ``frees``, free_key. InvalidTask."""
-    given, _ = fields_of(query, _BY_KEY if frees else _BY_KEY[:1], {"idempotency_key": "key", "free": "free_key"})
+def parse_key(query: bytes) -> str:
+    """The query of calls that name their task by its idempotency key: that key. InvalidTask."""
+    return _key(fields_of(query, _KEY, _KEY_MEANT)[0])
+
+
+def parse_get_by_key(query: bytes) -> tuple[str, int]:
+    """The query of ``GET /v1/tasks/by-key``: the key, and for how long (ms) to wait for its end. InvalidTask."""
+    given, _ = fields_of(query, _KEY + _GET, _KEY_MEANT | _GET_MEANT)
+    return _key(given), _wait_ms(given)
+
+
+def parse_cancel_by_key(query: bytes) -> tuple[str, bool, bool]:
+    """The query of ``DELETE /v1/tasks/by-key``: the key, free_key and running. InvalidTask."""
+    given, _ = fields_of(query, _KEY + _CANCEL, _KEY_MEANT | _CANCEL_MEANT)
+    return _key(given), _flag(given, "free_key"), _flag(given, "running")
+
+
+def _key(given: Mapping[str, str]) -> str:
     if "key" not in given:
         raise InvalidTask("key", "key is missing; give the idempotency key as ?key=...")
     check_key("key", given["key"])
-    return given["key"], _flag(given, "free_key")
+    return given["key"]
 
 
 def _flag(given: Mapping[str, str], name: str) -> bool:

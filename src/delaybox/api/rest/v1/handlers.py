@@ -148,12 +148,17 @@ class V1:
     # -- one task -----------------------------------------------------------------------------------------------
 
     async def get(self, scope: Scope, headers: Headers, receive: Receive) -> Reply:
-        wait_ms = queries.parse_get(scope["query_string"])
-        return Reply(rendering.task(await self._service.get(scope["params"]["id"], wait_ms=wait_ms)))
+        return await self._get(scope["params"]["id"], queries.parse_get(scope["query_string"]))
+
+    async def _get(self, task_id: str, wait_ms: int) -> Reply:
+        return Reply(rendering.task(await self._service.get(task_id, wait_ms=wait_ms)))
 
     async def cancel(self, scope: Scope, headers: Headers, receive: Receive) -> Reply:
         free_key, running = queries.parse_cancel(scope["query_string"])
-        asked = await self._service.cancel(scope["params"]["id"], running=running, free_key=free_key)
+        return await self._cancel(scope["params"]["id"], free_key=free_key, running=running)
+
+    async def _cancel(self, task_id: str, *, free_key: bool, running: bool) -> Reply:
+        asked = await self._service.cancel(task_id, running=running, free_key=free_key)
         return Reply(None, 202) if asked else _NOTHING
 
     async def change(self, scope: Scope, headers: Headers, receive: Receive) -> Reply:
@@ -166,22 +171,26 @@ class V1:
         return Reply(rendering.changed(view))
 
     async def get_by_key(self, scope: Scope, headers: Headers, receive: Receive) -> Reply:
-        key, _ = queries.parse_key(scope["query_string"])
-        return Reply(rendering.task(await self._service.get(await self._service.id_of_key(key))))
+        key, wait_ms = queries.parse_get_by_key(scope["query_string"])
+        return await self._get(await self._service.id_of_key(key), wait_ms)
 
     async def cancel_by_key(self, scope: Scope, headers: Headers, receive: Receive) -> Reply:
-        key, free_key = queries.parse_key(scope["query_string"], frees=True)
-        await self._service.cancel(await self._service.id_of_key(key), free_key=free_key)
-        return _NOTHING
+        key, free_key, running = queries.parse_cancel_by_key(scope["query_string"])
+        return await self._cancel(await self._service.id_of_key(key), free_key=free_key, running=running)
 
     async def change_by_key(self, scope: Scope, headers: Headers, receive: Receive) -> Reply:
-        key, _ = queries.parse_key(scope["query_string"])
+        key = queries.parse_key(scope["query_string"])
         body = await self._bodies.read_json(headers, receive)
         return await self._change(scope, await self._service.id_of_key(key), body)
 
     async def run(self, scope: Scope, headers: Headers, receive: Receive) -> Reply:
         queries.parse_none(scope["query_string"])
-        task_id = scope["params"]["id"]
+        return await self._run(scope["params"]["id"])
+
+    async def run_by_key(self, scope: Scope, headers: Headers, receive: Receive) -> Reply:
+        return await self._run(await self._service.id_of_key(queries.parse_key(scope["query_string"])))
+
+    async def _run(self, task_id: str) -> Reply:
         return Reply(rendering.moved(task_id, await self._service.run_now(task_id)))
 
     # -- many ---------------------------------------------------------------------------------------------------
@@ -281,6 +290,10 @@ class V1:
         await self._service.replay(scope["params"]["id"])
         return Reply(bulk_types.Replayed(1))
 
+    async def replay_by_key(self, scope: Scope, headers: Headers, receive: Receive) -> Reply:
+        await self._service.replay(await self._service.id_of_key(queries.parse_key(scope["query_string"])))
+        return Reply(bulk_types.Replayed(1))
+
     async def replay_many(self, scope: Scope, headers: Headers, receive: Receive) -> Reply:
         queries.parse_none(scope["query_string"])
         chosen = queries.parse_replay(await self._bodies.read_json(headers, receive))
@@ -297,6 +310,10 @@ class V1:
     async def discard(self, scope: Scope, headers: Headers, receive: Receive) -> Reply:
         queries.parse_none(scope["query_string"])
         await self._service.discard(scope["params"]["id"])
+        return _NOTHING
+
+    async def discard_by_key(self, scope: Scope, headers: Headers, receive: Receive) -> Reply:
+        await self._service.discard(await self._service.id_of_key(queries.parse_key(scope["query_string"])))
         return _NOTHING
 
 

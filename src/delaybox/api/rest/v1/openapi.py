@@ -12,7 +12,8 @@ from msgspec import Struct
 import delaybox
 from delaybox.api import policy
 from delaybox.api.rest.v1 import dialect, others
-from delaybox.api.rest.v1.routes import CALLS, ApiCall
+from delaybox.api.rest.v1.call import ApiCall
+from delaybox.api.rest.v1.routes import CALLS
 from delaybox.core.limits import (
     DEFAULT_PAGE,
     LABEL,

@@ -2,54 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Final
-
-from msgspec import Struct
+from typing import Final
 
 from delaybox.api import disclosure, policy
 from delaybox.api.rest.asgi import Headers, Receive, Scope
 from delaybox.api.rest.request_body import RequestBodies
 from delaybox.api.rest.routing import Answer, Handler, Route
 from delaybox.api.rest.settings import ApiSettings
+from delaybox.api.rest.v1.by_key import BY_KEY
+from delaybox.api.rest.v1.call import CANCELLED, PENDING, SIZE, ApiCall
 from delaybox.api.rest.v1.handlers import V1, Replier
 from delaybox.service import Service
 from delaybox.wire.json import bulk_types, events, history, nodes, queue_types, scaling, tasks, types
 from delaybox.wire.json.rendering import encode
 from delaybox.wire.shell_rules import ShellRules
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ApiCall:
-    """One call. ``name``: its name in generated clients.
-
-    ``answers``: by status, what it means and the type of its body (None: no body).
-
-    ``refusals``: the statuses of problems beside those that every call has.
-    """
-
-    name: str
-    method: str
-    path: str
-    handler: Callable[[V1], Replier]
-    summary: str
-    about: str = ""
-    tag: str
-    query: tuple[str, ...] = ()
-    headers: tuple[str, ...] = ()
-    body: type[Struct] | None = None
-    answers: Mapping[int, tuple[str, type[Struct] | None]]
-    refusals: Mapping[int, str] = field(default_factory=dict)
-    examples: Mapping[str, Any] = field(default_factory=dict)
-    streams: bool = False
-    """It is answered with server-sent events of the type in ``answers``."""
-
-
-_SIZE = {413: "the body, the payload or the headers are too large", 415: "the body is not application/json",
-         408: "the body did not come within 30 s", 429: "too much waits already; see Retry-After"}  # fmt: skip
-_ONE = {404: "no such task", 409: "it runs right now, so it cannot be changed"}
-_PENDING = {**_ONE, 410: "nothing of it is kept and its time is past: it has finished, or never was"}
 _MANY = (
     "`dry_run` counts and shows a sample. Very many tasks take a while: give a `limit`, and call again until `changed` "
     "is 0."
@@ -72,7 +39,7 @@ CALLS: Final[tuple[ApiCall, ...]] = (
             200: ("the idempotency key named this task already; `created` is false", types.Scheduled),
         },
         refusals={
-            **_SIZE,
+            **SIZE,
             409: "the idempotency key belongs to a task with another body (`idempotency_conflict`), or to one that was "
             "cancelled (`key_cancelled`); `task_id` names it",
             422: "`reject_past` and the time is past",
@@ -106,7 +73,7 @@ CALLS: Final[tuple[ApiCall, ...]] = (
         tag="tasks",
         body=types.BatchRequest,
         answers={200: ("one item for each task", types.BatchAnswer)},
-        refusals=_SIZE,
+        refusals=SIZE,
         examples={"two": {"tasks": [{"delay": "15m", "payload": "one"}, {"delay": "20m", "payload": "two"}]}},
     ),
     ApiCall(
@@ -119,7 +86,7 @@ CALLS: Final[tuple[ApiCall, ...]] = (
         tag="tasks",
         body=bulk_types.CancelManyRequest,
         answers={200: ("how many", bulk_types.ChangedMany)},
-        refusals=_SIZE,
+        refusals=SIZE,
         examples={"a group": {"group": "order-17"}, "look first": {"queue": "mail", "dry_run": True}},
     ),
     ApiCall(
@@ -132,7 +99,7 @@ CALLS: Final[tuple[ApiCall, ...]] = (
         tag="tasks",
         body=bulk_types.RescheduleManyRequest,
         answers={200: ("how many", bulk_types.ChangedMany)},
-        refusals=_SIZE,
+        refusals=SIZE,
         examples={"a group, later": {"group": "order-17", "delay": "1h"}},
     ),
     ApiCall(
@@ -145,7 +112,7 @@ CALLS: Final[tuple[ApiCall, ...]] = (
         tag="tasks",
         body=bulk_types.SelectionRequest,
         answers={200: ("how many", bulk_types.ChangedMany)},
-        refusals=_SIZE,
+        refusals=SIZE,
         examples={"release a group": {"group": "order-17"}},
     ),
     ApiCall(
@@ -173,7 +140,7 @@ CALLS: Final[tuple[ApiCall, ...]] = (
         tag="tasks",
         query=("wait",),
         answers={200: ("the task", types.Task)},
-        refusals={404: "no record, and its time has not come: cancelled, or never was", 410: _PENDING[410]},
+        refusals={404: "no record, and its time has not come: cancelled, or never was", 410: PENDING[410]},
     ),
     ApiCall(
         method="PATCH",
@@ -185,7 +152,7 @@ CALLS: Final[tuple[ApiCall, ...]] = (
         tag="tasks",
         body=types.ChangeRequest,
         answers={200: ("the task as it is now", types.ChangedTask)},
-        refusals={**_PENDING, **_SIZE},
+        refusals={**PENDING, **SIZE},
         examples={"later": {"delay": "1h"}, "more urgent": {"priority": "critical"}},
     ),
     ApiCall(
@@ -199,11 +166,8 @@ CALLS: Final[tuple[ApiCall, ...]] = (
         "for a task that is cancelled already.",
         tag="tasks",
         query=("free_key", "running"),
-        answers={
-            204: ("cancelled; it will not run", None),
-            202: ("`running`: the worker or node that runs it was asked to stop it; its state shows the end", None),
-        },
-        refusals=_PENDING,
+        answers=CANCELLED,
+        refusals=PENDING,
     ),
     ApiCall(
         method="POST",
@@ -213,44 +177,9 @@ CALLS: Final[tuple[ApiCall, ...]] = (
         summary="Run a pending task now",
         tag="tasks",
         answers={200: ("its new due time", types.Moved)},
-        refusals=_PENDING,
+        refusals=PENDING,
     ),
-    ApiCall(
-        method="GET",
-        path="/v1/tasks/by-key",
-        name="getTaskByKey",
-        handler=lambda v1: v1.get_by_key,
-        summary="Get the task that an idempotency key names",
-        about="As by its id. A key names its task while that lives and `keys.keep` longer.",
-        tag="tasks",
-        query=("key",),
-        answers={200: ("the task", types.Task)},
-        refusals={404: "the key names no task, or one that was cancelled", 410: _PENDING[410]},
-    ),
-    ApiCall(
-        method="PATCH",
-        path="/v1/tasks/by-key",
-        name="changeTaskByKey",
-        handler=lambda v1: v1.change_by_key,
-        summary="Change the pending task that an idempotency key names",
-        tag="tasks",
-        query=("key",),
-        body=types.ChangeRequest,
-        answers={200: ("the task as it is now", types.ChangedTask)},
-        refusals={**_PENDING, **_SIZE},
-        examples={"later": {"delay": "1h"}},
-    ),
-    ApiCall(
-        method="DELETE",
-        path="/v1/tasks/by-key",
-        name="cancelTaskByKey",
-        handler=lambda v1: v1.cancel_by_key,
-        summary="Cancel the pending task that an idempotency key names",
-        tag="tasks",
-        query=("key", "free_key"),
-        answers={204: ("cancelled; it will not run", None)},
-        refusals=_PENDING,
-    ),
+    *BY_KEY,
     ApiCall(
         method="GET",
         path="/v1/queues",
@@ -283,7 +212,7 @@ CALLS: Final[tuple[ApiCall, ...]] = (
         tag="queues",
         body=queue_types.QueueRulesRequest,
         answers={200: ("the rules, and what holds for the queue", queue_types.RuledQueue)},
-        refusals=_SIZE,
+        refusals=SIZE,
         examples={"pause": {"paused": True}, "defaults": {"timeout": "30s", "retry": {"max_attempts": 8}}},
     ),
     ApiCall(
@@ -296,7 +225,7 @@ CALLS: Final[tuple[ApiCall, ...]] = (
         tag="queues",
         body=queue_types.QueueRulesRequest,
         answers={200: ("the rules, and what holds for the queue", queue_types.RuledQueue)},
-        refusals=_SIZE,
+        refusals=SIZE,
         examples={"resume": {"paused": None}},
     ),
     ApiCall(
@@ -368,7 +297,7 @@ CALLS: Final[tuple[ApiCall, ...]] = (
         tag="dead letters",
         body=bulk_types.ReplayRequest,
         answers={200: ("how many were brought back; call again until it is 0", bulk_types.Replayed)},
-        refusals=_SIZE,
+        refusals=SIZE,
         examples={"one queue": {"queue": "mail", "limit": 500}},
     ),
     ApiCall(
@@ -381,7 +310,7 @@ CALLS: Final[tuple[ApiCall, ...]] = (
         tag="dead letters",
         body=bulk_types.DiscardRequest,
         answers={200: ("how many were deleted; call again until `changed` is 0", bulk_types.ChangedMany)},
-        refusals=_SIZE,
+        refusals=SIZE,
         examples={"try first": {"queue": "mail", "dry_run": True}, "one queue": {"queue": "mail", "limit": 500}},
     ),
     ApiCall(
@@ -393,7 +322,7 @@ CALLS: Final[tuple[ApiCall, ...]] = (
         about="Due at once, its attempts forgotten.",
         tag="dead letters",
         answers={200: ("it was brought back", bulk_types.Replayed)},
-        refusals=_PENDING,
+        refusals=PENDING,
     ),
     ApiCall(
         method="DELETE",
@@ -404,7 +333,7 @@ CALLS: Final[tuple[ApiCall, ...]] = (
         about="Deletes it for good.",
         tag="dead letters",
         answers={204: ("deleted", None)},
-        refusals=_PENDING,
+        refusals=PENDING,
     ),
     ApiCall(
         method="GET",
