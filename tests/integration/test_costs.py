@@ -146,6 +146,7 @@ def test_one_that_costs_more_than_any_process_has_waits_with_the_reason(
     cli = Command(monkeypatch, capsys)
     where = ("--server", f"http://127.0.0.1:{on.port}")
     assert why in cli("get", task, *where).out and why in cli("list", "--queue", "large", *where).out
+    assert f"waits: nobody serves {kind} (needs {PLACES + 1} places)" in cli("queues", *where).out
     letters = {"shell": "SHELL_CMD", "http": "HTTP"}[kind]
     words = f"1 {letters} task in queue 'large' wait: no living node with {PLACES + 1} places carries them out"
     until(lambda: words in cli("doctor", *where).out)

@@ -143,6 +143,8 @@ async def test_what_nobody_can_carry_out_is_named(bench: Bench) -> None:
         (hook, "waits: no living node carries out http tasks; start one with webhooks.enabled: true"),
     ):
         assert bench.node.call("GET", f"/v1/tasks/{ids.render(task.task_id)}")[2]["reason"] == reason
+    unserved = {lane["type"]: lane["unserved"] for lane in bench.node.call("GET", "/v1/queues")[2]["queues"]}
+    assert unserved == {"worker": ["resize"], "shell": ["backup"], "http": ["http"]}
     found = bench.doctor()["readiness"]
     assert found["word"] == "warning"
     assert "resize" in found["says"]

@@ -39,7 +39,7 @@ def test_queues_are_shown_with_why_they_wait() -> None:
     paused = top.screen(look(waits="waits: queue 'mail' is paused"), None, "x", width=150, height=60)
     assert any("mail" in line and "is paused" in line for line in paused)
     unserved = top.screen(look(unserved=["send"]), None, "x", width=150, height=60)
-    assert any("no worker serves send" in line for line in unserved)
+    assert any("nobody serves send" in line for line in unserved)
 
 
 def test_the_wait_of_the_oldest_is_a_column_where_one_waits() -> None:
@@ -60,3 +60,8 @@ def test_colours_change_no_character() -> None:
     text = "id  state\n[red]x[/]  failed\n:smile:  ready ███▌ 12"
     painted = colour.painted(text, header=True)
     assert painted != text and _ESCAPE.sub("", painted) == text
+
+
+def test_a_header_is_dim_whatever_its_words_are() -> None:
+    painted = colour.painted("queue  ready  oldest waits\nmail   1      ready", header=True)
+    assert painted == "\x1b[2mqueue  ready  oldest waits\x1b[0m\nmail   1      \x1b[33mready\x1b[0m"

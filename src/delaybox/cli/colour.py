@@ -32,12 +32,11 @@ def painted(text: str, *, header: bool = False) -> str:
     are, so that widths do too."""
     from rich.text import Text
 
-    lines = Text(text)
+    first, end, rest = text.partition("\n") if header else ("", "", text)
+    lines = Text(rest)
     for style, words in _WORDS.items():
         lines.highlight_regex(words, style)
-    if header:
-        lines.stylize("dim", 0, len(text.partition("\n")[0]))
-    return _rendered(lines)
+    return _rendered(Text.assemble((first, "dim"), end, lines))
 
 
 _KINDS = {

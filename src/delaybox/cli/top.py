@@ -118,7 +118,7 @@ def screen(
     beside = width >= _BESIDE
     nodes = node_table(now.nodes, width - room - _BETWEEN if beside else width, members=beside).splitlines()
     lines += _beside(coming, nodes, room) if beside else [*coming, "", *nodes]
-    lines += ["", *queue_table(now.lanes, width, reasons=True).splitlines()]
+    lines += ["", *queue_table(now.lanes, width).splitlines()]
     if len(lines) > height:
         lines = [*lines[: height - 1], f"… {len(lines) - height + 1} more lines"]
     return [render.cut(text, width) for text in lines]

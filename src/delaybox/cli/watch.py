@@ -150,14 +150,14 @@ def _worker_table(found: list[dict[str, Any]], now_ms: int, width: int) -> str:
     return render.table(header, rows, right=[0, 1, 2], width=width, drop=["since", "labels", "node"])
 
 
-def queue_table(lanes: list[dict[str, Any]], width: int = 0, *, reasons: bool = False) -> str:
-    """The lanes of an answer as a table. ``reasons``: with why due tasks wait, not only where that is a pause."""
+def queue_table(lanes: list[dict[str, Any]], width: int = 0) -> str:
+    """The lanes of an answer as a table, with why due tasks wait."""
     if not lanes:
         empty = "nothing is due soon or in flight, and nothing fired in the last minute"
         return f"{empty}; `delaybox list` shows all that waits"
     # These columns are there only where they show something.
     wait = any(lane.get("oldest_wait_ms") for lane in lanes)
-    standing = [_reason(lane) if reasons else "paused" if lane.get("waits") else "" for lane in lanes]
+    standing = [_reason(lane) for lane in lanes]
     last = [""] if any(standing) else []
     rows = [
         [
@@ -180,7 +180,7 @@ def queue_table(lanes: list[dict[str, Any]], width: int = 0, *, reasons: bool = 
 
 def _reason(lane: dict[str, Any]) -> str:
     functions = lane.get("unserved") or ()
-    return lane.get("waits") or (f"waits: no worker serves {', '.join(functions)}" if functions else "")
+    return lane.get("waits") or (f"waits: nobody serves {', '.join(functions)}" if functions else "")
 
 
 def read_metrics(client: RestClient) -> scrape.Numbers:

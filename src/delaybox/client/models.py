@@ -310,7 +310,7 @@ class BulkDone:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Queue:
-    """One queue of one task type. ``unserved``: functions with ready tasks that no connected worker serves.
+    """One queue of one task type. ``unserved``: functions and commands with ready tasks that nobody serves.
     ``pending_complete``: False: the store holds more than 10,000 tasks, of which ``pending`` counts those due soon.
 
     ``waits``: why its due tasks wait by the rules of the queue; "" where they do not. ``oldest_wait``: for how long the

@@ -253,7 +253,7 @@ def functions_unserved(lanes: Sequence[bytes], served: Served) -> tuple[str, ...
     found: set[str] = set()
     for lane in lanes:
         parts = split(lane)
-        name = parts.name or ("" if parts.needs == NO_NEEDS else _CARRIED_OUT.get(parts.type, ""))
+        name = parts.name or _CARRIED_OUT.get(parts.type, "")
         if name and not served.has(lane):
             found.add(name if parts.needs == NO_NEEDS else f"{name} (needs {parts.needs.describe()})")
     return tuple(sorted(found))

@@ -34,7 +34,8 @@ class Lane(Struct, gc=False):
         ),
     ]
     unserved: Annotated[
-        tuple[str, ...], Meta(description="functions with ready tasks that no connected worker serves")
+        tuple[str, ...],
+        Meta(description="functions and commands (without a name: the type) with ready tasks that nobody serves"),
     ] = ()
     waits: Annotated[str, Meta(description="why its due tasks wait by the queue's rules; empty: they do not")] = ""
     oldest_wait_ms: Annotated[
