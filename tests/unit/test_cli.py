@@ -215,7 +215,7 @@ def test_where_no_node_runs_it_is_said(run: Run, tmp_path: Path) -> None:
     assert f"no node has run on the data folder {tmp_path}" in err
     code, _, err = run("listen", "--redis", "redis://127.0.0.1:1")
     assert code == 3
-    assert "127.0.0.1:1" in err
+    assert "127.0.0.1:1" in err and err.endswith("; start that server, or correct its address\n")
 
 
 def test_fsck_of_a_mistyped_folder_makes_none(run: Run, tmp_path: Path) -> None:

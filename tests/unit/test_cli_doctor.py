@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from delaybox import __version__
@@ -9,6 +11,7 @@ from delaybox.cli import doctor_server
 from delaybox.cli.client import NodeAnswer
 from delaybox.cli.doctor import node_clock, of_nodes
 from delaybox.cli.findings import Finding
+from delaybox.config import Config
 
 NOON = 1899979200.0
 """Sunday, 17 March 2030, UTC."""
@@ -77,3 +80,18 @@ def test_the_servers_clock() -> None:
         "ok", "ok", "warning", "warning",
     ]  # fmt: skip
     assert "5.0 s ahead of" in doctor_server.server_clock(5_000.0).says
+
+
+def test_a_stopped_node_of_the_folder_is_a_problem_only_where_no_other_lives(tmp_path: Path) -> None:
+    tmp_path.chmod(0o700)
+    (tmp_path / "server.sock.path").write_text(f"{tmp_path / 'server.sock'}\n")
+    (tmp_path / "server.sock.path").chmod(0o600)
+
+    def load() -> Config:
+        return Config(data_dir=tmp_path)
+
+    (alone,) = doctor_server.at_server(load)
+    assert (alone.name, alone.word) == ("server", "problem")
+    assert f"(data folder {tmp_path})" in alone.says and "`delaybox serve`" in alone.do
+    (beside,) = doctor_server.at_server(load, ["another-node"])
+    assert (beside.name, beside.word) == ("server", "skipped"), beside

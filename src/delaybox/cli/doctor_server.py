@@ -31,7 +31,10 @@ def at_server(load: Callable[[], Config], nodes: Collection[str] = ()) -> list[F
         return [Finding("config", "problem", str(error), "`delaybox config check` shows every mistake")]
     except DelayBoxError as error:
         text, _, mend = str(error).partition("; " if "; " in str(error) else ". ")
-        if text.startswith("no node has run on"):
+        from delaybox.cli.server import NoServerHere
+
+        # Where nodes live they have another server: each says itself when its store does not answer.
+        if isinstance(error, NoServerHere) and (nodes or text.startswith("no node has run on")):
             return [
                 Finding(
                     "server",

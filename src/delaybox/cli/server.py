@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from delaybox.core.errors import ConfigError, StoreUnavailable
@@ -17,16 +18,21 @@ if TYPE_CHECKING:
     from delaybox.config import Config
 
 
+class NoServerHere(StoreUnavailable):
+    """The configuration names no server, and that of its data folder never ran or does not answer."""
+
+
 @contextlib.asynccontextmanager
 async def running_server(config: Config) -> AsyncIterator[tuple[Servers, str]]:
     """The configured server, or that of the node that runs on the data folder; and the server in words."""
-    settings = config.server()
+    settings, folder = config.server(), None
     if settings is None:
+        folder = config.data_folder
         found = await reach(config.data_folder)
         if found is None:
             raise _no_node(config)
         settings = ServerSettings(unix_path=str(found[0]), password=found[1])
-    async with _probed(settings) as servers:
+    async with _probed(settings, folder) as servers:
         yield servers, settings.describe()
 
 
@@ -58,21 +64,35 @@ async def existing_store(config: Config) -> AsyncIterator[Store]:
         yield await Store.open(servers, prefix=prefix, key_keep_ms=config.keys.keep, durability=durability)
 
 
-def _no_node(config: Config) -> StoreUnavailable:
-    return StoreUnavailable(
+def _no_node(config: Config) -> NoServerHere:
+    return NoServerHere(
         f"no node has run on the data folder {config.data_folder}; start one with `delaybox serve`, "
         "or name the node's --data-dir or --redis"
     )
 
 
 @contextlib.asynccontextmanager
-async def _probed(settings: ServerSettings) -> AsyncIterator[Servers]:
+async def _probed(settings: ServerSettings, folder: Path | None = None) -> AsyncIterator[Servers]:
     servers = Servers.connect(settings)
     try:
         try:
             await servers.probe()
         except StoreUnavailable as error:
-            raise StoreUnavailable(f"{error} ({settings.describe()}); is the node running?") from None
+            raise _away(str(error), settings, folder) from None
         yield servers
     finally:
         await servers.close()
+
+
+def _away(text: str, settings: ServerSettings, folder: Path | None) -> StoreUnavailable:
+    """What a server of one's own, or that of the data folder, said or did not say, and what to do about it."""
+    if "; " in text:
+        return StoreUnavailable(f"{text} ({settings.describe()})")
+    if "does not answer" not in text:
+        return StoreUnavailable(f"{text} ({settings.describe()}); try again shortly")
+    if folder is None:
+        return StoreUnavailable(f"{text} ({settings.describe()}); start that server, or correct its address")
+    return NoServerHere(
+        f"{text} (data folder {folder}); start its node with `delaybox serve`, or name another server with --redis or "
+        "--config"
+    )

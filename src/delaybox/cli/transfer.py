@@ -46,8 +46,8 @@ async def write(config: Config, file: str, *, resume: bool, as_json: bool) -> in
         messages.out_json({"file": file, **asdict(done)})
     else:
         messages.note(
-            f"{done.tasks:,} tasks that wait or run, {done.dead:,} dead letters, {done.keys:,} keys of tasks that have "
-            f"ended, rules of {done.queues:,} queues"
+            f"tasks that wait or run: {done.tasks:,}, dead letters: {done.dead:,}, keys of tasks that have ended: "
+            f"{done.keys:,}, queues with rules: {done.queues:,}"
         )
     for count, what in (
         (done.newer, "written by a newer version: export with that one"),
@@ -182,10 +182,10 @@ def _print(p: StoreImportProgress, file: str) -> None:
             words.append(f"{count:,} {what}")
     messages.out(f"{p.seen:,} tasks in {file}: {', '.join(words)}")
     if p.overdue:
-        messages.note(f"{p.overdue:,} were due already: they go out now, at catchUp.rate")
+        messages.note(f"due already: {p.overdue:,}, which go out now, at catchUp.rate")
     if p.renamed:
         messages.note(f"{p.renamed:,} have another id here, because the store has another number of partitions (--ids)")
     if p.queues:
-        messages.note(f"rules of {p.queues:,} queues stored; queues that had rules here keep theirs")
+        messages.note(f"queues whose rules were stored: {p.queues:,}; queues that had rules here keep theirs")
     for reason in p.reasons:
         messages.warning(reason)
