@@ -195,7 +195,8 @@ def test_wrong_input(raw, field, words):
         ("-1", "negative"),
         ("5", "outside 10^11 to 10^14"),
         ("99999999999", "looks like seconds"),
-        ("100000000000001", "microseconds"),
+        ("100000000000001", "outside 10^11 to 10^14"),
+        ("253402300799000", "outside 10^11 to 10^14"),  # 9999-12-31
         ("1e20", "outside 10^11 to 10^14"),
         ("18446744073709551617721672590913", "outside 10^11 to 10^14"),
         ("1.5", "not a whole number"),

@@ -63,7 +63,8 @@ def test_a_moment(value, ms):
         (1721672590913000000, "looks like nanoseconds; divide by 1000000"),
         (-1, "is negative"),
         (0, "is outside 10^11 to 10^14"),
-        (10**14 + 1, "looks like microseconds"),
+        (10**14 + 1, "is outside 10^11 to 10^14"),
+        (253402300799000, "is outside 10^11 to 10^14"),  # 9999-12-31
         (10**30, "is outside 10^11 to 10^14"),
     ],
 )

@@ -11,6 +11,7 @@ from delaybox.core.limits import MAX_DUE_MS, MIN_DUE_MS
 from delaybox.core.words import show
 
 _SECONDS_FROM = 10**8
+_MICROSECONDS_FROM = 10**15  # less, in ms, is what some write for never: 9999-12-31
 _MICROSECONDS_TO = 10**17
 _NANOSECONDS_TO = 10**20
 _MOMENT_MEND = "give RFC 3339 with an offset such as 2030-01-31T09:00:00+01:00, or Unix milliseconds"
@@ -42,7 +43,7 @@ def _why_not(field: str, value: int) -> str:
         return f"is negative; {_MOMENT_MEND}"
     if _SECONDS_FROM <= value < MIN_DUE_MS:
         return "looks like seconds; multiply by 1000 to give Unix milliseconds"
-    if MAX_DUE_MS < value < _MICROSECONDS_TO:
+    if _MICROSECONDS_FROM <= value < _MICROSECONDS_TO:
         return "looks like microseconds; divide by 1000 to give Unix milliseconds"
     if _MICROSECONDS_TO <= value < _NANOSECONDS_TO:
         return "looks like nanoseconds; divide by 1000000 to give Unix milliseconds"

@@ -42,6 +42,7 @@ from delaybox.wire import controls, shell_rules, strictjson
 from delaybox.wire.strictjson import Number, decimal_of, decimal_text, has_escapes, kind_of
 
 _SECONDS_FROM = 10**8
+_MICROSECONDS_FROM = 10**15  # less, in ms, is what some write for never: 9999-12-31
 _MICROSECONDS_TO = 10**17
 _NANOSECONDS_TO = 10**20
 _EXAMPLE_MS = 1721672590913
@@ -314,7 +315,7 @@ def _due_ms(value: str | int) -> int | None:
         why = "is negative;"
     elif _SECONDS_FROM <= due < MIN_DUE_MS:
         why = "looks like seconds; multiply by 1000 to"
-    elif MAX_DUE_MS < due < _MICROSECONDS_TO:
+    elif _MICROSECONDS_FROM <= due < _MICROSECONDS_TO:
         why = "looks like microseconds; divide by 1000 to"
     elif _MICROSECONDS_TO <= due < _NANOSECONDS_TO:
         why = "looks like nanoseconds; divide by 1000000 to"
