@@ -220,7 +220,8 @@ async def test_the_documented_user_is_enough(cluster: RealCluster, prefix: str) 
         assert len(servers.primaries()) == 3
         async with running(store, {TaskType.SHELL_CMD: target}, channel="") as engine:
             for server in cluster.servers:
-                known = server.admin.script_exists(*(load(name, None, True).sha for name in ("claim", "ack", "reap")))
+                shas = [load(name, None, True, True).sha for name in ("claim", "ack", "reap")]
+                known = server.admin.script_exists(*shas)
                 assert all(known) or server.admin.info("replication")["role"] != "master", (
                     "compiled before it is needed"
                 )

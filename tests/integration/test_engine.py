@@ -412,7 +412,7 @@ async def test_scripts_are_compiled_before_tasks_come_due(make_server: Callable[
     engine = Engine(store, {TaskType.PUB_SUB: Recorder()}, OPTIONS)
     await engine.start()
     try:
-        shas = [load(name).sha for name in ("claim", "ack", "reap", "extend")]
+        shas = [load(name, usual=True).sha for name in ("claim", "ack", "reap", "extend")]
         assert await store.servers.ask("SCRIPT", "EXISTS", *shas) == [1] * len(shas)
     finally:
         await engine.stop()
@@ -435,7 +435,7 @@ async def test_the_server_compiles_what_tasks_need_and_nothing_else(
 
     async def compiled() -> set[str]:
         some = [name for name in names() if name not in ("hold", "stamp", "sweep")]
-        flags = await store.servers.ask("SCRIPT", "EXISTS", *(load(name).sha for name in some))
+        flags = await store.servers.ask("SCRIPT", "EXISTS", *(load(name, usual=True).sha for name in some))
         return {name for name, there in zip(some, flags, strict=True) if there}
 
     await until_async(compiled)

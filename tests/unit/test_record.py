@@ -99,7 +99,7 @@ def test_the_delivery_of_a_leased_record_is_what_the_record_says(raw: bytes) -> 
     assert delivery_of(TASK_ID, raw, 3, b"lease", 9) == Delivery(
         task_id=TASK_ID, partition=3, lease_id=b"lease", token=r.deliveries, attempt=r.attempt, losses=r.blamed,
         due_ms=r.due_ms, lane=r.lane, stub=r.stub, body=r.body, look=r.look, once=r.once, priority=r.priority,
-        fired_ms=9, limit_keys=r.limit_keys,
+        fired_ms=9, limit_keys=r.limit_keys, extended=bool(r.extension),
     )  # fmt: skip
 
 

@@ -23,7 +23,8 @@ class Delivery(Struct, gc=False):
     ``fired_ms``: when it was handed out, by Redis's clock. ``limit_keys``: those of which it has a permit to run.
     ``trace``: the ``traceparent`` of this firing, where it is traced here. ``first_due_ms``: with ``look``, when it was
     due before it was put off without a charge (0: it was not). ``line``: how many runs its place carries out until it
-    has ended, its own included: more than one where it was sent before a place was free.
+    has ended, its own included: more than one where it was sent before a place was free. ``extended``: what ends it
+    may have more to do in the store than for most tasks (`ScriptCall.whole`).
     """
 
     task_id: bytes
@@ -44,6 +45,7 @@ class Delivery(Struct, gc=False):
     trace: bytes = b""
     first_due_ms: int = 0
     line: int = 1
+    extended: bool = False
 
     @property
     def id(self) -> str:

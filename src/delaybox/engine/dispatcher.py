@@ -404,7 +404,8 @@ class Dispatcher:
         if not once:
             return batch
         try:
-            refused = set(await self._store.ack(once[0].partition, once[0].lease_id, [d.task_id for d in once]))
+            ids = [d.task_id for d in once]
+            refused = set(await self._store.ack(once[0].partition, once[0].lease_id, ids, whole=True))
         except DelayBoxError as error:
             log.warning("%d tasks are not handed out: it is unknown whether they were acked: %s", len(once), error)
             refused = {d.task_id for d in once}

@@ -135,7 +135,7 @@ class Settler:
         groups, calls = self._ack_calls(acks)
         settlings = self._settlings(others) if others else []
         for s in settlings:
-            calls += s.calls
+            calls += [c._replace(whole=True) for c in s.calls] if any(d.extended for d, _ in s.items) else s.calls
         if not calls:
             return True
         replies = iter(await self._sent(calls))
@@ -161,7 +161,8 @@ class Settler:
             for at in range(0, len(ds), MAX_ITEMS):
                 group = ds[at : at + MAX_ITEMS]
                 groups.append(group)
-                calls.append(self._store.ack_call(partition, lease_id, [d.task_id for d in group]))
+                whole = any(d.extended for d in group)
+                calls.append(self._store.ack_call(partition, lease_id, [d.task_id for d in group], whole=whole))
         if calls:
             failpoints.hit("before_ack")
         return groups, calls

@@ -378,7 +378,7 @@ def delivery_of(task_id: bytes, raw: bytes, partition: int, lease_id: bytes, fir
     r = read(task_id, raw)
     return Delivery(
         task_id, partition, lease_id, r.deliveries, r.attempt, r.blamed, r.due_ms, r.lane, r.stub, r.body, r.look,
-        r.once, r.priority, fired_ms, r.limit_keys, first_due_ms=r.first_due_ms,
+        r.once, r.priority, fired_ms, r.limit_keys, first_due_ms=r.first_due_ms, extended=bool(r.extension),
     )  # fmt: skip
 
 

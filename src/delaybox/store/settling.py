@@ -40,7 +40,8 @@ def fail_calls(
             delay = -1 if v.delay_ms is None else v.delay_ms
             reason = stored_reason(v.reason, v.traceback if v.delay_ms is None else "")
             args += (v.task_id, delay, reason, v.result, v.keep_ms)
-        calls.append(ScriptCall("fail", store.tags[partition], args))
+        whole = any(v.delay_ms is None or v.result for v in group)
+        calls.append(ScriptCall("fail", store.tags[partition], args, whole))
     return calls
 
 

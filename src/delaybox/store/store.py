@@ -197,16 +197,17 @@ class Store:
         """Takes what is due: leased to the caller under ``lease_id``, or fired in place."""
         return read_claim(await self.runner.run(self.claim_call(partition, lease_id, limits)))
 
-    def ack_call(self, partition: int, lease_id: bytes, task_ids: Sequence[bytes]) -> ScriptCall:
+    def ack_call(self, partition: int, lease_id: bytes, ids: Sequence[bytes], *, whole: bool = False) -> ScriptCall:
         """Completion of at most MAX_ITEMS tasks of one lease; the reply is for `settling.acked`."""
-        args = (lease_id, self.key_keep_ms, self.bucket_ms, self.wakes[partition], *task_ids)
-        return ScriptCall("ack", self.tags[partition], args)
+        args = (lease_id, self.key_keep_ms, self.bucket_ms, self.wakes[partition], *ids)
+        return ScriptCall("ack", self.tags[partition], args, whole)
 
-    async def ack(self, partition: int, lease_id: bytes, task_ids: Sequence[bytes]) -> list[bytes]:
+    async def ack(self, partition: int, lease_id: bytes, ids: Sequence[bytes], *, whole: bool = False) -> list[bytes]:
         """Completes tasks of one lease; returns the ids that were not in it (stale)."""
         stale: list[bytes] = []
-        for at in range(0, len(task_ids), MAX_ITEMS):
-            stale += acked(await self.runner.run(self.ack_call(partition, lease_id, task_ids[at : at + MAX_ITEMS])))[0]
+        for at in range(0, len(ids), MAX_ITEMS):
+            call = self.ack_call(partition, lease_id, ids[at : at + MAX_ITEMS], whole=whole)
+            stale += acked(await self.runner.run(call))[0]
         return stale
 
     async def complete(
@@ -237,7 +238,7 @@ class Store:
         gone = [item[0] for item in items if item[0] in cancelled] if cancelled else []
         args: list[Any] = [lease_id, self.key_keep_ms, self.ended[partition], self.bucket_ms, self.wakes[partition]]
         args += (len(gone), *gone, *chain.from_iterable(items))
-        return ScriptCall("complete", self.tags[partition], args)
+        return ScriptCall("complete", self.tags[partition], args, bool(gone))
 
     async def fail(
         self,

@@ -5,21 +5,22 @@
 -- REPLY ids that were not in the lease (stale)[, an array: queues and limit keys of which a permit came back that others may use]
 -- ERRORS TRYAGAIN (nothing written)
 -- BOUND 500 ids
---@include lib/keys.lua
---@include lib/record.lua
+--@include lib/lease_keys.lua
 --@include lib/guard.lua
-local lease = k_lease(ARGV[1])
+local lease = T .. ':lease:' .. ARGV[1]
 local ids = { unpack(ARGV, 5) }
 local records = redis.call('HMGET', lease, unpack(ids))
--- special: the places of those that may have something elsewhere. A plain record, and most are, has nothing.
-local stale, special, mine, touched = {}, {}, {}, { lease, K_LEASES, K_LEASED }
+-- special: the places of those that may have something elsewhere. A plain record, and most are, has nothing. extended: whether one has an
+-- extension.
+local stale, special, mine, touched, extended = {}, {}, {}, { lease, K_LEASES, K_LEASED }, false
 for i, id in ipairs(ids) do
   local rec = records[i]
   if not rec then
     stale[#stale + 1] = id
   else
     mine[#mine + 1] = id
-    local first, bits = byte(rec, 1, 2)
+    local first, bits = string.byte(rec, 1, 2)
+    if first >= FRESH_EXT then extended = true end
     if bits >= 4 or first >= FRESH_EXT then special[#special + 1] = i end
   end
 end
@@ -36,6 +37,26 @@ if #special == 0 then
   leave()
   return stale
 end
+--@include lib/keys.lua
+--@include lib/record.lua
+--@include lib/ended.lua
+local idem_ttl, ended = ARGV[2], {}
+if not extended then
+  for _, i in ipairs(special) do
+    local id, rec = ids[i], records[i]
+    local kind, flags, _, at = rec_head(id, rec)
+    if kind == 'ok' then
+      if is_keyed(flags) then touched[#touched + 1] = k_idem(rec_key(rec, at)) end
+      ended[#ended + 1] = { id, rec, flags, at }
+    end
+  end
+  local err = guard(touched)
+  if err then return err end
+  for _, s in ipairs(ended) do ending.clear(s[1], s[2], s[3], s[4], idem_ttl) end
+  leave()
+  return stale
+end
+--@rest
 --@include lib/time.lua
 --@include lib/extension.lua
 --@include lib/lease.lua
@@ -49,7 +70,7 @@ end
 --@include lib/forget.lua
 --@include lib/finish.lua
 --@include lib/callback.lua
-local idem_ttl, lent, extended, ended = ARGV[2], {}, false, {}
+local lent = {}
 for _, i in ipairs(special) do
   local id, rec = ids[i], records[i]
   local kind, flags, _, at = rec_head(id, rec)
@@ -57,7 +78,6 @@ for _, i in ipairs(special) do
     local entries
     if is_keyed(flags) then touched[#touched + 1] = k_idem(rec_key(rec, at)) end
     if byte(rec, 1) >= FRESH_EXT then
-      extended = true
       if ext_get(rec, at, flags, EXT.PERMIT) or ext_get(rec, at, flags, EXT.LIMIT_KEYS) then lent[#lent + 1] = i end
       succeeded(id, rec, flags, at)
       entries = labels.of(id, rec, at, flags)
@@ -66,7 +86,7 @@ for _, i in ipairs(special) do
     ended[#ended + 1] = { id, rec, flags, at, entries }
   end
 end
-if extended then touched[#touched + 1] = K_GROUPS end
+touched[#touched + 1] = K_GROUPS
 local now, W = (#ending.calls > 0 or #lent > 0) and now_ms(), tonumber(ARGV[3])
 if now then
   for _, key in ipairs({ callback_keys(now, W) }) do touched[#touched + 1] = key end

@@ -22,6 +22,7 @@
 --@include lib/limit_keys.lua
 --@include lib/permits.lua
 --@include lib/apart.lua
+--@include lib/ended.lua
 --@include lib/forget.lua
 --@include lib/finish.lua
 --@include lib/leased.lua

@@ -207,6 +207,7 @@ end
 --@include lib/fair.lua
 --@include lib/hint.lua
 --@include lib/place.lua
+--@include lib/ended.lua
 --@include lib/forget.lua
 --@include lib/pauses.lua
 --@include lib/turns.lua
@@ -421,8 +422,7 @@ if err then return whose.call_left(now) or err end
 
 -- 4. Destinations first, then sources, hints last (rule 1). Permits before all: one that is used for nothing comes back by itself.
 if permits.made then permits.write(permits.using, now) end
-for _, i in ipairs(locks) do
-  -- Its idempotency key is a lock for as long as it waits.
+for _, i in ipairs(locks) do -- Its idempotency key is a lock for as long as it waits.
   local id, rec = leased[i - 1], leased[i]
   local _, flags, _, at = rec_head(id, rec)
   leased[i] = unlock(id, rec, flags, at, 'p')

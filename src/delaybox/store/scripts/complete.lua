@@ -7,35 +7,38 @@
 -- ERRORS TRYAGAIN (nothing written)
 -- BOUND 500 ids; the caller keeps results <= 4 MiB a call
 --@include lib/time.lua
---@include lib/keys.lua
---@include lib/record.lua
+--@include lib/lease_keys.lua
+local K_RESULTS, K_RESULTS_AT = T .. ':results', T .. ':results:at'
+local NOTIFY = 'PUBLISH'
 --@include lib/guard.lua
 --@include lib/results.lua
 -- Bytes of a result that is announced with the end of its task, at most.
 local ANNOUNCED = 512
 local now = now_ms()
 local lid, idem_ttl, W = ARGV[1], ARGV[2], tonumber(ARGV[4])
-local lease = k_lease(lid)
+local lease = T .. ':lease:' .. lid
 local ids, first = {}, 7 + tonumber(ARGV[6])
 for i = first, #ARGV, 3 do ids[#ids + 1] = ARGV[i] end
 local records = redis.call('HMGET', lease, unpack(ids))
--- mine: the places of those that are in the lease. plain: whether none of these has anything elsewhere, and none was cancelled.
-local stale, mine, ended, seen, plain = {}, {}, {}, {}, first == 7
+-- mine: the places of those that are in the lease. special: of those among them that may have something elsewhere. usual: whether none has an
+-- extension, and none was cancelled.
+local stale, mine, ended, seen, special, usual = {}, {}, {}, {}, {}, first == 7
 for n, id in ipairs(ids) do
   local rec = records[n]
   if not rec or seen[id] then
     stale[#stale + 1] = id
   else
     seen[id], mine[#mine + 1], ended[#ended + 1] = true, n, id
-    local kind, bits = byte(rec, 1, 2)
-    plain = plain and bits < 4 and kind < FRESH_EXT
+    local kind, bits = string.byte(rec, 1, 2)
+    if kind >= FRESH_EXT then usual = false end
+    if bits >= 4 or kind >= FRESH_EXT then special[#special + 1] = n end
   end
 end
 local kept, until_ms, result = {}, {}, nil
 local function keep(n, rec)
   local id, ms, text = unpack(ARGV, first + 3 * (n - 1), first + 3 * n - 1)
   local value = result_value(text, rec)
-  if #ids == 1 and #text <= ANNOUNCED and tonumber(ms) >= 1000 then result = 'f' .. sub(value, 1, 20 + #text) end
+  if #ids == 1 and #text <= ANNOUNCED and tonumber(ms) >= 1000 then result = 'f' .. string.sub(value, 1, 20 + #text) end
   kept[#kept + 1], kept[#kept + 2] = id, value
   until_ms[#until_ms + 1], until_ms[#until_ms + 2] = now + tonumber(ms), id
 end
@@ -47,15 +50,37 @@ local function leave()
   if redis.call('EXISTS', lease) == 0 then redis.call('ZREM', K_LEASES, lid) end
   redis.call('HDEL', K_LEASED, unpack(ended))
 end
-if plain then
-  -- The functions below are not even made: for a lone task that takes longer than all else.
-  local err = guard({ lease, K_LEASES, K_LEASED, K_RESULTS, K_RESULTS_AT })
+-- touched: what is asked for first (rule 2). clear: what else is done for them.
+local function finish(touched, clear)
+  for _, key in ipairs({ lease, K_LEASES, K_LEASED, K_RESULTS, K_RESULTS_AT }) do touched[#touched + 1] = key end
+  local err = guard(touched)
   if err then return err end
   for _, n in ipairs(mine) do keep(n, records[n]) end
+  if clear then clear() end
   leave()
   announce(ended, ARGV[3], result)
   return stale
 end
+-- The functions below are not even made: for a lone task that takes longer than all else.
+if usual and #special == 0 then return finish({}) end
+--@include lib/keys.lua
+--@include lib/record.lua
+--@include lib/ended.lua
+if usual then
+  local kept_apart, touched = {}, {}
+  for _, n in ipairs(special) do
+    local id, rec = ids[n], records[n]
+    local kind, flags, _, at = rec_head(id, rec)
+    if kind == 'ok' then
+      if is_keyed(flags) then touched[#touched + 1] = k_idem(rec_key(rec, at)) end
+      kept_apart[#kept_apart + 1] = { id, rec, flags, at }
+    end
+  end
+  return finish(touched, function()
+    for _, s in ipairs(kept_apart) do ending.clear(s[1], s[2], s[3], s[4], idem_ttl) end
+  end)
+end
+--@rest
 --@include lib/extension.lua
 --@include lib/gather.lua
 --@include lib/fair.lua

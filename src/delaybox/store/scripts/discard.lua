@@ -10,6 +10,7 @@
 --@include lib/record.lua
 --@include lib/extension.lua
 --@include lib/guard.lua
+--@include lib/ended.lua
 --@include lib/forget.lua
 --@include lib/finish.lua
 --@include lib/failures.lua

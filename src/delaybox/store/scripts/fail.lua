@@ -9,9 +9,7 @@
 --@include lib/time.lua
 --@include lib/keys.lua
 --@include lib/record.lua
---@include lib/extension.lua
 --@include lib/guard.lua
---@include lib/alone.lua
 --@include lib/hint.lua
 --@include lib/settle.lua
 local now = now_ms()
@@ -26,35 +24,44 @@ for i = 7, #ARGV, 5 do
 end
 --@include lib/read_ended.lua
 local reply = { 0 }
+-- extended: whether one has an extension.
+local extended = false
 for i, id in ipairs(ids) do
   local rec = records[i]
   if not rec then
     reply[#reply + 1] = id
-  else
-    alone = alone and goes_alone(id, rec)
+  elseif byte(rec, 1) >= FRESH_EXT then
+    extended = true
   end
 end
 -- Puts one home that is tried again. attempt: with this failure.
 local function home(c, id, rec, flags, at, attempt, losses, deliveries, delay)
   local due = math.min(now + delay, MAX_DUE)
-  rec = EXT.due_anew(rec, at, flags)
   place(id, rec_build(rec, at, flags, attempt, losses, deliveries, due), flags, rec_lane(rec, at), due, W, c)
+  leave(lease, lid, id)
 end
-if alone then
-  -- The functions below are not even made: for a lone task that takes longer than all else.
+-- Puts all home. anew: EXT.due_anew, where there are extensions.
+local function all_home(anew)
   local c = clock(now, read)
   for i, id in ipairs(ids) do
     local rec = records[i]
     if rec then
       local _, flags, _, at = rec_head(id, rec)
       local attempt, losses, deliveries = rec_counters(rec)
+      if anew then rec = anew(rec, at, flags) end
       home(c, id, rec, flags, at, math.min(attempt + 1, 65535), losses, deliveries, tonumber(ARGV[5 * i + 3]))
-      leave(lease, lid, id)
     end
   end
   wake(c, ARGV[3])
   return reply
 end
+-- The functions below are not even made: for a lone task that takes longer than all else.
+if alone and not extended then return all_home() end
+--@rest
+--@include lib/extension.lua
+--@include lib/alone.lua
+for i, id in ipairs(ids) do alone = alone and (not records[i] or goes_alone(id, records[i])) end
+if alone then return all_home(EXT.due_anew) end
 --@include lib/gather.lua
 --@include lib/fair.lua
 --@include lib/pauses.lua
@@ -62,6 +69,7 @@ end
 --@include lib/permits.lua
 --@include lib/lent.lua
 --@include lib/place.lua
+--@include lib/ended.lua
 --@include lib/forget.lua
 --@include lib/finish.lua
 --@include lib/results.lua
@@ -85,7 +93,7 @@ for n, id in ipairs(ids) do
       reply[1] = reply[1] + bury(id, rec_build(rec, at, flags, attempt, losses, deliveries, due), now, reason, cap, idem_ttl)
       ended[#ended + 1] = id
     else
-      home(c, id, rec, flags, at, attempt, losses, deliveries, delay)
+      home(c, id, EXT.due_anew(rec, at, flags), flags, at, attempt, losses, deliveries, delay)
     end
     if result ~= '' and not superseded then keep_result(id, result, '', now + tonumber(ARGV[i + 4])) end
     leave(lease, lid, id)

@@ -20,6 +20,7 @@
 --@include lib/lent.lua
 --@include lib/hint.lua
 --@include lib/place.lua
+--@include lib/ended.lua
 --@include lib/forget.lua
 --@include lib/finish.lua
 --@include lib/callback.lua

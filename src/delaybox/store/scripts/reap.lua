@@ -14,33 +14,18 @@
 -- BOUND looks at 500 leases; reaps whole ones until 500 tasks, at most 100; the cap of dead letters drops one for each that comes in, and 500;
 --       spares a lease that has ended for three of its lengths, and as many looks that came late
 --@include lib/time.lua
---@include lib/keys.lua
---@include lib/record.lua
---@include lib/extension.lua
+--@include lib/lease_keys.lua
+local K_CLOCK = T .. ':clock'
 --@include lib/guard.lua
---@include lib/gather.lua
---@include lib/fair.lua
---@include lib/pauses.lua
---@include lib/turns.lua
---@include lib/permits.lua
---@include lib/lent.lua
---@include lib/hint.lua
---@include lib/place.lua
---@include lib/forget.lua
---@include lib/finish.lua
---@include lib/callback.lua
 --@include lib/lease.lua
---@include lib/loss.lua
 local now = now_ms()
-local W, lease_ms, losses_cap, cap, idem_ttl = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[5]), ARGV[6]
-local between, failing = tonumber(ARGV[7]), ARGV[8] == '1'
-local err = guard({ K_LEASES, K_LEASED, K_BUCKETS, K_CLOCK, K_DEAD, K_DEAD_AT, K_QUAR, K_QUAR_AT, K_GROUPS, callback_keys(now, W) })
-if err then return err end
+local lease_ms, between = tonumber(ARGV[2]), tonumber(ARGV[7])
 
 -- 1. Could the holders extend? The leases that expire first are looked at, because the shortest ones are among them, and
 -- the shortest lease decides how long a gap is too long.
 local ending = redis.call('ZRANGE', K_LEASES, 0, 499, 'WITHSCORES')
-local graced = 0
+-- graced: until when nothing is reaped, if this look decides so. looked: what is noted of it.
+local graced, looked = 0, nil
 local before = redis.call('HMGET', K_CLOCK, 'reaped', 'outage', 'run', 'spared', 'spared:2', 'spared:3')
 local reaped_at, outage = tonumber(before[1] or ''), tonumber(before[2] or '') or 0
 -- When the last three graces began, the latest first; 0 for none.
@@ -64,10 +49,9 @@ if #ending > 0 then
       -- One that begins while the one before lasts prolongs that one.
       begun = { now, begun[1], begun[2] }
     end
-    redis.call('HSET', K_CLOCK, 'reaped', now, 'grace', graced, 'outage', outage, 'run', run)
-    redis.call('HSET', K_CLOCK, 'spared', begun[1], 'spared:2', begun[2], 'spared:3', begun[3])
+    looked = { 'reaped', now, 'grace', graced, 'outage', outage, 'run', run, 'spared', begun[1], 'spared:2', begun[2], 'spared:3', begun[3] }
   else
-    redis.call('HSET', K_CLOCK, 'reaped', now)
+    looked = { 'reaped', now }
   end
 end
 
@@ -97,9 +81,41 @@ if many > 0 then
   end
 end
 
+-- keys: what else is touched.
+local function note(keys)
+  keys[#keys + 1], keys[#keys + 2] = K_LEASES, K_CLOCK
+  local err = guard(keys)
+  if looked and not err then redis.call('HSET', K_CLOCK, unpack(looked)) end
+  return err
+end
+local err
+if #over == 0 then
+  err = note({})
+  return err or { now, 0, 0, 0, ending[2] and tonumber(ending[2]) or -1, 0, graced }
+end
+--@rest
+--@include lib/keys.lua
+--@include lib/record.lua
+--@include lib/extension.lua
+--@include lib/gather.lua
+--@include lib/fair.lua
+--@include lib/pauses.lua
+--@include lib/turns.lua
+--@include lib/permits.lua
+--@include lib/lent.lua
+--@include lib/hint.lua
+--@include lib/place.lua
+--@include lib/ended.lua
+--@include lib/forget.lua
+--@include lib/finish.lua
+--@include lib/callback.lua
+--@include lib/loss.lua
+local W, losses_cap, cap, idem_ttl = tonumber(ARGV[1]), tonumber(ARGV[3]), tonumber(ARGV[5]), ARGV[6]
+err = note({ K_LEASED, K_BUCKETS, K_DEAD, K_DEAD_AT, K_QUAR, K_QUAR_AT, K_GROUPS, callback_keys(now, W) })
+if err then return err end
 local c = clock(now)
 local reaped, back, dead, dropped = 0, 0, 0, 0
-local hold = #over > 0 and held(failing, now, lease_ms)
+local hold = held(ARGV[8] == '1', now, lease_ms)
 for _, lid in ipairs(over) do
   local lease = k_lease(lid)
   if reaped >= 100 or back + dead > 0 and back + dead + redis.call('HLEN', lease) > 500 then break end

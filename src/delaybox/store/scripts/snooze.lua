@@ -64,6 +64,7 @@ if alone then
   wake(c, ARGV[3])
   return { 0, 0, unpack(stale) }
 end
+--@rest
 --@include lib/gather.lua
 --@include lib/fair.lua
 --@include lib/pauses.lua
@@ -71,6 +72,7 @@ end
 --@include lib/permits.lua
 --@include lib/lent.lua
 --@include lib/place.lua
+--@include lib/ended.lua
 --@include lib/forget.lua
 --@include lib/finish.lua
 --@include lib/results.lua

@@ -1,0 +1,155 @@
+"""Scripts of which most calls need only a part: that part is a script of its own (ADR 0075), and what it cannot answer
+it leaves untouched for the whole one."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import pytest
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from delaybox.core.task import NewTask, TaskType
+from delaybox.store.loader import ScriptCall, ScriptRunner, load
+from delaybox.store.record import delivery_of
+from delaybox.store.replies import Verdict
+from delaybox.store.settling import fail_calls, release_calls
+from delaybox.store.snooze import Snooze, snooze_calls
+from tests.lab import CLOCK, Lab, leased
+
+LEASE = b"l" * 20
+USUAL = [NewTask(), NewTask(idempotency_key="k"), NewTask(payload=bytes(2_000))]
+"""Plain, and with something that lies apart: a key, a body."""
+EXTENDED = NewTask(group="g", fairness_key="f")
+
+Send = Callable[[Sequence[tuple[Any, ...]]], Awaitable[list[Any]]]
+
+
+class Sent(ScriptRunner):
+    """Notes which scripts are sent, '+' behind a whole one. ``lose``: the answer to the next whole one is lost."""
+
+    def __init__(self, lab: Lab) -> None:
+        self._names = {
+            load(name, CLOCK, usual=usual).sha: name + ("" if usual else "+")
+            for name in (*ENDS, "reap")
+            for usual in (False, True)
+        }
+        self.names: list[str] = []
+        self.lose = False
+        self._genuine = lab.store.servers.send
+        super().__init__(self._noted, clock=CLOCK)
+        lab.store.runner = self
+
+    async def _noted(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+        names = [self._names[command[1]] for command in commands if command[1] in self._names]
+        self.names += names
+        replies = await self._genuine(commands)
+        if self.lose and any(name.endswith("+") for name in names) and not isinstance(replies[0], BaseException):
+            self.lose = False
+            raise RedisTimeoutError("the answer is lost")
+        return replies
+
+
+def ack(lab: Lab, ids: list[bytes]) -> list[ScriptCall]:
+    return [lab.store.ack_call(0, LEASE, ids)]
+
+
+def complete(lab: Lab, ids: list[bytes]) -> list[ScriptCall]:
+    return [lab.store.complete_call(0, LEASE, [(task_id, 60_000, b"result") for task_id in ids])]
+
+
+def fail(lab: Lab, ids: list[bytes]) -> list[ScriptCall]:
+    return fail_calls(lab.store, 0, LEASE, [Verdict(task_id, 1_000, "no") for task_id in ids], dead_cap=1_000)
+
+
+def release(lab: Lab, ids: list[bytes]) -> list[ScriptCall]:
+    return release_calls(lab.store, 0, LEASE, ids, delay_ms=1_000)
+
+
+def put_off(lab: Lab, ids: list[bytes]) -> list[ScriptCall]:
+    return snooze_calls(lab.store, 0, LEASE, [Snooze(i, 1_000, 60_000, "later") for i in ids], dead_cap=1_000)
+
+
+ENDS: dict[str, Callable[[Lab, list[bytes]], list[ScriptCall]]] = {
+    "ack": ack, "complete": complete, "fail": fail, "release": release, "snooze": put_off,
+}  # fmt: skip
+"""The call by which each script ends tasks of the lease."""
+
+
+async def end(lab: Lab, script: str, ids: list[bytes], *, told: bool = False) -> list[bytes]:
+    """What it calls stale. ``told``: whether the whole script is asked for."""
+    (call,) = ENDS[script](lab, ids)
+    reply = await lab.store.runner.run(call._replace(whole=told))
+    return [part for part in reply if isinstance(part, bytes)]
+
+
+async def content(lab: Lab) -> dict[bytes, Any]:
+    return {name: await lab.client.dump(name) for name in await lab.names("*")}
+
+
+@pytest.mark.parametrize("script", sorted(ENDS))
+async def test_most_tasks_need_only_the_usual_part(lab: Lab, script: str) -> None:
+    sent = Sent(lab)
+    await lab.add(*USUAL)
+    ids = list(leased(await lab.claim(LEASE)))
+    assert await end(lab, script, [*ids, b"x" * 16]) == [b"x" * 16]
+    assert sent.names == [script]
+    found = await lab.client.script_exists(load(script, CLOCK).sha)
+    assert found == [False], "the server has never seen what is not needed"
+
+
+@pytest.mark.parametrize("script", sorted(ENDS))
+async def test_what_it_cannot_answer_the_usual_part_does_not_touch(lab: Lab, script: str) -> None:
+    await lab.add(*USUAL, EXTENDED)
+    ids = list(leased(await lab.claim(LEASE)))
+    (call,) = ENDS[script](lab, ids)
+    before = await content(lab)
+    reply = await lab.client.eval(load(script, CLOCK, usual=True).source, 1, call.tag, *call.args)
+    assert reply == b"WHOLE" and await content(lab) == before
+
+
+@pytest.mark.parametrize("told", [True, False])
+@pytest.mark.parametrize("script", sorted(ENDS))
+async def test_the_whole_is_sent_where_it_is_needed(lab: Lab, script: str, told: bool) -> None:
+    """At once where the caller says so."""
+    sent = Sent(lab)
+    await lab.add(*USUAL, EXTENDED)
+    found = leased(await lab.claim(LEASE))
+    assert [bool(record.extension) for record in found.values()].count(True) == 1
+    assert await end(lab, script, [*found, b"x" * 16], told=told) == [b"x" * 16]
+    want = [f"{script}+"] if told else [script, f"{script}+"]
+    assert list(dict.fromkeys(name for name in sent.names if name.startswith(script))) == want
+    assert sorted(await end(lab, script, list(found), told=told)) == sorted(found), "each is ended once"
+
+
+@pytest.mark.parametrize("script", sorted(ENDS))
+async def test_the_whole_is_sent_again_when_its_answer_is_lost(lab: Lab, script: str) -> None:
+    sent = Sent(lab)
+    await lab.add(EXTENDED)
+    (task_id,) = leased(await lab.claim(LEASE))
+    await lab.client.script_load(load(script, CLOCK).source)
+    sent.lose = True
+    assert await end(lab, script, [task_id]) == [task_id], "it was carried out the first time"
+    assert not sent.lose
+    counts = (await lab.store.counts())[0]
+    assert counts.in_flight == 0
+
+
+async def test_a_delivery_says_whether_its_end_needs_the_whole(lab: Lab) -> None:
+    """So what has a permit, a group or callbacks costs no second round trip."""
+    await lab.add(*USUAL, EXTENDED, NewTask(type=TaskType.WORKER, name="f", group="g"))
+    flat = (await lab.claim(LEASE)).leased
+    deliveries = [delivery_of(i, raw, 0, LEASE, 0) for i, raw in zip(flat[::2], flat[1::2], strict=True)]
+    assert sorted(d.extended for d in deliveries) == [False, False, False, True, True]
+
+
+async def test_a_look_that_reaps_nothing_needs_only_the_usual_part(lab: Lab) -> None:
+    """As nearly all are: a node looks twice a second."""
+    sent = Sent(lab)
+    await lab.add(*USUAL)
+    await lab.lease(LEASE)
+    how = {"lease_ms": 15_000, "losses_cap": 3, "every_ms": 500}
+    first = await lab.store.reap(0, **how)
+    assert first.grace_ms > lab.now and first.leases == 0 and sent.names == ["reap"]
+    await lab.move(500)
+    assert (await lab.store.reap(0, **how)).grace_ms == 0 and sent.names == ["reap"] * 2
