@@ -22,8 +22,8 @@ from delaybox.engine.asks import (
     ITEMS,
     UNTIL_CALLED,
     Ask,
+    Limits,
     asks_of,
-    limits_of,
     promised,
     ramped,
     without_messages,
@@ -97,6 +97,7 @@ class Tracker:
         self._waits = False  # for the answer of a claim, beside which another may begin
         self._timer, self._asleep_until, self._had_slots = Timer(), 0.0, 0.0
         self._turn = 0
+        self._limits = Limits(options, taker)
         self._chooser = Chooser(store, LiveRules() if rules is None else rules, guest=not options.clock)
 
     def keep(self, partitions: frozenset[int]) -> None:
@@ -302,7 +303,7 @@ class Tracker:
 
     async def _parts(self, due: Sequence[int], slots: int) -> dict[int, Part] | None:
         """What to claim where, if there are fewer slots than work."""
-        if not slots or self._catch_up.limited:
+        if not slots or self._catch_up.limited or not self._chooser.chooses(due):
             return None
 
         def room() -> int:
@@ -334,7 +335,7 @@ class Tracker:
             return
         # Nothing is decided for a backlog that is taken at a rate, so no claim waits for a decision.
         plan = b"" if self._catch_up.limited else self._chooser.default
-        limits = limits_of(self._options, self._taker, len(due), slots, self._poll_ms, plan)
+        limits = self._limits.of(len(due), slots, self._poll_ms, plan)
         if parts is not None:
             asks = [Ask(p, own) for p, own in self._chooser.planned(due, limits, parts, self._lanes_at)]
         else:

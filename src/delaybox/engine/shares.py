@@ -110,6 +110,11 @@ class Chooser:
         self._pressed.discard(partition)
         self._waiting.pop(partition, None)
 
+    def chooses(self, due: Sequence[int]) -> bool:
+        """Whether `parts` may have something to choose among these partitions, as it seldom has."""
+        self._whole.difference_update(due)
+        return not self._pressed.isdisjoint(due)
+
     async def parts(
         self,
         due: Sequence[int],
@@ -123,8 +128,7 @@ class Chooser:
         ``room``: how many slots are free; it is asked when the look is over, because slots that came free meanwhile
         would stay empty until the next claim.
         """
-        self._whole.difference_update(due)
-        if self._pressed.isdisjoint(due):
+        if not self.chooses(due):
             return None
         due = due if len(due) <= _LOOKS else self._in_turn(due)[:_LOOKS]
         if old := self._old(due):
