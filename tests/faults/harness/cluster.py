@@ -98,13 +98,8 @@ class Cluster(Server):
         """To another primary, and not back. Key by key as `valkey-cli --cluster reshard` does; at once as Valkey 9
         can."""
         target = self.of.other_than(source)
-        if at_once:
-            with contextlib.suppress(redis.ResponseError):
-                source.admin.execute_command(
-                    "CLUSTER", "MIGRATESLOTS", "SLOTSRANGE", slot, slot, "NODE", target.node_id
-                )
-                self.of.until(lambda: self.of.primary_of_slot(slot) is target)
-                return
+        if at_once and self.of.migrate_slot(slot, source, target):
+            return
         for step in self.of.move_slot(slot, source, target):
             if step == "begun":
                 time.sleep(0.1)  # so that callers meet it
