@@ -365,8 +365,7 @@ class Settler:
     def _retried(self, d: Delivery, delay_ms: int, reason: str, *, failed: int = 0) -> None:
         events = self._store.events
         if events.wanted:
-            due_ms = self._store.now_ms(d.partition) + delay_ms
-            events.deliveries(EventKind.RETRIED, (d,), reason=reason, failed=failed, due_ms=due_ms)
+            events.deliveries(EventKind.RETRIED, (d,), reason=reason, failed=failed, delay_ms=delay_ms)
 
     def _note_results(self, items: Sequence[tuple[Delivery, Done]], stale: Sequence[bytes]) -> None:
         refused = set(stale)

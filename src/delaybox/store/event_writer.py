@@ -124,19 +124,21 @@ class EventWriter:
             self._put_record(kind, record, due_ms=record.due_ms if due_ms is None else due_ms, body=record.body)
 
     def deliveries(
-        self, kind: EventKind, deliveries: Iterable[Delivery], *, reason: str = "", failed: int = 0, due_ms: int = 0
+        self, kind: EventKind, deliveries: Iterable[Delivery], *, reason: str = "", failed: int = 0, delay_ms: int = -1
     ) -> None:
-        """What happened to tasks that were handed out. ``failed``: attempts that just failed."""
+        """What happened to tasks that were handed out. ``failed``: attempts that just failed. ``delay_ms``: they are
+        due so long from now, and not when they were."""
         why = texts.head(reason, _REASON_BYTES) if reason else ""
         for d in deliveries:
+            at_ms = self._now(d.partition)
             self._put(
                 StoredEvent(
                     kind,
                     d.task_id,
-                    self._now(d.partition),
+                    at_ms,
                     d.lane,
                     d.priority,
-                    due_ms or d.due_ms,
+                    d.due_ms if delay_ms < 0 else at_ms + delay_ms,
                     d.attempt + failed,
                     d.token,
                     _labels(d.body),
