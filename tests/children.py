@@ -7,8 +7,9 @@ import dataclasses
 from delaybox.api.grpc.settings import GrpcSettings
 from delaybox.api.rest.settings import ApiSettings
 from delaybox.processes.sockets import bind, port_of
-from delaybox.processes.spawn import READY_TIMEOUT_S, ChildProcess
+from delaybox.processes.spawn import ChildProcess
 from delaybox.processes.spec import ProcessKind
+from tests.waiting import PATIENCE_S
 
 
 class Served(ChildProcess):
@@ -22,7 +23,7 @@ async def serving(
     *,
     port: int = 0,
     counted_in: str = "",
-    ready_timeout_s: float = READY_TIMEOUT_S,
+    ready_timeout_s: float = PATIENCE_S,
 ) -> Served:
     """REST or gRPC, by the settings, when it is ready; CannotListen, ChildFailed."""
     kind, option = (

@@ -115,7 +115,8 @@ async def test_a_cluster_loses_nothing_and_goes_on_elsewhere(tmp_path: Path) -> 
         windows = [(began - 500_000, ended + 2_000_000) for _, _, began, ended in struck]
         calm = [ms for some in late.values() for due, ms in some if not any(a < due < b for a, b in windows)]
         starts = [(start.at_us, partition_of(start.task_id)) for start in rig.reader.history.starts]
-        again = [min((at for at, p in starts if at > ended and p in mine)) - ended for mine, _, ended in killed]
+        first = [(ended, min((at for at, p in starts if at > ended and p in mine))) for mine, _, ended in killed]
+        again = [at - ended - 1_000 * rig.starved_ms(ended, at) for ended, at in first]
         extra = {
             "others_p99_ms": round(p99(others), 1),
             "calm_p99_ms": round(p99(calm), 1),

@@ -300,6 +300,10 @@ class Rig:
             print(f"  {invariant} broken: {what}")
         return verdict
 
+    def starved_ms(self, from_us: int, to_us: int) -> float:
+        """How long one of its processes waited for a processor meanwhile."""
+        return self._starved.ms(from_us, to_us)
+
     async def passes(self, limits: Limits | None = None, **more: Any) -> Verdict:
         """`judge`, and nothing may be broken."""
         verdict = await self.judge(limits, **more)
