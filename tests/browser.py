@@ -17,7 +17,7 @@ from typing import Any
 import axe_core_python
 import pytest
 
-from tests.waiting import Log, until
+from tests.waiting import PATIENCE_S, Log, until
 
 AXE = Path(axe_core_python.__file__).with_name("axe.min.js")
 _ELEMENT = "element-6066-11e4-a52e-4f735466cecf"
@@ -209,4 +209,4 @@ def driver() -> Iterator[Callable[[], Browser]]:
             for one in opened:
                 one.close()
             process.terminate()
-            process.wait(20)
+            process.wait(PATIENCE_S)

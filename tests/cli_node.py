@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from tests.command import Command, Done
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
 ALL, READER, MANAGER = "all-of-it-0123456789", "reader-0123456789", "manager-0123456789"
 CONFIG = f"""
@@ -67,7 +67,7 @@ def serving() -> Iterator[ServedNode]:
     finally:
         process.send_signal(signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.communicate(timeout=20)
+            process.communicate(timeout=PATIENCE_S)
         process.kill()
         process.wait()
         shutil.rmtree(folder, ignore_errors=True)

@@ -16,6 +16,7 @@ from delaybox.worker.attempt import Common, TaskRun
 from delaybox.worker.functions import FunctionKind
 from delaybox.worker.runner import CREWS
 from delaybox.worker.session import NodeSession
+from tests.waiting import PATIENCE_S
 
 
 class Reported:
@@ -111,7 +112,7 @@ class Shift:
             self.reported.add(self.session.flush())
             if true():
                 return
-            await asyncio.wait_for(self._changed.wait(), 30)
+            await asyncio.wait_for(self._changed.wait(), PATIENCE_S)
 
 
 @asynccontextmanager

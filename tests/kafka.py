@@ -27,7 +27,7 @@ from confluent_kafka import (
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
 
 from scripts.kafka_broker import FETCH_S, START_S, Broker, why_not
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
 _ANY = -1  # the producer chooses (source: RD_KAFKA_PARTITION_UA of librdkafka)
 ROOT = Path(__file__).parent.parent
@@ -47,7 +47,7 @@ class Kafka:
         name = name or f"t{uuid.uuid4().hex[:12]}"
         admin = AdminClient(dict(self._settings))
         config = {key.replace("_", "."): value for key, value in settings.items()}
-        admin.create_topics([NewTopic(name, num_partitions=partitions, config=config)])[name].result(30)
+        admin.create_topics([NewTopic(name, num_partitions=partitions, config=config)])[name].result(PATIENCE_S)
         return name
 
     def producer(self, **settings: object) -> Producer:
@@ -90,7 +90,7 @@ class Kafka:
         }
         made = Consumer(settings)
         try:
-            found = made.list_topics(topic, timeout=30).topics[topic]
+            found = made.list_topics(topic, timeout=PATIENCE_S).topics[topic]
             if found.error is None and found.partitions:
                 # Its partitions are known: to join a group takes the broker as long as to read them.
                 made.assign([TopicPartition(topic, number, OFFSET_BEGINNING) for number in found.partitions])

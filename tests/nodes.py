@@ -71,7 +71,7 @@ class Node:
         self, method: str, path: str, body: Any = None, headers: Mapping[str, str] = JSON
     ) -> tuple[int, dict[str, str], Any]:
         """Status, headers, and the body: read as JSON where it is some."""
-        connection = HTTPConnection("127.0.0.1", self.port, timeout=20)
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_S)
         try:
             text = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
             connection.request(method, path, text, dict(headers))
@@ -91,7 +91,7 @@ class Node:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
             with contextlib.suppress(subprocess.TimeoutExpired):
-                self.process.wait(20)
+                self.process.wait(PATIENCE_S)
         if self.process.poll() is None:
             self.process.kill()
         return self.process.wait()

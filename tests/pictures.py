@@ -20,7 +20,7 @@ from delaybox import Client, NewTask
 from tests.browser import Browser, driver
 from tests.nodes import node
 from tests.receivers import receiver
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
 IMAGES = Path(__file__).parent.parent / "docs/images"
 SHOWN_S = 310.0
@@ -146,7 +146,7 @@ def main(arguments: list[str]) -> int:
                     take(opens(), f"http://localhost:{running.port}/dashboard", client, folder, draw, failed)
             finally:
                 worker.terminate()
-                worker.wait(40)
+                worker.wait(PATIENCE_S)
     return 0
 
 

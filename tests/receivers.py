@@ -9,7 +9,7 @@ import threading
 from collections.abc import Awaitable, Callable, Iterator
 from typing import NamedTuple
 
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
 
 class Received(NamedTuple):
@@ -64,7 +64,7 @@ class Receiver:
         """Twice is harmless."""
         if self._thread.is_alive():
             self._loop.call_soon_threadsafe(self._stopping.set)
-            self._thread.join(30)
+            self._thread.join(PATIENCE_S)
 
     def _run(self) -> None:
         try:

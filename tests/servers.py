@@ -15,7 +15,7 @@ from pathlib import Path
 from delaybox.embedded import find_binary, launch
 from delaybox.store.address import ServerSettings
 
-READY_S = 20.0
+READY_S = 60.0
 
 
 def server_binary() -> Path:

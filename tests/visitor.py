@@ -7,6 +7,8 @@ from html.parser import HTMLParser
 from http.client import HTTPConnection, HTTPResponse
 from urllib.parse import urlencode
 
+from tests.waiting import PATIENCE_S
+
 HTML = {"Accept": "text/html"}
 
 Seen = tuple[int, dict[str, str], str]
@@ -28,7 +30,7 @@ class Visitor:
         return other
 
     def ask(self, method: str, path: str, body: bytes | None = None, **headers: str) -> tuple[int, dict[str, str], str]:
-        connection = HTTPConnection("127.0.0.1", self.port, timeout=20)
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_S)
         given = {**HTML, **{name.replace("_", "-"): value for name, value in headers.items()}}
         if self.cookies:
             given["Cookie"] = "; ".join(f"{name}={value}" for name, value in self.cookies.items())

@@ -76,7 +76,7 @@ async def test_i4_an_ack_that_deletes_nothing_runs_tasks_again(tmp_path: Path) -
     async with Rig(tmp_path, "control-I4") as rig:
         await rig.worker(mutate=ACK_FORGETS)
         await rig.produce(await rig.service(), COUNT, due_ms=lambda n: None)
-        await rig.reader.until(lambda h: len(h.starts) >= 2 * COUNT, timeout_s=20, what="second executions")
+        await rig.reader.until(lambda h: len(h.starts) >= 2 * COUNT, timeout_s=60, what="second executions")
         verdict = await rig.judge(Limits(drained=False))
         assert {"I4", "I5"} <= verdict.broken()
 
@@ -96,7 +96,7 @@ async def test_i5_without_the_fence_a_zombie_completes_too(tmp_path: Path) -> No
                 await rig.worker(mutate=mutation)
                 await rig.reader.until(
                     lambda h: sum(a.op == "ack" and a.outcome == OK for a in h.acks) >= COUNT,
-                    timeout_s=20,
+                    timeout_s=60,
                     what="completions by the second node",
                 )
             zombie.send(signal.SIGCONT)
@@ -104,7 +104,7 @@ async def test_i5_without_the_fence_a_zombie_completes_too(tmp_path: Path) -> No
             def zombie_answered(acks: list[Ack], pid: int = zombie.pid) -> bool:
                 return sum(a.pid == pid and a.outcome != "sent" for a in acks) >= COUNT
 
-            await rig.reader.until(lambda h: zombie_answered(h.acks), timeout_s=20, what="the zombie's acks")
+            await rig.reader.until(lambda h: zombie_answered(h.acks), timeout_s=60, what="the zombie's acks")
             verdict = await rig.judge()
             if mode == "no_fence":
                 assert verdict.broken() == {"I5"}
@@ -134,9 +134,9 @@ async def test_i7_a_reaper_that_waits_too_long_is_slow_recovery(tmp_path: Path) 
             await doomed.end()
         await rig.worker(mutate=LATE_REAP)
         begun = len(rig.reader.history.starts)
-        await rig.reader.until(lambda h: len(h.starts) >= begun + COUNT, timeout_s=20, what="executions after the kill")
+        await rig.reader.until(lambda h: len(h.starts) >= begun + COUNT, timeout_s=60, what="executions after the kill")
         await rig.reader.until(
-            lambda h: len({s.task_id for s in h.starts if s.token > 1}) >= COUNT, timeout_s=20, what="second executions"
+            lambda h: len({s.task_id for s in h.starts if s.token > 1}) >= COUNT, timeout_s=60, what="second executions"
         )
         verdict = await rig.judge(Limits(drained=False, recovery_ms=LEASE_MS + 1_000))
         assert verdict.broken() == {"I7"}

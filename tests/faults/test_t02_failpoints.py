@@ -16,6 +16,7 @@ from tests.faults.harness.checker import Limits
 from tests.faults.harness.oracle import History
 from tests.faults.harness.rig import LEASE_MS, Rig
 from tests.faults.harness.scale import scaled
+from tests.waiting import PATIENCE_S
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(scaled(300, 1_800))]
 
@@ -61,9 +62,9 @@ async def test_death_at_a_place_loses_and_doubles_nothing(tmp_path: Path, place:
                     await rig.produce(service, TASKS // 4, start=first, due_ms=lambda n: None, work=work)
                 if place == "before_release":
                     # It is told to stop while it has tasks in hand that take longer than it may.
-                    await rig.reader.until(partial(_has_begun, doomed.pid), timeout_s=20, what="work in hand")
+                    await rig.reader.until(partial(_has_begun, doomed.pid), timeout_s=60, what="work in hand")
                     doomed.send(signal.SIGTERM)
-                async with asyncio.timeout(20):
+                async with asyncio.timeout(PATIENCE_S):
                     await doomed.wait()
             heir = await rig.worker()
             await rig.drained(TASKS * (turn + 1))

@@ -15,6 +15,7 @@ from tests.faults.harness.look import payload
 from tests.faults.harness.oracle import FAIL, OK, Call, now_us
 from tests.faults.harness.rig import Rig, soon
 from tests.faults.harness.scale import scaled
+from tests.waiting import PATIENCE_S
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(scaled(300, 1_800))]
 
@@ -60,5 +61,5 @@ async def test_a_full_server_drains_by_itself(tmp_path: Path) -> None:
         drain_ms = rig.reader.history.starts[-1].at_us / 1000 - due
         await rig.passes(Limits(), extra={"refused_full": refused, "drain": f"{drain_ms / 1000:.1f}s"})
         # With the room that firing made, new tasks are taken again, nobody having helped.
-        again = await asyncio.wait_for(service.submit(NewTask(payload=b"x", delay_ms=60_000)), 5)
+        again = await asyncio.wait_for(service.submit(NewTask(payload=b"x", delay_ms=60_000)), PATIENCE_S)
         assert again.created

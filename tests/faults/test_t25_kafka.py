@@ -24,7 +24,7 @@ from tests.faults.harness.rig import Rig
 from tests.faults.harness.scale import FULL, SEED, scaled
 from tests.kafka import Kafka
 from tests.nodes import Node
-from tests.waiting import until_async
+from tests.waiting import PATIENCE_S, until_async
 
 pytestmark = [pytest.mark.faults, pytest.mark.kafka, pytest.mark.timeout(scaled(240, 1_800))]
 
@@ -125,7 +125,7 @@ class Clients:
         consumer = Consumer({"bootstrap.servers": self._kafka.bootstrap, "group.id": "look"})
         try:
             return all(
-                self.read_to[p] == consumer.get_watermark_offsets(TopicPartition(self._out, p), timeout=10)[1]
+                self.read_to[p] == consumer.get_watermark_offsets(TopicPartition(self._out, p), timeout=PATIENCE_S)[1]
                 for p in range(PARTITIONS)
             )
         finally:

@@ -18,7 +18,7 @@ from tests.faults.harness.scale import FULL
 from tests.nodes import Node, node
 from tests.ports import free_ports
 from tests.servers import RealServer
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 from tests.worker_app import Oracle
 
 pytestmark = [
@@ -48,7 +48,7 @@ def worker(servers: list[str], oracle: Path, folder: Path) -> Iterator[None]:
         yield
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(PATIENCE_S)
 
 
 def test_a_rolling_restart_of_all_nodes_hands_nothing_out_twice(

@@ -79,7 +79,7 @@ async def test_what_outlasts_the_grace_is_handed_back_uncharged(tmp_path: Path) 
     count = 50
     async with Rig(tmp_path, "T26") as rig:
         rig.mode = "handback"
-        first = await rig.worker(grace_s=0.3, lease_ms=30_000)
+        first = await rig.worker(grace_s=0.3, lease_ms=120_000)
         service = await rig.service()
         await rig.produce(service, count, due_ms=lambda n: None, work={"w": 1_500})
         await rig.reached(count)
@@ -87,7 +87,7 @@ async def test_what_outlasts_the_grace_is_handed_back_uncharged(tmp_path: Path) 
             assert await first.end(signal.SIGTERM) == 0, first.output()
         second = await rig.worker()
         await rig.drained(
-            count, timeout_s=20
+            count, timeout_s=60
         )  # far below the first one's lease: it was handed back, not left to expire
         verdict = await rig.passes(Limits())
         released = [a for a in rig.reader.history.acks if a.op == "release" and a.outcome == OK]

@@ -29,6 +29,7 @@ from delaybox.targets.worker_outage import _PAST, Lives
 from delaybox.wire.gen import task_pb2
 from tests.engines import until
 from tests.lab import Lab, leased
+from tests.waiting import PATIENCE_S
 
 
 async def test_with_as_many_waiting_as_may_a_task_is_refused(client: Redis, prefix: str) -> None:
@@ -54,7 +55,7 @@ async def test_the_channel_reads_on_when_what_waits_is_stored(
     assert intake._room.is_set()
     intake._receive(raw)
     assert not intake._room.is_set(), "no further message is read"
-    await asyncio.wait_for(intake._room.wait(), 10)
+    await asyncio.wait_for(intake._room.wait(), PATIENCE_S)
     await until(lambda: _count(store, 5))
 
 

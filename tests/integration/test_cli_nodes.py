@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.nodes import Node, node
+from tests.waiting import PATIENCE_S
 
 APP = """
 from delaybox import Worker
@@ -74,7 +75,7 @@ def test_a_nodes_processes_are_no_nodes_and_its_workers_are_told(tmp_path: Path)
             assert len(task_id) == 36 and round(since[0] * 1000) == int(since_ms)
         finally:
             worker.terminate()
-            assert worker.wait(20) == 0
+            assert worker.wait(PATIENCE_S) == 0
 
 
 def shown(running: Node, *arguments: str) -> str:

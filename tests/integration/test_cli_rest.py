@@ -30,7 +30,7 @@ from tests.cli_node import (
     scheduled,
     serving,
 )
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
 UNKNOWN = ids.render((1 << 43).to_bytes(6, "big") + ids.tails(3, bytes(8))[0])
 
@@ -212,7 +212,7 @@ def test_an_interrupted_file_goes_on_where_it_was(node: ServedNode, cli: Cli) ->
     # It reads on only when it has the answer.
     until(lambda: not _unread(pipe))
     first.send_signal(signal.SIGINT)
-    out, err = first.communicate(timeout=20)
+    out, err = first.communicate(timeout=PATIENCE_S)
     assert first.returncode == 130
     assert out == b"standard input: 1,000 tasks: 1,000 created, 0 there already, 0 refused\n"
     assert b"interrupted after line 1000; the same command again goes on" in err

@@ -16,7 +16,7 @@ from delaybox.client import OutcomeUnknown, Unreachable
 from tests.nodes import Node, node
 from tests.ports import free_port
 from tests.servers import RealServer
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
 LATER = "1h"
 
@@ -49,7 +49,7 @@ def _endpoints(nodes: list[Node]) -> list[str]:
 def _kill(one: Node) -> None:
     """Everything of it at once, as a machine that goes away."""
     one.process.send_signal(signal.SIGKILL)
-    one.process.wait(20)
+    one.process.wait(PATIENCE_S)
 
 
 def test_calls_take_turns_and_go_on_when_a_node_is_killed(nodes: list[Node]):

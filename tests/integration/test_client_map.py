@@ -20,7 +20,7 @@ from delaybox import AsyncClient, Call, Client
 from delaybox.client import InvalidTask, ResultGone, TaskFailed
 from delaybox.client.chunks import LINGER_S
 from tests.nodes import Node, node
-from tests.waiting import until, until_async
+from tests.waiting import PATIENCE_S, until, until_async
 
 APP = """
 import asyncio
@@ -109,7 +109,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
             yield started
         finally:
             worker.terminate()
-            assert worker.wait(30) == 0
+            assert worker.wait(PATIENCE_S) == 0
 
 
 @pytest.fixture(params=["grpc", "redis"])
@@ -262,7 +262,7 @@ def test_what_a_map_that_is_left_had_scheduled_is_cancelled(address: str, client
         program = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         until(lambda: len(list(client.list(queue=name))) == 2_000)
         program.send_signal(signal.SIGINT if left else signal.SIGKILL)
-        _, output = program.communicate(timeout=30)
+        _, output = program.communicate(timeout=PATIENCE_S)
         assert len(list(client.list(queue=name))) == (0 if left else 2_000), output
         assert not left or "KeyboardInterrupt" in output
 

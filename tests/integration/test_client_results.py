@@ -14,6 +14,7 @@ from delaybox import AsyncClient, Client
 from delaybox.client import NotFinished, ResultGone, TaskCancelled, TaskFailed, Unreachable
 from tests.nodes import Node, node
 from tests.spent import Spent
+from tests.waiting import PATIENCE_S
 
 
 @pytest.fixture(scope="module")
@@ -37,12 +38,12 @@ def client(address: str) -> Iterator[Client]:
 
 
 def test_what_a_command_printed_is_waited_for(client: Client):
-    assert client.shell("sleep 0.3; echo done", keep_result="1m").result(30) == b"done\n"
+    assert client.shell("sleep 0.3; echo done", keep_result="1m").result(PATIENCE_S) == b"done\n"
 
 
 def test_a_result_that_is_there_already_comes_at_once(client: Client):
     handle = client.shell("echo done", keep_result="1m")
-    assert handle.result(30) == handle.result(5) == handle.result(0) == b"done\n"
+    assert handle.result(PATIENCE_S) == handle.result(5) == handle.result(0) == b"done\n"
     assert [event.state for event in client.watch(handle.id.upper(), timeout=0)] == ["succeeded"]
 
 
@@ -50,8 +51,8 @@ def test_a_result_that_is_there_already_comes_at_once(client: Client):
 def test_a_result_that_is_switched_off_is_not_kept(client: Client, nothing: Any):
     handle = client.shell("echo done", keep_result=nothing)
     with pytest.raises(ResultGone):
-        handle.result(30)
-    assert client.shell("echo done").result(30) == b"done\n", "commands keep theirs for a day"
+        handle.result(PATIENCE_S)
+    assert client.shell("echo done").result(PATIENCE_S) == b"done\n", "commands keep theirs for a day"
 
 
 def test_and_so_it_is_over_rest(served: Node, client: Client):
@@ -65,20 +66,20 @@ def test_and_so_it_is_over_rest(served: Node, client: Client):
 def test_a_task_that_failed_for_good_says_why(client: Client):
     handle = client.shell("exit 3", retry=0)
     with pytest.raises(TaskFailed, match="3"):
-        handle.result(30)
+        handle.result(PATIENCE_S)
     assert handle.get().attempt == 1, "0 further attempts means a single one"
 
 
 def test_nothing_is_waited_for_that_cannot_come(client: Client):
     with pytest.raises(ResultGone):
-        client.publish("x").result(30)
+        client.publish("x").result(PATIENCE_S)
 
 
 def test_a_task_that_is_cancelled_meanwhile(client: Client):
     handle = client.shell("echo never", delay="1h")
     threading.Timer(0.3, handle.cancel).start()
     with pytest.raises((TaskCancelled, ResultGone)):
-        handle.result(30)
+        handle.result(PATIENCE_S)
 
 
 def test_waiting_ends_in_time(client: Client):
@@ -119,7 +120,7 @@ def test_a_client_that_was_closed_says_so_at_once(address: str):
         waiting = pool.submit(list, events)
         client.close()
         with pytest.raises(Unreachable, match="has been closed"):
-            waiting.result(20)
+            waiting.result(PATIENCE_S)
     for call in (handle.get, handle.result, lambda: list(client.list()), lambda: list(client.map("f", [1]))):
         with pytest.raises(Unreachable, match="has been closed"):
             call()
@@ -134,7 +135,7 @@ async def test_and_so_does_an_asynchronous_one(address: str):
     await asyncio.sleep(0)
     await client.close()
     with pytest.raises(Unreachable, match="has been closed"):
-        await asyncio.wait_for(waiting, 20)
+        await asyncio.wait_for(waiting, PATIENCE_S)
     for call in (handle.get(), handle.result(), anext(client.list()), anext(client.map("f", [1]))):
         with pytest.raises(Unreachable, match="has been closed"):
             await call

@@ -29,6 +29,7 @@ from delaybox.store.slots import slot_of
 from delaybox.store.store import Batch, Store
 from tests.cluster import RealCluster, spread
 from tests.engines import Recorder, running, until
+from tests.waiting import PATIENCE_S
 
 PARTITIONS = 16
 
@@ -191,11 +192,11 @@ async def test_together_and_channels_of_no_partition(store: Store) -> None:
     try:
         opened: set[str] = set()
         while len(opened) < 1 + PARTITIONS:
-            message = await subscription.next(5.0)
+            message = await subscription.next(PATIENCE_S)
             assert message is not None and message.opened
             opened.add(message.channel)
         await store.servers.publish(keys.members_channel(store.prefix), "7")
-        message = await subscription.next(5.0)
+        message = await subscription.next(PATIENCE_S)
         assert message is not None and message.data == b"7"
         await subscription.change(store.wakes[:1])
         await asyncio.sleep(0)

@@ -16,7 +16,7 @@ from delaybox.worker import Worker
 from tests.cluster import RealCluster, spread
 from tests.command import Command
 from tests.nodes import node
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
 
 def test_a_node_on_a_cluster(
@@ -84,7 +84,7 @@ async def test_programs_straight_on_a_cluster(cluster: RealCluster, prefix: str)
 
     def use() -> None:
         with Client(url) as client:
-            assert client.schedule("double", 21, delay=0.2).result(30) == 42
+            assert client.schedule("double", 21, delay=0.2).result(PATIENCE_S) == 42
             assert list(client.map("double", range(40))) == [2 * n for n in range(40)]
             group = [client.schedule("double", n, delay=3_600, group="later") for n in range(20)]
             assert sorted(task.id for task in client.list(group="later")) == sorted(sent.id for sent in group)

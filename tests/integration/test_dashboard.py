@@ -28,7 +28,7 @@ from tests.rest import rest_process
 from tests.servers import RealServer
 from tests.shared import a_prefix, empty, kept
 from tests.visitor import Parts, Visitor
-from tests.waiting import until_async
+from tests.waiting import PATIENCE_S, until_async
 
 TOKENS = {
     "all": ("token-for-everything", tuple(Access)),
@@ -403,7 +403,7 @@ async def test_live_numbers_come_once_a_second_and_the_same_to_all(entered: Visi
     await service.submit(NewTask(delay_ms=3_600_000))
 
     def frames() -> list[str]:
-        connection = HTTPConnection("127.0.0.1", entered.port, timeout=20)
+        connection = HTTPConnection("127.0.0.1", entered.port, timeout=PATIENCE_S)
         cookie = "; ".join(f"{name}={value}" for name, value in entered.cookies.items())
         connection.request("GET", "/dashboard/live", headers={"Accept": "text/event-stream", "Cookie": cookie})
         answer = connection.getresponse()

@@ -18,7 +18,7 @@ from tests.nodes import Node, node
 from tests.rest import rest_process
 from tests.servers import RealServer
 from tests.shared import a_prefix, kept
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
 APP = """
 import asyncio
@@ -92,7 +92,7 @@ def world(make: object, server: RealServer, tmp_path_factory: pytest.TempPathFac
                 yield World(running, folder, client)
         finally:
             worker.terminate()
-            worker.wait(20)
+            worker.wait(PATIENCE_S)
 
 
 @pytest.fixture(scope="module")

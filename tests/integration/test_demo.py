@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.kafka import need_broker
+from tests.waiting import PATIENCE_S
 
 DEMO = Path(__file__).parents[2] / "examples" / "demo.py"
 
@@ -75,7 +76,7 @@ def test_it_stays_up_for_a_look_around_and_ctrl_c_stops_everything(tmp_path: Pat
     with urllib.request.urlopen(urllib.request.Request(address, headers={"Accept": "text/html"}), timeout=20) as page:
         assert b"The coming" in page.read()
     demo.send_signal(signal.SIGINT)
-    output, _ = demo.communicate(timeout=30)
+    output, _ = demo.communicate(timeout=PATIENCE_S)
     assert demo.returncode == 130
     assert "Stopped; nothing is left running." in output
     assert _processes_of(tmp_path) == []

@@ -13,7 +13,7 @@ import pytest
 
 from delaybox import Client
 from tests.collector import Collector, collector
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
 APP = """
 from delaybox import Worker
@@ -46,12 +46,12 @@ def test_a_worker_follows_its_sources_and_its_metrics_go_on(tmp_path: Path, seen
     try:
         until(lambda: sessions() == 1, log.read_text)
         with Client.embedded(tmp_path / ".delaybox") as client:
-            assert client.schedule("version").result(30) == 1
+            assert client.schedule("version").result(PATIENCE_S) == 1
             source.write_text("this is no Python")
             until(lambda: "starts again when a file changes" in log.read_text(), log.read_text)
             waiting = client.schedule("version")
             source.write_text(APP.format(version=22))
-            assert waiting.result(30) == 22, "the server stayed, and what was scheduled meanwhile"
+            assert waiting.result(PATIENCE_S) == 22, "the server stayed, and what was scheduled meanwhile"
         (sent,) = until(lambda: [p for p in seen.metrics.points("delaybox_worker_attempts_total") if p.as_double == 2])
         labels = {pair.key: pair.value.string_value for pair in sent.attributes}
         assert labels == {"function": "version", "outcome": "succeeded"}, "the count goes on where a process ended"
@@ -60,7 +60,7 @@ def test_a_worker_follows_its_sources_and_its_metrics_go_on(tmp_path: Path, seen
         assert seen.metrics.resource["service.instance.id"].endswith(f"/worker/{process.pid}")
         assert sessions() == 2 and "SyntaxError" in log.read_text()
         process.send_signal(signal.SIGTERM)
-        assert process.wait(20) == 0, log.read_text()
+        assert process.wait(PATIENCE_S) == 0, log.read_text()
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)

@@ -32,6 +32,7 @@ from tests.collector import Collector, collector
 from tests.engines import until
 from tests.ports import free_port
 from tests.servers import RealServer
+from tests.waiting import PATIENCE_S
 from tests.yard import Yard, yard
 
 __all__ = ["yard"]  # the fixture
@@ -66,7 +67,7 @@ async def test_a_server_and_a_worker_are_a_whole_system(tmp_path: Path, seen: Co
         def use() -> None:
             with Client(f"file:{tmp_path / 'data'}") as client:
                 client.publish("news", delay=0.2)
-                assert client.schedule("add", [1, 2], delay=0.2).result(30) == 3
+                assert client.schedule("add", [1, 2], delay=0.2).result(PATIENCE_S) == 3
                 assert list(client.map("add", range(5))) == [1, 2, 3, 4, 5]
                 (node,) = client.nodes()
                 assert (node["roles"], node["id"].startswith("shop-")) == (["work", "clock"], True)
@@ -94,7 +95,7 @@ async def test_a_server_and_a_worker_are_a_whole_system(tmp_path: Path, seen: Co
         await until(lambda: spans() >= {"process add", "deliver default", "deliver default in place"})
         await until(lambda: {r.process for r in list(seen.logs.records)} >= {"worker"})
         process.send_signal(signal.SIGTERM)
-        assert await asyncio.wait_for(process.wait(), 20) == 0, log.read_text()
+        assert await asyncio.wait_for(process.wait(), PATIENCE_S) == 0, log.read_text()
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
@@ -142,7 +143,7 @@ async def test_a_worker_waits_for_its_server(make_server: Callable[..., RealServ
     async with worker.running() as runner:
         await asyncio.sleep(0.2)
         server.start()
-        await asyncio.wait_for(runner.connected(), 30)
+        await asyncio.wait_for(runner.connected(), PATIENCE_S)
 
 
 async def test_a_workers_clock_publishes_as_the_nodes_do(server: RealServer, client: Redis, prefix: str) -> None:
@@ -161,7 +162,7 @@ async def test_a_workers_clock_publishes_as_the_nodes_do(server: RealServer, cli
             await asyncio.sleep(0.3)
             assert (await asyncio.to_thread(caller.get, handle.id)).id == handle.id, "only a node can send it to Kafka"
             await firing.note(store, firing.Firing(channel=f"{prefix}-channel"))
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(PATIENCE_S):
                 while (message := await received.next(1)) is None or message.opened:
                     pass
             assert task_pb2.Task.FromString(message.data).payload == b"x"

@@ -21,6 +21,7 @@ from tests.rest import rest_process
 from tests.rpc import Rpc, channel_to, grpc_process, refused
 from tests.servers import RealServer
 from tests.shared import a_prefix, empty, kept
+from tests.waiting import PATIENCE_S
 
 CANARY = "canary-7f3a"
 WRITER = tuple(access for access in Access if access not in (Access.READ, Access.SHELL))
@@ -52,7 +53,7 @@ class Both:
         return await asyncio.to_thread(self._rest, method, path, body, token)
 
     def _rest(self, method: str, path: str, body: Any, token: str) -> tuple[int, bytes]:
-        connection = HTTPConnection("127.0.0.1", self.port, timeout=20)
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_S)
         try:
             headers = {"Content-Type": "application/json", "Authorization": f"Bearer {token}"}
             connection.request(method, path, None if body is None else json.dumps(body).encode(), headers)

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.nodes import Node
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
@@ -83,7 +83,7 @@ class Place:
             yield output
         finally:
             receiver.terminate()
-            receiver.wait(15)
+            receiver.wait(PATIENCE_S)
 
     @contextlib.contextmanager
     def listening(self, script: str, *arguments: str) -> Iterator[Path]:
@@ -115,11 +115,11 @@ class Place:
             yield output
         finally:
             listener.terminate()
-            listener.wait(15)
+            listener.wait(PATIENCE_S)
             assert listener.stdout is not None
             listener.stdout.close()
-            reader.wait(15)
-            drain.join(15)
+            reader.wait(PATIENCE_S)
+            drain.join(PATIENCE_S)
             listener.stderr.close()
 
 

@@ -204,4 +204,4 @@ def test_waiting_for_the_end_and_stopping_what_runs(served: Node, client: Client
         assert cli("wait", f"{message.id[:-4]}0000").code == 5
     finally:
         stop.set()
-        thread.join(20)
+        thread.join(PATIENCE_S)

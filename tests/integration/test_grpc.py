@@ -18,6 +18,7 @@ from delaybox.wire.gen import scheduler_pb2 as pb
 from tests.nodes import node
 from tests.rpc import Rpc, refused, rpc_process
 from tests.servers import RealServer
+from tests.waiting import PATIENCE_S
 
 FAR_MS = 3_600_000
 
@@ -116,4 +117,4 @@ async def test_a_node_serves_grpc_beside_rest(server: RealServer, prefix: str, t
             answer = await health.Check(health_pb2.HealthCheckRequest())
             assert answer.status == health_pb2.HealthCheckResponse.SERVING
         running.process.send_signal(signal.SIGTERM)
-        assert running.process.wait(20) == 0
+        assert running.process.wait(PATIENCE_S) == 0

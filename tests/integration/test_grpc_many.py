@@ -20,6 +20,7 @@ from tests.children import Served
 from tests.rpc import Rpc, channel_to, grpc_process, refused
 from tests.servers import RealServer
 from tests.shared import a_prefix, empty, kept
+from tests.waiting import PATIENCE_S
 
 HOUR_MS = 3_600_000
 UNKNOWN = "01a2b3c4-d5e6-8001-9f00-112233445566"
@@ -172,9 +173,9 @@ async def test_a_running_task_is_stopped_through_whoever_runs_it(rpc: Rpc, store
     assert (answer.status, answer.code) == (grpc.StatusCode.FAILED_PRECONDITION, "running")
     async with client.pubsub() as channel:
         await channel.subscribe(store.control_channel)
-        assert (await channel.get_message(timeout=5))["type"] == "subscribe"
+        assert (await channel.get_message(timeout=PATIENCE_S))["type"] == "subscribe"
         assert (await rpc.scheduler.Cancel(pb.CancelRequest(id=task_id, running=True))).signalled
-        message = await channel.get_message(timeout=5)
+        message = await channel.get_message(timeout=PATIENCE_S)
         assert message is not None and message["data"] == f"cancel {task_id}".encode()
 
 
@@ -203,7 +204,7 @@ async def test_a_stream_that_waits_is_answered_at_once(rpc: Rpc):
     stream = rpc.scheduler.ScheduleStream()
     for _ in range(3):
         await stream.write(pb.ScheduleBatchRequest(tasks=[pb.NewTask(delay_ms=HOUR_MS)]))
-        assert len((await asyncio.wait_for(stream.read(), 10)).results) == 1
+        assert len((await asyncio.wait_for(stream.read(), PATIENCE_S)).results) == 1
     await stream.done_writing()
     assert await stream.read() is grpc.aio.EOF
 

@@ -6,6 +6,7 @@ import pytest
 from confluent_kafka.admin import AdminClient
 
 from tests.kafka import Kafka, shared
+from tests.waiting import PATIENCE_S
 
 pytestmark = pytest.mark.kafka
 
@@ -24,4 +25,4 @@ def test_those_who_share_a_folder_share_the_broker(kafka: Kafka, tmp_path_factor
     folder = next(f for f in (base.parent / "kafka", base / "kafka") if (f / "address").exists())
     with shared(folder) as again:
         assert again.bootstrap == kafka.bootstrap
-    assert AdminClient({"bootstrap.servers": kafka.bootstrap}).list_topics(timeout=10).brokers
+    assert AdminClient({"bootstrap.servers": kafka.bootstrap}).list_topics(timeout=PATIENCE_S).brokers

@@ -34,7 +34,7 @@ from delaybox.targets.kafka_settings import KafkaSettings
 from delaybox.wire.gen import task_pb2
 from tests.kafka import Kafka
 from tests.servers import RealServer
-from tests.waiting import until_async
+from tests.waiting import PATIENCE_S, until_async
 
 pytestmark = pytest.mark.kafka
 
@@ -108,7 +108,7 @@ class Bench:
 
     def stream(self, partition: int = 0) -> Stream:
         described = self.admin.describe_topics(TopicCollection([self.topic]))
-        return Stream(str(described[self.topic].result(10).topic_id), partition)
+        return Stream(str(described[self.topic].result(PATIENCE_S).topic_id), partition)
 
     async def mark(self, offset: int | None = None, partition: int = 0) -> int | None:
         """The watermark; with ``offset`` it is put there first."""
@@ -221,7 +221,7 @@ async def test_it_goes_on_at_the_watermark_and_not_at_the_groups_offset(bench: B
 async def test_the_very_first_start_takes_the_groups_offset(one: Bench) -> None:
     await one.put(*numbered(0, 10))
     given = ConsumerGroupTopicPartitions(one.group, [TopicPartition(one.topic, 0, 4)])
-    one.admin.alter_consumer_group_offsets([given])[one.group].result(10)
+    one.admin.alter_consumer_group_offsets([given])[one.group].result(PATIENCE_S)
     async with one.reading():
         assert sorted(int(t.payload) for t in await one.has(6)) == list(range(4, 10))
 
@@ -231,7 +231,7 @@ async def test_offsets_are_committed_to_kafka_once_stored(one: Bench) -> None:
     async with one.reading():
         await one.has(7)
     asked = one.admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(one.group)])
-    (found,) = asked[one.group].result(10).topic_partitions
+    (found,) = asked[one.group].result(PATIENCE_S).topic_partitions
     assert (found.offset, found.metadata) == (7, f"delaybox:{one.stream().topic_id}")
 
 
@@ -340,7 +340,7 @@ async def test_a_topic_that_is_created_again_is_a_new_stream(one: Bench) -> None
     await one.put(*numbered(0, 50))
     async with one.reading():
         await one.has(50)
-    one.admin.delete_topics([one.topic])[one.topic].result(10)
+    one.admin.delete_topics([one.topic])[one.topic].result(PATIENCE_S)
     await one.until(lambda: _gone(one), "deleted")
     await asyncio.to_thread(one.kafka.topic, 1, one.topic)
     await one.put(*numbered(50, 60))
@@ -352,7 +352,7 @@ async def test_a_topic_that_is_created_again_while_it_is_read(one: Bench) -> Non
     await one.put(*numbered(0, 50))
     async with one.reading(kafka=KafkaSettings(brokers=(one.kafka.bootstrap,), properties=QUICK)):
         await one.has(50)
-        one.admin.delete_topics([one.topic])[one.topic].result(10)
+        one.admin.delete_topics([one.topic])[one.topic].result(PATIENCE_S)
         await one.until(lambda: _gone(one), "deleted")
         await asyncio.to_thread(one.kafka.topic, 1, one.topic)
         await one.put(*numbered(50, 60))
@@ -360,7 +360,7 @@ async def test_a_topic_that_is_created_again_while_it_is_read(one: Bench) -> Non
 
 
 def _gone(bench: Bench) -> bool:
-    return bench.topic not in bench.admin.list_topics(timeout=10).topics
+    return bench.topic not in bench.admin.list_topics(timeout=PATIENCE_S).topics
 
 
 async def test_a_watermark_past_the_end_stops_that_partition_and_says_so(bench: Bench, caplog: Any) -> None:
@@ -394,7 +394,7 @@ async def test_records_that_retention_dropped_are_counted_and_the_rest_is_read(o
 
 def _starts_at(bench: Bench, offset: int) -> bool:
     with bench.kafka.consumer(bench.topic) as consumer:
-        return consumer.get_watermark_offsets(TopicPartition(bench.topic, 0), timeout=10)[0] == offset
+        return consumer.get_watermark_offsets(TopicPartition(bench.topic, 0), timeout=PATIENCE_S)[0] == offset
 
 
 async def test_a_store_that_lost_its_last_writes_gets_them_again(one: Bench) -> None:
@@ -497,7 +497,7 @@ async def test_the_lag_is_0_when_all_is_read_though_the_log_ends_with_an_aborted
 
     def committed() -> int:
         asked = [ConsumerGroupTopicPartitions(one.group, [TopicPartition(one.topic, 0)])]
-        found = one.admin.list_consumer_group_offsets(asked)[one.group].result(10)
+        found = one.admin.list_consumer_group_offsets(asked)[one.group].result(PATIENCE_S)
         return int(found.topic_partitions[0].offset)
 
     assert await asyncio.to_thread(committed) >= 54, "tools that ask the brokers see no lag either"

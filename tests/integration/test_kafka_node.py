@@ -19,7 +19,7 @@ from tests.kafka import Kafka
 from tests.nodes import Node, node
 from tests.proc import lives
 from tests.servers import RealServer
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
 pytestmark = pytest.mark.kafka
 
@@ -178,7 +178,7 @@ def test_a_node_without_a_key_refuses_to_take_commands_from_a_topic(
 ) -> None:
     configured(tmp_path, kafka, server, prefix)
     refused = Node(*BY_TOPIC, folder=tmp_path)
-    assert refused.process.wait(30) != 0
+    assert refused.process.wait(PATIENCE_S) != 0
     assert "there is no key" in refused.output() and "workers.shell.signingKeys" in refused.output()
 
 
@@ -226,5 +226,5 @@ def test_a_worker_killed_while_a_command_runs_leaves_it_to_be_run_again(
 
 def test_taking_shell_tasks_from_a_topic_needs_kafka(tmp_path: Path, server: RealServer) -> None:
     refused = Node("--redis", server.url, "--http-port", "0", "--set", "workers.shell.via=topic", folder=tmp_path)
-    assert refused.process.wait(30) != 0
+    assert refused.process.wait(PATIENCE_S) != 0
     assert "needs kafka.enabled: true" in refused.output()

@@ -13,6 +13,7 @@ from scripts.kafka_broker import Broker
 from tests.kafka import Kafka, need_broker
 from tests.nodes import Node, node
 from tests.tls import Certificates
+from tests.waiting import PATIENCE_S
 
 pytestmark = pytest.mark.kafka
 
@@ -107,7 +108,7 @@ def test_a_node_that_is_refused_ends_and_says_what_to_do(tmp_path: Path, secured
     }[way]
     refused = Node(*arguments(secured, listener, "any", **settings), folder=tmp_path)
     try:
-        code = refused.process.wait(40)
+        code = refused.process.wait(PATIENCE_S)
     finally:
         refused.stop()
     assert code == 2, refused.output()

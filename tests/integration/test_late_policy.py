@@ -18,6 +18,7 @@ from delaybox.store.servers import Servers
 from delaybox.store.store import Store
 from delaybox.targets.pubsub import PubSubTarget
 from tests.engines import Recorder, running, until
+from tests.waiting import PATIENCE_S
 
 KEPT = NewTask(payload=b"kept", expire_after_ms=60_000)
 GONE = NewTask(payload=b"gone", expire_after_ms=20)
@@ -44,11 +45,11 @@ async def test_an_expired_pub_sub_task_is_not_published(client: Redis, prefix: s
     )
     listener: Any = client.pubsub()
     await listener.subscribe(channel)
-    assert (await listener.get_message(timeout=5))["type"] == "subscribe"
+    assert (await listener.get_message(timeout=PATIENCE_S))["type"] == "subscribe"
     target = PubSubTarget(store, channel=channel)
     async with running(store, {TaskType.PUB_SUB: target}, channel=channel if in_place else ""):
         await until(lambda: _dead(store, 2))
-        events = [(await listener.get_message(timeout=5))["data"] for _ in range(2)]
+        events = [(await listener.get_message(timeout=PATIENCE_S))["data"] for _ in range(2)]
     assert await listener.get_message(timeout=0.05) is None
     await listener.aclose()
     assert sorted(i for i in (plain, kept, gone, large) if any(i.encode() in m for m in events)) == sorted(

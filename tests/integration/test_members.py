@@ -25,6 +25,7 @@ from delaybox.store.servers import Servers
 from delaybox.store.store import Batch, Store
 from delaybox.wire import body as wire_body
 from tests.engines import Recorder, running, until
+from tests.waiting import PATIENCE_S
 
 PARTITIONS = 8
 LANE = lane_of(TaskType.WORKER, "mail", "send")
@@ -225,7 +226,7 @@ async def test_ready_commands_are_announced_again(client: Redis, prefix: str):
         await store.schedule([Batch(0, [draft(NewTask(type=TaskType.SHELL_CMD, payload=b"true"))])])
         announced = 0
         while announced < 2:
-            message = await asyncio.wait_for(listener.get_message(timeout=None), 10)
+            message = await asyncio.wait_for(listener.get_message(timeout=None), PATIENCE_S)
             announced += message["type"] == "message"
     await listener.aclose()
 

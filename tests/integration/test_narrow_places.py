@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.nodes import Node, node
+from tests.waiting import PATIENCE_S
 
 # In a mount namespace of its own: folder $1 is seen as /mnt, and the folders for temporary files are read-only.
 READ_ONLY = """
@@ -56,7 +57,7 @@ def test_without_any_folder_it_says_what_to_do(
     tmp_path: Path, read_only: Sequence[str], options: tuple[str, ...]
 ) -> None:
     refused = Node(*options, "--http-port", "0", folder=tmp_path, environ=WITHOUT, under=read_only)
-    assert refused.process.wait(30) == 2
+    assert refused.process.wait(PATIENCE_S) == 2
     output = refused.output()
     assert "Traceback" not in output
     assert "there is no folder for temporary files: /tmp, /var/tmp, /usr/tmp cannot be written to" in output
@@ -66,7 +67,7 @@ def test_without_any_folder_it_says_what_to_do(
 def test_a_long_path_of_the_data_folder_says_so(tmp_path: Path, read_only: Sequence[str]) -> None:
     options = ["--data-dir", f"/mnt/{'d' * 100}", "--http-port", "0"]
     refused = Node(*options, folder=tmp_path, environ=WITHOUT, under=read_only)
-    assert refused.process.wait(30) != 0
+    assert refused.process.wait(PATIENCE_S) != 0
     assert "Traceback" not in refused.output()
     assert "too long a path for a socket" in refused.output()
 

@@ -14,6 +14,7 @@ import pytest
 from delaybox import Client
 from delaybox.client import TaskFailed
 from tests.nodes import Node, node
+from tests.waiting import PATIENCE_S
 
 HERE = Path(__file__).parents[2] / "examples" / "node"
 pytestmark = [
@@ -68,16 +69,16 @@ def test_it_schedules_works_and_drains(served: Node, environment: dict[str, str]
         assert lines == [["TASK_STATE_SUCCEEDED", '"Hello, Ada!"'], ["TASK_STATE_SUCCEEDED", '"Hello, Grace!"']]
 
         with Client(f"127.0.0.1:{served.grpc_port}") as client:
-            assert client.schedule("greet", {"name": "Python"}, keep_result="1m").result(30) == "Hello, Python!"
+            assert client.schedule("greet", {"name": "Python"}, keep_result="1m").result(PATIENCE_S) == "Hello, Python!"
             greetings = list(client.map("greet", [{"name": str(n)} for n in range(3)]))
             assert greetings == ["Hello, 0!", "Hello, 1!", "Hello, 2!"]
             # JSON null has no name to take: the function throws, and the reason arrives.
             failed = client.schedule("greet", [None], retry=0, keep_result="1m")
             with pytest.raises(TaskFailed):
-                failed.result(30)
+                failed.result(PATIENCE_S)
 
         worker.send_signal(signal.SIGTERM)
-        assert worker.wait(30) == 0
+        assert worker.wait(PATIENCE_S) == 0
     finally:
         worker.kill()
         worker.wait()

@@ -117,7 +117,7 @@ def test_its_end_to_end_sequence(tmp_path: Path, redis_port: int):
     install(tmp_path, SHIPPED.replace("KAFKA", "false"))
     listener = redis.Redis(port=redis_port, password=PASSWORD).pubsub(ignore_subscribe_messages=True)
     listener.subscribe("TaskExecution")
-    listener.get_message(timeout=5)
+    listener.get_message(timeout=PATIENCE_S)
     with node(folder=tmp_path, environ=environment(redis_port)) as ours:
         assert "unknown key" not in ours.output()
         assert ours.call("GET", "/ping")[2] == b"pong"
@@ -149,7 +149,7 @@ def test_its_example_of_several_nodes(tmp_path: Path, redis_port: int):
     path = install(tmp_path, SEVERAL)
     listener = redis.Redis(port=redis_port, password=PASSWORD).pubsub(ignore_subscribe_messages=True)
     listener.subscribe("TaskExecution")
-    listener.get_message(timeout=5)
+    listener.get_message(timeout=PATIENCE_S)
     environ = environment(redis_port) | {"APP_CONF_PATH": str(path)}
     with node(folder=tmp_path, environ=environ) as first, node(folder=tmp_path, environ=environ) as second:
         due = time.time_ns() // 1_000_000 + AHEAD_MS

@@ -20,6 +20,7 @@ from tests.collector import Collector, collector
 from tests.engines import until
 from tests.nodes import node
 from tests.servers import RealServer
+from tests.waiting import PATIENCE_S
 from tests.yard import Yard, both_ways, worker, yard
 
 __all__ = ["yard"]  # the fixture
@@ -152,7 +153,7 @@ async def test_a_program_that_runs_a_worker_sends_its_metrics_and_stays_as_it_is
             assert about["service.name"] == "delaybox" and about["delaybox.process"] == "worker"
             assert about["service.instance.id"] == f"{socket.gethostname()}/worker/{process.pid}"
             process.send_signal(signal.SIGTERM)
-            assert await asyncio.wait_for(process.wait(), 20) == 0, (tmp_path / "log").read_text()
+            assert await asyncio.wait_for(process.wait(), PATIENCE_S) == 0, (tmp_path / "log").read_text()
             # It drained: the last push is of the end.
             (ready,) = seen.metrics.points("delaybox_worker_ready")
             assert ready.as_double == 0 and "orders_total" not in seen.metrics.latest, "the program's own are its own"

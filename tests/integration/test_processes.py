@@ -25,6 +25,7 @@ from delaybox.processes.supervise import Keeper
 from tests.nodes import node
 from tests.proc import children_of
 from tests.servers import RealServer
+from tests.waiting import PATIENCE_S
 
 pytestmark = pytest.mark.fresh
 
@@ -93,7 +94,7 @@ def test_the_first_process_of_a_container_reaps_orphans_and_hands_on_signals(
     assert facts[0::2] == ["pid", "zombies"] and facts[1] != "1" and facts[3] == "0"
     # unshare waits for it, and ends with its exit code.
     os.kill(child_of(first_process.pid), signal.SIGTERM)
-    assert first_process.wait(10) == 7
+    assert first_process.wait(PATIENCE_S) == 7
 
 
 def limit_of(pid: int) -> int:
@@ -147,7 +148,7 @@ async def test_the_pause_before_a_restart_begins_anew_after_a_steady_life(caplog
     async def dies() -> None:
         back.clear()
         keeper.child.kill()
-        await asyncio.wait_for(back.wait(), 20)
+        await asyncio.wait_for(back.wait(), PATIENCE_S)
         # The keeper goes on in this turn of the loop or the next.
         while keeper.child.exit_code is not None:
             await asyncio.sleep(0)
@@ -160,7 +161,7 @@ async def test_the_pause_before_a_restart_begins_anew_after_a_steady_life(caplog
     await dies()
     stop.set()
     with contextlib.suppress(asyncio.CancelledError):
-        await asyncio.wait_for(running, 20)
+        await asyncio.wait_for(running, PATIENCE_S)
     await keeper.stop()
     pauses = [float(m[1]) for r in caplog.records if (m := re.search(r"in ([\d.]+) s$", r.getMessage()))]
     assert len(pauses) == 5 and pauses[4] <= 0.01

@@ -17,7 +17,7 @@ from delaybox.client import InvalidTask, Retry, TaskFailed, TaskState
 from tests.command import Command
 from tests.nodes import Node, node
 from tests.visitor import Visitor
-from tests.waiting import Gate, until
+from tests.waiting import PATIENCE_S, Gate, until
 
 CONFIG = """
 queues: {first: {paused: true, timeout: 30s, concurrency: 8, burst: 2, rate: 9/m,
@@ -92,7 +92,7 @@ def crew(served: Node) -> Iterator[Crew]:
     yield made
     made.gate.open()
     over.set()
-    thread.join(20)
+    thread.join(PATIENCE_S)
 
 
 def rules(served: Node, queue: str, body: Any, method: str = "PATCH") -> Any:
@@ -122,10 +122,10 @@ def test_pause_drain_and_resume(served: Node, client: Client, crew: Crew, cli: C
     elsewhere = client.schedule("step", ["elsewhere"], queue="other", keep_result="1m")
     assert draining.poll() is None
     crew.gate.open()
-    out, _ = draining.communicate(timeout=30)
+    out, _ = draining.communicate(timeout=PATIENCE_S)
     assert draining.returncode == 0 and "waits: queue 'mail' is paused" in out
-    assert running.result(timeout=20) == "running"
-    assert elsewhere.result(timeout=20) == "elsewhere"
+    assert running.result(timeout=PATIENCE_S) == "running"
+    assert elsewhere.result(timeout=PATIENCE_S) == "elsewhere"
     reason = "waits: queue 'mail' is paused; `delaybox queues set mail --resume` ends that"
     until(lambda: served.call("GET", "/v1/queues/mail")[2]["ready"] == 3)
     task = client.get(held[0].id)
@@ -136,7 +136,7 @@ def test_pause_drain_and_resume(served: Node, client: Client, crew: Crew, cli: C
     assert "paused" in cli("queues").out
     assert "paused, while due tasks wait: mail (3 due)" in cli("doctor").out
     assert cli("queues", "set", "mail", "--resume").code == 0
-    assert [one.result(timeout=20) for one in held] == ["0", "1", "2"]
+    assert [one.result(timeout=PATIENCE_S) for one in held] == ["0", "1", "2"]
     assert sorted(crew.ran[-3:]) == ["0", "1", "2"], "they lie in several partitions"
     assert cli("queues", "unset", "mail").code == 0
 
@@ -167,7 +167,7 @@ def test_what_waited_is_let_go_at_a_rate(served: Node, client: Client, crew: Cre
     assert all("has limits (rate 2/h)" in one.reason for one in waiting if one.state is TaskState.READY)
     assert len(crew.ran) == 2
     assert cli("queues", "set", "mail", "--resume-rate", "1000/s").code == 0
-    assert [one.result(timeout=20) for one in held] == ["0", "1", "2", "3", "4"]
+    assert [one.result(timeout=PATIENCE_S) for one in held] == ["0", "1", "2", "3", "4"]
     # With the end of the ramp the rule alone is left, for the next pause.
     until(lambda: client.queue_rules("mail")[0].full_speed_at is None)
     (left,) = client.queue_rules("mail")
@@ -194,12 +194,12 @@ def test_retry_timeout_and_keeping_results_are_live(served: Node, client: Client
     assert shown.effect is not None and shown.effect.timeout is not None
     in_force(served, shown.version)
     with pytest.raises(TaskFailed):
-        client.schedule("fail", queue="mail").result(timeout=20)
+        client.schedule("fail", queue="mail").result(timeout=PATIENCE_S)
     assert crew.failures == 3
     crew.gate.close()
     slow = client.schedule("step", ["slow"], queue="mail", retry=0)
     with pytest.raises(TaskFailed, match="timed out"):
-        slow.result(timeout=20)
+        slow.result(timeout=PATIENCE_S)
     crew.gate.open()
     kept = client.schedule("step", ["kept"], queue="mail", timeout="20s")
     until(lambda: client.get(kept.id).state is TaskState.SUCCEEDED)
@@ -230,12 +230,12 @@ def test_limits_hold_and_say_why_a_queue_waits(served: Node, client: Client, cre
     assert all("has limits (concurrency 1, rate 100/s)" in reason for reason in waiting)
     assert len(crew.ran) == 1
     crew.gate.open()
-    assert [task.result(timeout=20) for task in tasks] == ["0", "1", "2", "3"]
+    assert [task.result(timeout=PATIENCE_S) for task in tasks] == ["0", "1", "2", "3"]
     in_force(served, client.set_queue("other", rate="1/m", burst=None, concurrency=None).version)
     first, second = (client.schedule("step", [name], queue="other", keep_result="1m") for name in "ab")
     until(lambda: "rate of 1/m; the next begins at 20" in served.call("GET", "/v1/queues/other")[2]["waits"])
     assert cli("queues", "set", "other", "--clear", "rate").code == 0
-    assert [task.result(timeout=20) for task in (first, second)] == ["a", "b"]
+    assert [task.result(timeout=PATIENCE_S) for task in (first, second)] == ["a", "b"]
     assert client.queue_rules("other")[0].waits == ""
     client.unset_queue("other")
 
@@ -272,7 +272,7 @@ def test_limits_by_key_are_set_in_each_way_and_say_why_a_queue_waits(
     assert any("concurrency 1 for each label:customer" in reason for reason in reasons)
     assert served.call("GET", "/v1/queues/other")[2]["ready"] == 2 and len(crew.ran) == 4
     crew.gate.open()
-    assert [one.result(timeout=20) for one in (*acme, *others)] == ["a0", "a1", "a2", "b", "c", ""]
+    assert [one.result(timeout=PATIENCE_S) for one in (*acme, *others)] == ["a0", "a1", "a2", "b", "c", ""]
     client.unset_queue("other")
 
 

@@ -31,7 +31,7 @@ from tests.rest import rest_process
 from tests.servers import RealServer
 from tests.shared import a_prefix, empty, kept
 from tests.spent import Spent
-from tests.waiting import until_async
+from tests.waiting import PATIENCE_S, until_async
 
 JSON = {"Content-Type": "application/json"}
 FIRST_CURL = b'{"taskType":"PUB_SUB","parameter":{"executionTimestamp":"1721672590913"},"pyload":"VGVzdCBKYXkK"}'
@@ -52,7 +52,7 @@ class Rest:
     def _call(
         self, method: str, path: str, body: bytes | None, headers: dict[str, str]
     ) -> tuple[int, dict[str, str], bytes]:
-        connection = HTTPConnection("127.0.0.1", self.process.port, timeout=20)
+        connection = HTTPConnection("127.0.0.1", self.process.port, timeout=PATIENCE_S)
         try:
             connection.request(method, path, body, headers)
             answer = connection.getresponse()
@@ -410,7 +410,7 @@ async def test_stop_does_not_wait_for_a_caller_that_stalls(start: Start):
 
 async def test_death_is_noticed(own: Rest):
     os.kill(own.process.pid, signal.SIGKILL)
-    await asyncio.wait_for(own.process.died.wait(), 10)
+    await asyncio.wait_for(own.process.died.wait(), PATIENCE_S)
     assert own.process.exit_code == -signal.SIGKILL
     await own.process.stop()
 

@@ -13,6 +13,7 @@ import pytest
 from delaybox.api.rest.app import _stream as send_parts
 from delaybox.api.rest.http1.server import HttpServer
 from delaybox.api.rest.routing import Answer
+from tests.waiting import PATIENCE_S
 
 ASK = b"GET /parts HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
@@ -72,12 +73,12 @@ async def test_parts_come_when_they_are_made_and_end_with_the_caller(server: Any
     assert parts.clients == [writer.get_extra_info("sockname")[:2]]
     writer.close()
     # At once, and not with a next part that may never be made.
-    await asyncio.wait_for(parts.ended.wait(), 30)
+    await asyncio.wait_for(parts.ended.wait(), PATIENCE_S)
 
 
 async def test_a_server_that_stops_ends_them(server: Any, parts: Parts) -> None:
     reader, writer = await opened(server[1])
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE_S):
         await server[0].stop(60)
         assert await reader.read() == b""
         await parts.ended.wait()

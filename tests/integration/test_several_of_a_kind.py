@@ -21,6 +21,7 @@ from delaybox.store import keys
 from tests.nodes import Node, node
 from tests.proc import children_of, lives
 from tests.servers import RealServer
+from tests.waiting import PATIENCE_S
 
 KINDS = ("rest", "grpc", "clock", "work")
 TWO_OF_EACH = [part for kind in KINDS for part in ("--set", f"processes.{kind}=2")]
@@ -61,7 +62,7 @@ def members(server: RealServer) -> dict[str, dict[str, Any]]:
 
 
 def ask(port: int, path: str) -> tuple[int, str]:
-    connection = HTTPConnection("127.0.0.1", port, timeout=20)
+    connection = HTTPConnection("127.0.0.1", port, timeout=PATIENCE_S)
     try:
         connection.request("GET", path)
         answer = connection.getresponse()

@@ -18,7 +18,7 @@ from tests.nodes import Node, node
 from tests.servers import RealServer
 from tests.shared import a_prefix
 from tests.shells import alive, mark
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
 COMMANDS = "workers.shell.commands=" + json.dumps({"upper": {"path": "/usr/bin/tr", "args": ["a-z", "A-Z"]}})
 SECOND_CURL = b'{"parameter":{"executionTimestamp":"1720672590913","taskType":"SHELL_CMD"},"pyload":"ZGF0ZQ=="}'
@@ -150,7 +150,7 @@ def test_a_node_that_stops_leaves_no_command(tmp_path: Path, redis: tuple[str, .
         quick = command(on, f"export MARK={word}; sleep 1; exit 0")
         until(lambda: alive(word))
         on.process.send_signal(signal.SIGTERM)
-        assert on.process.wait(20) == 0
+        assert on.process.wait(PATIENCE_S) == 0
         assert alive(word) == []
     with node(*redis, "--enable-shell", folder=tmp_path) as again:
         assert finished(again, quick)["state"] == "succeeded", "what ran had its grace"
@@ -189,7 +189,7 @@ def test_tasks_go_only_where_they_can_run(tmp_path: Path, redis: tuple[str, ...]
 def test_a_command_that_is_not_there_ends_the_node_with_words(tmp_path: Path, redis: tuple[str, ...]):
     gone = json.dumps({"gone": {"path": "/nowhere/at/all"}})
     started = Node(*redis, "--set", f"workers.shell.commands={gone}", folder=tmp_path)
-    assert started.process.wait(30) == 2
+    assert started.process.wait(PATIENCE_S) == 2
     assert "workers.shell.commands: gone is /nowhere/at/all, which this user cannot run" in started.output()
 
 

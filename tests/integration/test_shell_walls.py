@@ -17,7 +17,7 @@ from delaybox.targets.shell import ShellOptions, why_not
 from tests.nodes import Node
 from tests.proc import children_of
 from tests.shells import desk
-from tests.waiting import Log
+from tests.waiting import PATIENCE_S, Log
 
 pytestmark = pytest.mark.fresh
 
@@ -111,5 +111,5 @@ def test_nothing_is_imported_from_the_working_folder(tmp_path: Path) -> None:
     log.started()
     log.wait_for("listening on http")
     process.send_signal(signal.SIGTERM)
-    assert process.wait(20) == 0
+    assert process.wait(PATIENCE_S) == 0
     assert not (tmp_path / "proof").exists()

@@ -15,6 +15,7 @@ from delaybox.store.loader import ScriptRunner
 from delaybox.store.store import MAX_RECORD_BYTES
 from delaybox.wire import body as wire_body
 from tests.lab import CLOCK, Lab, leased
+from tests.waiting import PATIENCE_S
 
 WORKER = TaskType.WORKER
 
@@ -304,14 +305,14 @@ async def test_what_is_fired_in_place_is_counted_by_lane(lab: Lab) -> None:
 async def test_fired_in_place_is_what_the_original_publishes(lab: Lab) -> None:
     listener = lab.client.pubsub()
     await listener.subscribe(f"{lab.store.prefix}-out")
-    await listener.get_message(timeout=5)
+    await listener.get_message(timeout=PATIENCE_S)
     task = NewTask(payload=b"hello", header={"a": b"1"}, idempotency_key="k")
     (task_id,) = await lab.add(task)
     await lab.move(7)
     claimed = await lab.claim(slots=0, types="", channel=f"{lab.store.prefix}-out", stream=100)
     assert (claimed.lateness_ms, claimed.without_listeners, claimed.leased) == ([7], 0, [])
     assert dict(claimed.fired) == {b"p": 1}
-    message = wire_body.decode((await listener.get_message(timeout=5))["data"])
+    message = wire_body.decode((await listener.get_message(timeout=PATIENCE_S))["data"])
     assert message.taskUuid == ids.render(task_id)
     assert (message.payload, dict(message.header)) == (b"hello", {"a": b"1"})
     streamed = await lab.client.xrange(keys.stream(lab.tag))
@@ -347,7 +348,7 @@ async def test_all_messages_are_made_before_the_first_is_published(lab: Lab) -> 
     channel = f"{lab.store.prefix}-out"
     listener = lab.client.pubsub()
     await listener.subscribe(channel)
-    await listener.get_message(timeout=5)
+    await listener.get_message(timeout=PATIENCE_S)
     added = [
         *await lab.add(*(NewTask() for _ in range(5))),
         *await lab.add(NewTask(idempotency_key="k"), NewTask(delay_ms=1), NewTask(delay_ms=3_000)),
@@ -356,7 +357,7 @@ async def test_all_messages_are_made_before_the_first_is_published(lab: Lab) -> 
     lab.store.runner = ScriptRunner(lab.store.servers.send, clock=SPIED)
     claimed = await lab.claim(slots=0, types="", channel=channel)
     assert len(claimed.lateness_ms) == len(added)
-    heard = [wire_body.decode((await listener.get_message(timeout=5))["data"]).taskUuid for _ in added]
+    heard = [wire_body.decode((await listener.get_message(timeout=PATIENCE_S))["data"]).taskUuid for _ in added]
     assert sorted(heard) == sorted(ids.render(task_id) for task_id in added)
     steps = await lab.client.lrange(STEPS, 0, -1)
     first, last = steps.index(b"published"), len(steps) - 1 - steps[::-1].index(b"published")

@@ -17,6 +17,7 @@ from delaybox.store.store import Store
 from delaybox.wire import body as wire_body
 from delaybox.wire.encoded import encode
 from tests.lab import Lab
+from tests.waiting import PATIENCE_S
 
 STREAM = Stream("AAAAAAAAAAAAAAAAAAAAAA", 3)
 
@@ -99,10 +100,10 @@ async def test_offsets_beyond_what_32_bits_hold(lab: Lab) -> None:
 async def test_the_owner_is_woken_for_what_is_due_before_its_poll(lab: Lab) -> None:
     channel = lab.client.pubsub()
     await channel.subscribe(lab.store.wakes[0])
-    assert (await channel.get_message(timeout=5))["type"] == "subscribe"
+    assert (await channel.get_message(timeout=PATIENCE_S))["type"] == "subscribe"
     await lab.claim()
     await put(lab, Span(STREAM, 0, 1, [0], [encode(NewTask(delay_ms=400))], True))
-    assert (await channel.get_message(timeout=5))["data"].decode() == f"{lab.now + 400}"
+    assert (await channel.get_message(timeout=PATIENCE_S))["data"].decode() == f"{lab.now + 400}"
     await channel.aclose()
 
 

@@ -13,6 +13,7 @@ from delaybox.store.loader import ScriptCall
 from delaybox.store.record import read_dead
 from tests.lab import Lab
 from tests.reaping import LEASE_MS, reap, watched
+from tests.waiting import PATIENCE_S
 
 
 async def due_again(lab: Lab, task_id: bytes) -> None:
@@ -335,9 +336,9 @@ async def test_run_now_wakes_the_owner_and_fires(lab: Lab) -> None:
     await lab.claim()
     channel = lab.client.pubsub()
     await channel.subscribe(lab.store.wakes[0])
-    await channel.get_message(timeout=5)
+    await channel.get_message(timeout=PATIENCE_S)
     assert await lab.store.reschedule(task_id, delay_ms=0) == ("moved", lab.now)
-    assert (await channel.get_message(timeout=5))["data"].decode() == f"{lab.now}"
+    assert (await channel.get_message(timeout=PATIENCE_S))["data"].decode() == f"{lab.now}"
     await channel.aclose()
     assert task_id in await lab.lease(b"L")
 

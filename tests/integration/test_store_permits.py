@@ -21,6 +21,7 @@ from delaybox.store.leases import adopt
 from delaybox.store.replies import CRITICAL, NONE
 from delaybox.store.store import Verdict
 from tests.lab import Lab, leased
+from tests.waiting import PATIENCE_S
 
 SEND = lane_of(TaskType.WORKER, "mail", "send")
 
@@ -223,8 +224,8 @@ async def test_a_rate_holds_for_what_is_fired_in_place_and_the_claim_says_when_t
         await listener.subscribe(keys.wake(lab.tag))
         assert len((await lab.claim(channel="c", slots=0)).lateness_ms) == 1
         await lab.client.publish(keys.wake(lab.tag), "end")
-        await listener.get_message(timeout=5.0)
-        assert (await listener.get_message(timeout=5.0))["data"] == b"end", (
+        await listener.get_message(timeout=PATIENCE_S)
+        assert (await listener.get_message(timeout=PATIENCE_S))["data"] == b"end", (
             "a claim calls nobody for what it fires itself"
         )
     assert await bench.used(b"r") == 1
@@ -241,13 +242,13 @@ async def test_a_claim_calls_others_for_what_it_leaves_alone(bench: Bench, guest
     async with lab.client.pubsub() as listener:
         channel = keys.wake_workers(lab.tag)
         await listener.subscribe(channel)
-        await listener.get_message(timeout=5.0)
+        await listener.get_message(timeout=PATIENCE_S)
         for lanes, count, calls in (((SEND,), 1, 0), ((other,), 0, 1)):
             await lab.move(1_001)
             took = leased(await lab.claim(types="w", lanes=lanes, guest=guest))
             await lab.client.publish(channel, "end")
             heard = []
-            while (message := await listener.get_message(timeout=5.0))["data"] != b"end":
+            while (message := await listener.get_message(timeout=PATIENCE_S))["data"] != b"end":
                 heard.append(int(message["data"]))
             # Messages about what is due later are for those who serve other lanes.
             assert (len(took), sum(at <= lab.now for at in heard)) == (count, calls)

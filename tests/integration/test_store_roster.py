@@ -10,6 +10,7 @@ from delaybox.engine.membership import Identity, Membership
 from delaybox.store import keys, nodes, roster
 from delaybox.store.roster import Beat, Roster
 from tests.lab import Lab
+from tests.waiting import PATIENCE_S
 
 KEPT_MS = 10_000
 
@@ -51,12 +52,12 @@ async def test_who_beats_is_on_the_list_and_the_version_says_when_it_changed(lab
 async def test_a_change_is_announced(lab: Lab):
     channel = lab.client.pubsub()
     await channel.subscribe(keys.members_channel(lab.store.prefix))
-    await channel.get_message(timeout=5)
+    await channel.get_message(timeout=PATIENCE_S)
     version = (await beat(lab, "a")).version
-    assert int((await channel.get_message(timeout=5))["data"]) == version
+    assert int((await channel.get_message(timeout=PATIENCE_S))["data"]) == version
     await beat(lab, "a")
     await roster.leave(lab.store, "a")
-    assert int((await channel.get_message(timeout=5))["data"]) == version + 1
+    assert int((await channel.get_message(timeout=PATIENCE_S))["data"]) == version + 1
     await channel.aclose()
 
 

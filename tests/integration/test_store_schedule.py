@@ -15,6 +15,7 @@ from delaybox.store.servers import Servers
 from delaybox.store.store import Batch, Store
 from delaybox.wire import body as wire_body
 from tests.lab import Lab
+from tests.waiting import PATIENCE_S
 
 
 async def test_the_id_carries_the_effective_due_time(lab: Lab) -> None:
@@ -156,13 +157,13 @@ async def test_a_large_body_lies_apart(lab: Lab) -> None:
 async def test_it_wakes_the_owner_only_for_something_earlier(lab: Lab) -> None:
     channel = lab.client.pubsub()
     await channel.subscribe(lab.store.wakes[0])
-    assert (await channel.get_message(timeout=5))["type"] == "subscribe"
+    assert (await channel.get_message(timeout=PATIENCE_S))["type"] == "subscribe"
     await lab.claim()  # the owner now waits for its poll, in a second
     await lab.add(NewTask(delay_ms=1_500))
     await lab.add(NewTask(delay_ms=500), NewTask(delay_ms=400))
     await lab.add(NewTask(delay_ms=450))
     await lab.add(NewTask(delay_ms=300))
-    wakeups = [await channel.get_message(timeout=5) for _ in range(2)]
+    wakeups = [await channel.get_message(timeout=PATIENCE_S) for _ in range(2)]
     assert [m["data"].decode() for m in wakeups] == [f"{lab.now + 400}", f"{lab.now + 300}"]
     assert await channel.get_message(timeout=0.05) is None
     await channel.aclose()
@@ -173,12 +174,12 @@ async def test_those_who_serve_workers_are_woken_apart(lab: Lab) -> None:
     workers = keys.wake_workers(lab.tag).encode()
     await channel.subscribe(lab.store.wakes[0], keys.wake_workers(lab.tag))
     for _ in range(2):
-        assert (await channel.get_message(timeout=5))["type"] == "subscribe"
+        assert (await channel.get_message(timeout=PATIENCE_S))["type"] == "subscribe"
     await lab.claim(types="", channel="c")
     await lab.claim(types="w", guest=True)
     await lab.add(NewTask(type=TaskType.WORKER, name="f", delay_ms=300), NewTask(delay_ms=400))
     await lab.add(NewTask(type=TaskType.WORKER, name="f", delay_ms=350), NewTask(delay_ms=200))
-    messages = [await channel.get_message(timeout=5) for _ in range(3)]
+    messages = [await channel.get_message(timeout=PATIENCE_S) for _ in range(3)]
     assert {(m["channel"] == workers, int(m["data"]) - lab.now) for m in messages} == {
         (True, 300),
         (False, 400),
@@ -192,7 +193,7 @@ async def test_a_promise_of_workers_that_was_not_kept_counts_no_more(lab: Lab) -
     """Whoever made it was killed. The owner looks after what is announced."""
     channel = lab.client.pubsub()
     await channel.subscribe(keys.wake_workers(lab.tag))
-    assert (await channel.get_message(timeout=5))["type"] == "subscribe"
+    assert (await channel.get_message(timeout=PATIENCE_S))["type"] == "subscribe"
     task = NewTask(type=TaskType.WORKER, name="f")
     await lab.claim(types="w", guest=True, poll_ms=1_000)
     await lab.move(1_050)
@@ -201,7 +202,7 @@ async def test_a_promise_of_workers_that_was_not_kept_counts_no_more(lab: Lab) -
     await lab.move(100)
     await lab.add(task)
     await lab.add(task)
-    assert int((await channel.get_message(timeout=5))["data"]) == lab.now
+    assert int((await channel.get_message(timeout=PATIENCE_S))["data"]) == lab.now
     assert await channel.get_message(timeout=0.05) is None, "once in a while is enough"
     await channel.aclose()
 

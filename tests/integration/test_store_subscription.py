@@ -7,6 +7,7 @@ from typing import Any
 
 from delaybox.store.servers import Servers
 from delaybox.store.store import Store
+from tests.waiting import PATIENCE_S
 
 
 async def test_changes_that_overlap_end_with_what_the_last_one_wants(client: Any, prefix: str):
@@ -19,7 +20,7 @@ async def test_changes_that_overlap_end_with_what_the_last_one_wants(client: Any
         await asyncio.gather(*(subscription.change(wanted) for wanted in ((a, c), (a, b), (a, c), (a, b))))
         opened = 0
         while opened < 2 + 4:
-            message = await subscription.next(5.0)
+            message = await subscription.next(PATIENCE_S)
             opened += message is not None and message.opened
         assert dict(await client.pubsub_numsub(a, b, c)) == {a.encode(): 1, b.encode(): 1, c.encode(): 0}
     finally:

@@ -222,7 +222,7 @@ async def test_a_user_of_the_acl(make_server: Callable[..., RealServer], certifi
                 return counts.pending == counts.in_flight == 0
 
             await until(is_done)
-        published = [await listening.get_message(timeout=5) for _ in range(3)]
+        published = [await listening.get_message(timeout=PATIENCE_S) for _ in range(3)]
         assert [message and message["type"] for message in published] == ["subscribe", "message", "message"]
         await listening.aclose()
         await client.aclose()

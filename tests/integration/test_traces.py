@@ -23,7 +23,7 @@ from tests.nodes import JSON, Node, node
 from tests.ports import free_port
 from tests.receivers import Receiver, receiver, reply
 from tests.servers import RealServer
-from tests.waiting import Log, until
+from tests.waiting import PATIENCE_S, Log, until
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 SPAN = "00f067aa0ba902b7"
@@ -87,7 +87,7 @@ def program(on: Node, seen: Collector, tmp_path_factory: pytest.TempPathFactory)
     finally:
         for process in processes:
             process.terminate()
-        assert [process.wait(20) for process in processes][1] == 0, log.text()
+        assert [process.wait(PATIENCE_S) for process in processes][1] == 0, log.text()
 
 
 SERVE = """

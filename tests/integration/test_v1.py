@@ -23,7 +23,7 @@ from tests.engines import running
 from tests.rest import rest_process
 from tests.servers import RealServer
 from tests.shared import a_prefix, empty, kept
-from tests.waiting import until_async
+from tests.waiting import PATIENCE_S, until_async
 
 HOUR_MS = 3_600_000
 
@@ -41,7 +41,7 @@ class V1:
         return await asyncio.to_thread(self._call, method, path, body, headers or {})
 
     def _call(self, method: str, path: str, body: Any, headers: dict[str, str]) -> tuple[int, Any]:
-        connection = HTTPConnection("127.0.0.1", self.process.port, timeout=20)
+        connection = HTTPConnection("127.0.0.1", self.process.port, timeout=PATIENCE_S)
         raw = None if body is None else json.dumps(body).encode()
         try:
             connection.request(method, f"/v1{path}", raw, {"Content-Type": "application/json", **headers})

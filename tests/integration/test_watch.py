@@ -23,6 +23,7 @@ from tests.children import Served
 from tests.rpc import Rpc, channel_to, grpc_process, refused, rpc_process
 from tests.servers import RealServer
 from tests.shared import a_prefix, empty, kept
+from tests.waiting import PATIENCE_S
 
 WORKER = pb.NewTask(type=pb.TASK_TYPE_WORKER, name="f", payload=b"x")
 
@@ -83,14 +84,14 @@ class Following:
 
     async def next(self) -> pb.TaskEvent:
         while not self._events:
-            response = await asyncio.wait_for(self.call.read(), 10)
+            response = await asyncio.wait_for(self.call.read(), PATIENCE_S)
             assert response is not grpc.aio.EOF
             self._events += response.events
         return self._events.pop(0)
 
     async def end(self) -> None:
         assert not self._events
-        assert await asyncio.wait_for(self.call.read(), 10) is grpc.aio.EOF
+        assert await asyncio.wait_for(self.call.read(), PATIENCE_S) is grpc.aio.EOF
 
 
 async def test_each_state_on_the_way_to_a_kept_result(rpc: Rpc, store: Store):
@@ -164,7 +165,7 @@ async def test_thousands_in_one_watch(rpc: Rpc, store: Store):
             by_lease.setdefault(where, []).append(raw)
         for where, group in by_lease.items():
             await store.complete(*where, [(raw, 60_000, result()) for raw in group])
-    events = await asyncio.wait_for(reading, 30)
+    events = await asyncio.wait_for(reading, PATIENCE_S)
     assert sorted(event.id for event in events) == sorted(task_ids)
     assert {event.state for event in events} == {pb.TASK_STATE_SUCCEEDED}
 
@@ -177,7 +178,7 @@ async def test_hundreds_that_leave_nothing_end_too(rpc: Rpc, store: Store):
     while held := await claim(store):
         for raw, where in held.items():
             await store.ack(*where, [raw])
-    events = await asyncio.wait_for(reading, 30)
+    events = await asyncio.wait_for(reading, PATIENCE_S)
     assert sorted(event.id for event in events) == sorted(task_ids)
     assert {event.state for event in events} == {pb.TASK_STATE_FINISHED_OR_UNKNOWN}
 

@@ -18,7 +18,7 @@ from delaybox.store.states import states
 from delaybox.store.store import ClaimLimits, Store
 from delaybox.wire import result as wire_result
 from delaybox.wire.standing import Standing
-from tests.waiting import until_async
+from tests.waiting import PATIENCE_S, until_async
 
 TASK = NewTask(type=TaskType.WORKER, name="f", payload=b"x")
 LEASE = bytes(range(16))
@@ -70,7 +70,7 @@ async def complete(store: Store, task_ids: list[bytes], output: bytes = b"out", 
 
 
 async def end_of(waiting: Watch) -> tuple[TaskState | None, bytes]:
-    ((_, standing),) = await asyncio.wait_for(anext(waiting), 30)
+    ((_, standing),) = await asyncio.wait_for(anext(waiting), PATIENCE_S)
     return standing.state, wire_result.decode(standing.result).output if standing.result else b""
 
 
@@ -114,7 +114,7 @@ async def test_ends_of_several_and_large_results_are_looked_up(service: Service,
     wanted = [await stored(service) for _ in range(2)]
     waiting = await service.watch(wanted, ends_only=True)
     await complete(store, await claimed(store))
-    found = dict(await asyncio.wait_for(anext(waiting), 30))
+    found = dict(await asyncio.wait_for(anext(waiting), PATIENCE_S))
     assert {task_id: one.state for task_id, one in found.items()} == {
         ids.parse(task_id): TaskState.SUCCEEDED for task_id in wanted
     }

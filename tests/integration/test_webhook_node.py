@@ -22,7 +22,7 @@ from tests.command import Command
 from tests.nodes import JSON, Node, node
 from tests.receivers import Received, Receiver, receiver, reply
 from tests.servers import RealServer
-from tests.waiting import Gate
+from tests.waiting import PATIENCE_S, Gate
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 AT_ONCE = 8
@@ -311,7 +311,7 @@ def test_a_receiver_for_development_and_a_request_by_hand(
     other = "whsec_" + "A" * 32
     refused = run("webhook", "send", url, "--payload", "hello", "--secret", other, "--json")
     assert (refused.code, refused.json()["status"]) == (1, 401)
-    out, _ = started.communicate(timeout=20)
+    out, _ = started.communicate(timeout=PATIENCE_S)
     assert "verified" in out and "hello" in out and "no signature fits" in out
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.nodes import Node, node
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -55,7 +55,7 @@ class Place:
             yield output
             for worker in started:
                 worker.send_signal(signal.SIGTERM)
-            assert [worker.wait(40) for worker in started] == [0] * count
+            assert [worker.wait(PATIENCE_S) for worker in started] == [0] * count
         finally:
             for worker in started:
                 worker.kill()
@@ -132,4 +132,4 @@ def test_a_worker_pasted_from_the_documents_works(place: Place, page: str, writt
         assert (done.returncode, done.stdout) == (0, "Ann: order 17 waits for you\n"), done.stderr
     finally:
         worker.terminate()
-        assert worker.wait(40) == 0
+        assert worker.wait(PATIENCE_S) == 0

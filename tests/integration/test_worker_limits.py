@@ -9,6 +9,7 @@ import grpc
 
 from delaybox.wire.gen import worker_pb2 as pb
 from delaybox.worker import Worker
+from tests.waiting import PATIENCE_S
 
 LIMIT = 200_000
 
@@ -56,7 +57,7 @@ async def test_a_result_that_something_on_the_way_refuses_fails_its_task_and_the
 
     try:
         async with worker.running():
-            failed = await asyncio.wait_for(narrow.failed, 30)
+            failed = await asyncio.wait_for(narrow.failed, PATIENCE_S)
             assert failed.final and "result of 500002 bytes cannot be sent" in failed.reason
             assert "larger than max" in failed.reason
             assert narrow.streams == 3, "refused twice, then said in words"

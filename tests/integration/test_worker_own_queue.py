@@ -25,6 +25,7 @@ from tests.engines import until
 from tests.integration.test_worker_stream import Worker as Foreign
 from tests.rpc import Rpc, rpc_process
 from tests.servers import RealServer
+from tests.waiting import PATIENCE_S
 
 
 @pytest.fixture
@@ -55,7 +56,7 @@ async def test_every_way_of_scheduling_by_name_finds_the_functions_queue_and_ret
     async with mailer(rpc).running() as runner, AsyncClient(rpc.address) as client:
         await runner.connected()
         by_name = await client.schedule("remind", [1])
-        assert await by_name.result(timeout=20) == 1
+        assert await by_name.result(timeout=PATIENCE_S) == 1
         many = [stored async for stored in client.schedule_each([NewTask.call("remind", [n]) for n in (2, 3)])]
         assert [await client.result(one.id, timeout=20) for one in many if isinstance(one, AsyncHandle)] == [2, 3]
         # REST's body, parsed and stored as its process does.

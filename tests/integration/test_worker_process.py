@@ -21,6 +21,7 @@ from tests.ports import free_port
 from tests.proc import lives
 from tests.rpc import rpc_process
 from tests.servers import RealServer
+from tests.waiting import PATIENCE_S
 from tests.web import called
 from tests.yard import Yard, both_ways, worker, yard
 
@@ -156,7 +157,7 @@ async def test_a_worker_shows_what_all_its_processes_do(yard: Yard, tmp_path: Pa
                 return all(line in text for line in lines)
 
             with contextlib.suppress(AssertionError):
-                await until(all_are_there, timeout_s=20)
+                await until(all_are_there)
             assert [line for line in lines if line not in text] == [], text
 
         made = await yard.call("quick", count=20) + await yard.call("fails", 9, retry={"max_attempts": 1})
@@ -218,7 +219,7 @@ async def test_processes_that_cannot_start_end_the_supervisor(tmp_path: Path) ->
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "delaybox.worker", "no_such_module", "--processes", "3", stderr=asyncio.subprocess.PIPE
     )
-    _, output = await asyncio.wait_for(process.communicate(), 30)
+    _, output = await asyncio.wait_for(process.communicate(), PATIENCE_S)
     assert process.returncode == 2
     assert b"module 'no_such_module' is not found" in output
 
@@ -230,6 +231,6 @@ async def test_a_wrong_token_ends_it_with_code_4(server: RealServer, prefix: str
             sys.executable, "-m", "delaybox.worker", "tests.worker_app", "--server", rpc.address, "--token", "wrong",
             stderr=asyncio.subprocess.PIPE,
         )  # fmt: skip
-        _, output = await asyncio.wait_for(process.communicate(), 30)
+        _, output = await asyncio.wait_for(process.communicate(), PATIENCE_S)
         assert process.returncode == 4
         assert b"will not have this worker: UNAUTHENTICATED" in output

@@ -17,6 +17,7 @@ from delaybox.api.dashboard.looks import Looks
 from delaybox.core.errors import StoreUnavailable
 from delaybox.core.membership import LivingNode
 from delaybox.service.counts import StoreCounts
+from tests.waiting import PATIENCE_S
 
 
 @pytest.fixture(autouse=True)
@@ -151,5 +152,5 @@ async def test_a_file_of_a_process_that_just_starts_does_not_end_the_frames(
         while not any(name == "now" and data["pending"] == 3 for name, data in events(await anext(reader.parts))):
             pass
 
-    await asyncio.wait_for(frame(), 10)
+    await asyncio.wait_for(frame(), PATIENCE_S)
     await reader.parts.aclose()

@@ -8,6 +8,7 @@ from typing import Any
 
 from delaybox.api.rest.http1.head import BadHead
 from delaybox.api.rest.http1.server import HttpServer, RefusedHead
+from tests.waiting import PATIENCE_S
 
 PING = b"GET /ping HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
@@ -70,7 +71,7 @@ async def test_a_proxy_that_closes_nothing_does_not_hold_it_up() -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(PING.replace(b"\r\n\r\n", b"\r\nVia: 1.1 edge\r\n\r\n"))
     await reader.readuntil(b"\r\n\r\n")
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_S):
         await server.stop(60)
     assert await reader.read() == b""
     writer.close()
@@ -125,7 +126,7 @@ async def test_a_connection_on_which_nothing_comes_does_not_hold_it_up() -> None
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(PING)
     await reader.readuntil(b"\r\n\r\n")
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_S):
         await server.stop(60)
     assert await reader.read() == b""
     writer.close()

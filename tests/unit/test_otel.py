@@ -26,7 +26,7 @@ from delaybox.otel.queue import AT_ONCE, SendQueue
 from delaybox.otel.spans import Spans, parent_of, remote
 from delaybox.store.record import draft
 from delaybox.store.replies import Claimed
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
 TRACE = b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-0"
 
@@ -62,7 +62,7 @@ def test_of_figures_the_newest_wait() -> None:
     def send(batch: Sequence[int]) -> bool:
         sent.extend(batch)
         first.set()
-        return go_on.wait(10)
+        return go_on.wait(PATIENCE_S)
 
     queue: SendQueue[int] = SendQueue("x", send, dropped.append, most=1, pause_s=0.01, keep_newest=True)
     queue.put(1)

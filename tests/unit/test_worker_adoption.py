@@ -13,6 +13,7 @@ from delaybox.store.leases import Adopted
 from delaybox.targets import worker_session
 from delaybox.wire.gen import worker_pb2
 from tests.desk import Desk, delivery, messages_of, tasks_of
+from tests.waiting import PATIENCE_S
 
 OLD = b"O" * 20
 
@@ -40,7 +41,7 @@ def carried(*tasks: Delivery, ran_ms: int = 0) -> worker_pb2.Carried:
 
 async def answers(session: worker_session.WorkerSession, count: int) -> dict[int, worker_pb2.Adopted]:
     found: dict[int, worker_pb2.Adopted] = {}
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         while len(found) < count:
             await asyncio.sleep(0)
             found |= {a.number: a for message in messages_of(session) for a in message.adopted}

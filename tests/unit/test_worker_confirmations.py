@@ -7,6 +7,7 @@ import asyncio
 from delaybox.core.delivery import DONE, HAND_BACK
 from delaybox.engine.stored import StoreProgress
 from tests.desk import Desk, delivery, messages_of, tasks_of
+from tests.waiting import PATIENCE_S
 
 
 def seen(desk: Desk) -> int:
@@ -64,5 +65,5 @@ async def test_waiting_ends_when_all_is_stored() -> None:
     await asyncio.sleep(0)
     assert not waiting.done()
     stored.ends(all_=True)
-    await asyncio.wait_for(waiting, 5)
+    await asyncio.wait_for(waiting, PATIENCE_S)
     await stored.wait(mark, within_s=0)

@@ -12,6 +12,7 @@ from delaybox.worker import Context, Reject, RetryLater, Stopped, Worker, curren
 from delaybox.worker import coroutines as module
 from delaybox.worker.functions import FunctionKind
 from tests.crews import shift
+from tests.waiting import PATIENCE_S
 
 WORKER = Worker("test")
 started: asyncio.Queue[str]
@@ -112,7 +113,7 @@ async def sets_a_variable() -> str:
 @WORKER.task
 async def uses_its_task() -> bool:
     mine = asyncio.current_task()
-    async with asyncio.timeout(30), asyncio.TaskGroup() as group:
+    async with asyncio.timeout(PATIENCE_S), asyncio.TaskGroup() as group:
         child = group.create_task(asyncio.sleep(0, current().id))
     assert child.result() == current().id
     return asyncio.current_task() is mine

@@ -17,6 +17,7 @@ from delaybox.worker.functions import FunctionKind
 from delaybox.worker.testing import Inline
 from tests.crews import shift
 from tests.unit import hostile_tasks
+from tests.waiting import PATIENCE_S
 
 WORKERS = {
     FunctionKind.ASYNC: hostile_tasks.worker(None),
@@ -120,7 +121,7 @@ async def test_a_signal_with_a_waiter_whose_loop_ended_is_set_all_the_same() -> 
     waiting = asyncio.ensure_future(signal.wait())
     await asyncio.sleep(0)
     signal.set("stop")
-    await asyncio.wait_for(waiting, 5)
+    await asyncio.wait_for(waiting, PATIENCE_S)
 
 
 def test_a_default_that_cannot_be_shown_does_not_hide_what_is_wrong() -> None:

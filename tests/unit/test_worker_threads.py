@@ -10,6 +10,7 @@ import pytest
 from delaybox.worker import Context, Worker, current
 from delaybox.worker.functions import FunctionKind
 from tests.crews import shift
+from tests.waiting import PATIENCE_S
 
 WORKER = Worker("test")
 go: threading.Event
@@ -105,7 +106,7 @@ async def test_out_of_time_fails_at_once_and_keeps_the_place_until_the_thread_is
 async def test_a_cancelled_one_sees_the_signal() -> None:
     async with crew() as s:
         given = s.give(("looks", []), ("ignores", []))
-        assert all(started.acquire(timeout=30) for _ in given)
+        assert all(started.acquire(timeout=PATIENCE_S) for _ in given)
         s.cancel(*given)
         go.set()
         reported = await s.until(*given)
@@ -116,7 +117,7 @@ async def test_a_cancelled_one_sees_the_signal() -> None:
 async def test_nothing_is_said_of_what_a_lost_session_held() -> None:
     async with crew(size=2) as s:
         s.give(("looks", []), ("ignores", []))
-        assert all(started.acquire(timeout=30) for _ in range(2))
+        assert all(started.acquire(timeout=PATIENCE_S) for _ in range(2))
         s.forgotten()
         go.set()
         await s.when(lambda: s.crew.slots.room(s.session) == 2)

@@ -256,7 +256,7 @@ class Rig:
 
         await self.reader.until(all_there, timeout_s=timeout_s, what=f"{count} tasks executed")
 
-    async def settled(self, *, timeout_s: float = 30.0) -> None:
+    async def settled(self, *, timeout_s: float = 60.0) -> None:
         """Returns when the store holds neither pending nor leased tasks."""
         store = await self.store()
         left: list[object] = []
