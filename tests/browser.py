@@ -21,6 +21,8 @@ from tests.waiting import PATIENCE_S, Log, until
 
 AXE = Path(axe_core_python.__file__).with_name("axe.min.js")
 _ELEMENT = "element-6066-11e4-a52e-4f735466cecf"
+_NOT_DONE = ("stale element", "intercepted", "not interactable", "does not belong to the document", "detached")
+"""Words of the driver for what it has not done because the page changed meanwhile."""
 ENTER, TAB = "\ue007", "\ue004"
 
 
@@ -123,22 +125,39 @@ class Browser:
 
     def click(self, text: str, css: str = "button, a") -> None:
         """Presses a button or link by its words, and waits until a page that this leads to is there."""
-        self.one(css, text).click()
+        self._on(css, text, lambda found: found.click())
 
     def fill(self, name: str, text: str) -> None:
         """Types into a field by its name."""
-        field = self.one(f"main [name='{name}']:not([type=hidden])")
-        field.clear()
-        field.type(text)
+
+        def put(field: Element) -> None:
+            field.clear()
+            field.type(text)
+
+        self._on(f"main [name='{name}']:not([type=hidden])", "", put)
 
     def choose(self, name: str, option: str) -> None:
-        self.one(
-            f"main select[name='{name}'] option[value='{option}'], main select[name='{name}'] option", option
-        ).click()
+        options = f"main select[name='{name}'] option[value='{option}'], main select[name='{name}'] option"
+        self._on(options, option, lambda found: found.click())
+
+    def _on(self, css: str, text: str, act: Callable[[Element], None]) -> None:
+        """Does it to `one`, and to the next one where that was replaced before it was done."""
+
+        def done() -> bool:
+            try:
+                act(self.one(css, text))
+            except AssertionError as error:
+                if any(words in str(error) for words in _NOT_DONE):
+                    return False
+                raise
+            return True
+
+        until(done, lambda: f"{css} with {text!r} at {self.address} is replaced again and again:\n{self.text}")
 
     @property
     def text(self) -> str:
-        return str(self.run("return document.body.innerText"))
+        """What the page shows; nothing while the next one takes its place."""
+        return str(self.run("return document.body ? document.body.innerText : ''"))
 
     def see(self, words: str) -> None:
         """Returns when the page shows these words."""

@@ -111,6 +111,28 @@ def sleeps(seconds: float) -> float:
 
 
 @worker.task
+async def holds(gate: str) -> None:
+    """Runs until the file is there (`yard.Yard.hold`)."""
+    ctx = current()
+    _note("+", ctx)
+    while not Path(gate).exists():
+        await asyncio.sleep(0.01)
+    _note("-", ctx)
+
+
+@worker.task
+def held(gate: str) -> None:
+    """The same in a thread, which ends some day where its test did not."""
+    ctx = current()
+    _note("+", ctx)
+    for _ in range(20_000):
+        if Path(gate).exists():
+            break
+        time.sleep(0.01)
+    _note("-", ctx)
+
+
+@worker.task
 async def strays(seconds: float) -> None:
     """Leaves a thread behind that nobody can stop."""
     _note("+", current())

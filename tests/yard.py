@@ -102,6 +102,15 @@ class Yard:
         assert all(r.id for r in answer.results), answer.results[0]
         return [r.id for r in answer.results]
 
+    @property
+    def gate(self) -> Path:
+        """Touched by a test, it lets those end that `hold` made."""
+        return self.oracle.file.with_name("gate")
+
+    async def hold(self, count: int = 1, *, name: str = "holds", **fields: Any) -> list[str]:
+        """Tasks that run until the gate is there. ``held``: in threads."""
+        return await self.call(name, str(self.gate), count=count, **fields)
+
     async def info(self, task_id: str) -> pb.TaskInfo:
         found: pb.TaskInfo = await self.rpc.scheduler.Get(pb.GetRequest(id=task_id))
         return found

@@ -130,7 +130,7 @@ def test_a_failed_task_is_found_read_replayed_and_succeeds(page: Browser, world:
     page.fill("label", "customer=c-17")
     page.fill("name", "mail.send")
     page.click("Find", "main button")
-    page.one("main a.id", handle.id).click()
+    page.click(handle.id, "main a.id")
 
     def explained() -> bool:
         """Why an attempt failed is written down a moment after it."""

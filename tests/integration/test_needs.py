@@ -103,9 +103,10 @@ async def test_tasks_take_the_places_that_they_cost(yard: Yard, tmp_path: Path) 
     """10 places: two of four run side by side, and two of one beside them, however many wait."""
     async with worker(yard, tmp_path):
         (toolarge,) = await yard.call("quick", cost=11)
-        large = await yard.call("naps", 0.3, count=4, cost=4)
+        large = await yard.hold(4, cost=4)
         await until(lambda: len(yard.oracle.begun()) >= 2)
-        small = await yard.call("naps", 0.3, count=4)
+        small = await yard.hold(4)
+        yard.gate.touch()
         await finished(yard, [*large, *small])
         at_once = most = 0
         for line in yard.oracle.file.read_text().splitlines():
@@ -128,9 +129,10 @@ async def test_tasks_take_the_places_that_they_cost(yard: Yard, tmp_path: Path) 
 
 async def test_a_large_task_is_not_starved_by_small_ones(yard: Yard, tmp_path: Path) -> None:
     async with worker(yard, tmp_path, "--concurrency", "4"):
-        small = await yard.call("naps", 0.05, count=240)
-        await yard.begun_any()
+        small = await yard.hold(4) + await yard.call("naps", 0.05, count=240)
+        await yard.begun(*small[:4])
         (large,) = await yard.call("quick", cost=4)
+        yard.gate.touch()
         await finished(yard, [*small, large])
         # In the order in which they ended: whoever looks at it meanwhile may look too late.
         ended = [line.split()[1] for line in yard.oracle.file.read_text().splitlines() if line.startswith("-")]

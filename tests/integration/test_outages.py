@@ -144,7 +144,7 @@ async def test_three_node_kills_under_a_living_worker_make_no_dead_letter(yard: 
     settings = {"port": free_port(), "lease_ms": 1_000, "heartbeat_ms": 300}
     node = await yard.node(**settings)
     await yard.worker(node.address)
-    (task_id,) = await yard.call("naps", 0.3, keep_result_ms=60_000)
+    (task_id,) = await yard.hold(keep_result_ms=60_000)
 
     def times(noted: dict[str, list[int]], count: int) -> bool:
         return len(noted.get(task_id, [])) == count
@@ -155,7 +155,10 @@ async def test_three_node_kills_under_a_living_worker_make_no_dead_letter(yard: 
     for kill in range(1, 4):
         await until(lambda n=kill: times(yard.oracle.begun(), n))  # type: ignore[misc]
         os.kill(node.process.pid, signal.SIGKILL)
+        yard.gate.touch()
         await until(lambda n=kill: times(yard.oracle.ended(), n))  # type: ignore[misc]
+        if kill < 3:
+            yard.gate.unlink()
         # The node stays away for longer than the lease: one that is back before adopts the task, and nothing is lost.
         await until(taken_back)
         node = await yard.node(**settings)

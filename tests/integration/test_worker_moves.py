@@ -44,7 +44,7 @@ async def test_another_node_adopts_what_ran_under_one_that_was_killed(yard: Yard
     doomed = await yard.node()
     proxy = await yard.proxy(doomed)
     runner = await yard.worker(f"127.0.0.1:{proxy.port}", concurrency=PLACES)
-    made = await yard.call("naps", 5.0, count=3)
+    made = await yard.hold(3)
     await yard.begun(*made)
     before = {task: (await yard.store.get(ids.parse(task))).lease_id for task in made}
     await killed(doomed)
@@ -54,6 +54,7 @@ async def test_another_node_adopts_what_ran_under_one_that_was_killed(yard: Yard
         await until(lambda: _lease_changed(yard, task, before[task]))  # noqa: B023 - waited for at once
         info = await yard.info(task)
         assert (info.attempt, info.losses) == (0, 0)
+    yard.gate.touch()
     await ran_once(yard, made)
     assert (runner.stats.done, runner.stats.lost) == (3, 0)
 
@@ -107,7 +108,7 @@ async def test_a_worker_that_comes_back_too_late_is_told_and_stops(yard: Yard) -
     """Its node lives and has given the tasks to another worker meanwhile."""
     proxy = await yard.proxy(yard.rpc)
     runner = await yard.worker(f"127.0.0.1:{proxy.port}", concurrency=PLACES)
-    made = await yard.call("naps", 6.0, count=2)
+    made = await yard.hold(2)
     await yard.begun(*made)
     other = await yard.worker(concurrency=PLACES)
     proxy.lead_to(("127.0.0.1", free_port()))
@@ -116,6 +117,7 @@ async def test_a_worker_that_comes_back_too_late_is_told_and_stops(yard: Yard) -
     assert runner.stats.lost == 0, "it goes on until it is told"
     proxy.lead_to(("127.0.0.1", yard.rpc.process.port))
     await until(lambda: runner.stats.lost == 2)
+    yard.gate.touch()
     await yard.sound()
     assert {task: [2] for task in made} == dict(yard.oracle.ended())
     assert other.stats.done == 2

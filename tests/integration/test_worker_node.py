@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
+from delaybox.store.nodes import MemberList
 from delaybox.wire.gen import scheduler_pb2 as pb
 from delaybox.worker import Runner
 from tests.engines import until
@@ -163,27 +165,37 @@ async def test_a_node_that_is_away_for_longer_has_given_the_tasks_to_others(yard
     """The cable is cut, no end is told: both sides find out by silence."""
     proxy = await yard.proxy(yard.rpc)
     runner = await yard.worker(f"127.0.0.1:{proxy.port}", concurrency=5)
-    made = await yard.call("naps", 5.0, count=5)
+    made = await yard.hold(5)
     await yard.begun(*made)
     proxy.gate.clear()
     other = await yard.worker(concurrency=5)
     await until(lambda: all(len(t) > 1 for t in yard.oracle.begun().values()))
     await until(lambda: runner.stats.lost == 5)
     proxy.gate.set()
+    yard.gate.touch()
     await yard.sound()
     # Those of the first worker were stopped; each was done once.
-    assert {task: [2] for task in made} == dict(yard.oracle.ended())
+    ended = yard.oracle.ended()
+    assert ended.keys() == set(made) and all(len(tokens) == 1 and tokens != [1] for tokens in ended.values()), ended
     assert (runner.stats.done, other.stats.done) == (0, 5)
 
 
 async def test_a_node_that_ends_in_order_gets_its_answers_first(yard: Yard) -> None:
     second = await yard.node(port=free_port(), grace_s=30.0)
     runner = await yard.worker(second.address)
-    made = await yard.call("naps", 2.0, count=4)
+    made = await yard.hold(4)
     await yard.begun(*made)
-    # Due while it finishes those, and not before it ends on a slow machine.
-    waiting = await yard.call("naps", 0.1, delay_ms=1_000, count=8)
-    await second.process.stop()
+    stopping = asyncio.create_task(second.process.stop())
+
+    async def ends() -> bool:
+        return bool((await MemberList(yard.store).read()).ending)
+
+    await until(ends)
+    waiting = await yard.call("naps", 0.1, count=8)
+    await asyncio.sleep(0.5)  # it might take them
+    assert not stopping.done()
+    yard.gate.touch()
+    await stopping
     assert runner.stats.done == 4, "it waited for them"
     assert not set(waiting) & set(yard.oracle.begun()), "it took no more"
     await yard.node(port=second.process.port)

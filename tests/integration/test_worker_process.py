@@ -79,10 +79,11 @@ async def test_a_thread_that_never_returns_does_not_keep_the_process(yard: Yard,
 @both_ways
 async def test_a_killed_workers_tasks_are_run_by_another(yard: Yard, tmp_path: Path) -> None:
     async with worker(yard, tmp_path) as process:
-        made = await yard.call("naps", 1.0, count=5)
+        made = await yard.hold(5)
         await yard.begun(*made)
         process.signal(signal.SIGKILL)
         await process.end()
+        yard.gate.touch()
         await yard.worker()
         await until(lambda: len(yard.oracle.ended()) == 5)
     assert {task: [1, 2] for task in made} == dict(yard.oracle.begun())
@@ -94,9 +95,10 @@ async def test_a_killed_workers_tasks_are_run_by_another(yard: Yard, tmp_path: P
 async def test_a_frozen_workers_late_answers_count_for_nothing(yard: Yard, tmp_path: Path) -> None:
     """T3: it is stopped for more than three leases and goes on as if nothing had been."""
     async with worker(yard, tmp_path) as process:
-        made = await yard.call("sleeps", 0.5, count=4)
+        made = await yard.hold(4, name="held")
         await yard.begun(*made)
         process.signal(signal.SIGSTOP)
+        yard.gate.touch()
         runner = await yard.worker()
         await until(lambda: all(2 in yard.oracle.ended()[task] for task in made))
         await yard.sound()
@@ -115,10 +117,11 @@ async def test_a_frozen_workers_late_answers_count_for_nothing(yard: Yard, tmp_p
 
 async def test_a_worker_whose_supervisor_is_killed_ends(yard: Yard, tmp_path: Path) -> None:
     async with worker(yard, tmp_path, "--processes", "2", sessions=6) as process:
-        made = await yard.call("naps", 0.2, count=20)
+        made = await yard.hold(20)  # as many as both have places for
         await yard.begun(*made)
         children = yard.oracle.processes()
         assert len(children) == 2
+        yard.gate.touch()
         assert process.pid not in children
         process.signal(signal.SIGKILL)
         await until(lambda: not any(map(lives, children)))
