@@ -7,6 +7,7 @@ import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -80,20 +81,22 @@ def test_a_stream_of_tasks_survives_a_killed_node(nodes: list[Node]):
 def test_without_keys_what_nobody_knows_is_said_and_nothing_is_created_twice(nodes: list[Node]):
     queue = f"q-{uuid4().hex[:12]}"
 
+    outcomes: list[Any] = []
+
     def tasks(count: int) -> Iterator[NewTask]:
         for n in range(count):
             if n == count // 2:
+                until(lambda: outcomes)
                 _kill(nodes[0])
                 _kill(nodes[1])
             yield NewTask.publish(str(n), queue=queue, delay=LATER)
 
     with Client(_endpoints(nodes), retries=1) as client:
-        outcomes = []
         with pytest.raises(Unreachable):
             for outcome in client.schedule_each(tasks(20_000)):
                 outcomes.append(outcome)
         stored = [one for one in outcomes if not isinstance(one, Exception)]
-        assert stored, "the first half was under way before the nodes were killed"
+        assert stored
         assert all(isinstance(one, OutcomeUnknown) for one in outcomes[len(stored) :])
 
 

@@ -23,6 +23,7 @@ from delaybox.core.errors import InvalidTask
 from delaybox.core.lane import lane_of
 from delaybox.core.task import NewTask, TaskType
 from delaybox.core.webhook import Webhook, WebhookRules
+from delaybox.targets import http_client
 from delaybox.targets.http import MAX_HELD_BYTES, HttpOptions, HttpTarget
 from delaybox.targets.http_client import Resolve
 from delaybox.wire import body
@@ -33,6 +34,12 @@ from tests.waiting import until_async
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 HERE = WebhookRules(enabled=True, allow=("127.0.0.1", "*.test"))
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine the receiver, a thread of this process, takes connections late."""
+    monkeypatch.setattr(http_client, "_CONNECT_S", 90.0)
 
 
 @pytest.fixture
@@ -58,7 +65,8 @@ async def send(target: HttpTarget, *urls: str, keep_result_ms: int = 0, token: i
 
 
 def target(rules: WebhookRules = HERE, resolve: Resolve | None = None, **options: Any) -> HttpTarget:
-    return HttpTarget(HttpOptions(rules=rules, **options), resolve=resolve)
+    """No test waits for a time-out but those that set one."""
+    return HttpTarget(HttpOptions(rules=rules, **{"timeout_ms": 600_000, **options}), resolve=resolve)
 
 
 def _rebound(found: rebinding.Found) -> None:
@@ -80,7 +88,7 @@ def test_nor_does_it_by_the_machines_own_resolver(tmp_path: Path):
     if sys.platform != "linux" or shutil.which("unshare") is None:
         pytest.skip("needs Linux and unshare")
     names = tmp_path / "resolv.conf"
-    names.write_text("nameserver 127.0.0.1\noptions timeout:1 attempts:1\n")
+    names.write_text("nameserver 127.0.0.1\noptions timeout:30 attempts:1\n")
     inside = f"mount --bind {names} /etc/resolv.conf && exec {sys.executable} -m tests.rebinding"
     done = subprocess.run(
         ["unshare", "--user", "--map-root-user", "--mount", "--net", "sh", "-c", inside],
@@ -302,7 +310,7 @@ async def test_slow_names_hold_up_no_others_and_are_asked_for_once(server: Recei
 
 
 async def silent(_: Received, writer: asyncio.StreamWriter) -> None:
-    await asyncio.sleep(60)
+    await asyncio.Event().wait()
 
 
 async def test_hosts_that_never_answered_leave_room_for_those_that_do(server: Receiver):
