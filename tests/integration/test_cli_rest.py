@@ -242,6 +242,7 @@ def test_a_move_to_a_past_time_is_answered_though_the_task_fires_at_once(cli: Cl
         (["schedule", "x", "--key", "k" * 300], 2, "error: --key has 300 bytes"),
         (["schedule", "x", "--label", f"{'n' * 65}=1"], 2, "error: --label: 'nnn"),
         (["schedule", "x", "--at", "2030-01-31T09:00:00"], 2, "has no offset"),
+        (["schedule", "x", "--at", "2030-01-31T09:00"], 2, "or name its time zone with --zone, such as Europe/Berlin"),
         (["schedule", "x", "--at", "1721672590"], 2, "looks like seconds"),
         (["schedule", "x", "--at", PAST, "--delay", "1m"], 2, "delay"),
         (["schedule", "x", "--at", PAST, "--reject-past"], 2, "in the past"),

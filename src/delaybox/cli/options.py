@@ -149,14 +149,25 @@ def pairs(option: str, given: list[str] | None) -> dict[str, str]:
 
 
 def when(at: str | None, zone: str | None, fold: int | None) -> object:
-    """What REST takes as ``at``. ConfigError for a zone without a time."""
+    """What REST takes as ``at``. ConfigError for a zone without a time, and a time without zone and offset."""
     if zone is None:
         if fold is not None:
             raise ConfigError("--fold belongs to --zone; give that too, or leave it out")
+        if at is not None and _is_local(at):
+            raise ConfigError(
+                f"--at {at!r} has no offset; add one such as +01:00, or Z for UTC, behind the seconds, or name its "
+                "time zone with --zone, such as Europe/Berlin"
+            )
         return at
     if at is None:
         raise ConfigError(f"--zone {zone} has no time; give --at as a clock shows it there, such as 2027-03-28T02:30")
     return without_nothing({"local": at, "zone": zone, "fold": fold})
+
+
+def _is_local(at: str) -> bool:
+    from delaybox.core.localtime import LOCAL
+
+    return LOCAL.fullmatch(at) is not None
 
 
 def finite(value: float | None) -> float | None:

@@ -8,6 +8,7 @@ from datetime import date, datetime, timedelta
 from delaybox.core.durations import check_length
 from delaybox.core.errors import InvalidTask
 from delaybox.core.limits import MAX_DUE_MS, MIN_DUE_MS
+from delaybox.core.localtime import LOCAL
 from delaybox.core.words import show
 
 _SECONDS_FROM = 10**8
@@ -19,8 +20,12 @@ _MOMENT_MEND = "give RFC 3339 with an offset such as 2030-01-31T09:00:00+01:00, 
 _DUE = frozenset({"at", "at_ms", "due_ms", "--at"})
 """What gives a task's due time; the others bound a search."""
 
+_WITH_ZONE = {"at": ', or name its time zone: {"local": "2027-03-28T02:30", "zone": "Europe/Berlin"}'}
+"""Of a time without an offset, what else may be meant where a zone can be given."""
+
 _RFC3339 = re.compile(
-    r"(\d{4})-(\d\d)-(\d\d)[Tt ](\d\d):(\d\d):(\d\d)(?:\.(\d{1,30}))?(?:([Zz])|([+-])(\d\d):(\d\d))?", re.ASCII
+    r"(\d{4})-(\d\d)-(\d\d)[Tt ](\d\d):(\d\d):(\d\d)(?:\.(\d{1,30}))?(?:(?P<zulu>[Zz])|(?P<sign>[+-])(\d\d):(\d\d))?",
+    re.ASCII,
 )
 _WHOLE = re.compile(r"-?\d{1,400}", re.ASCII)
 _EPOCH = date(1970, 1, 1).toordinal()
@@ -59,13 +64,14 @@ def _in_range(field: str, text: str, ms: int) -> int:
 
 def _rfc3339_ms(field: str, text: str) -> int:
     match = _RFC3339.fullmatch(text)
-    if match is None:
+    if match is None and not LOCAL.fullmatch(text):
         raise InvalidTask(field, f"{field} {show(text)} is not a moment; {_MOMENT_MEND}")
-    year, month, day, hour, minute, second, fraction, zulu, sign, off_hour, off_minute = match.groups()
-    if zulu is None and sign is None:
-        raise InvalidTask(
-            field, f"{field} {show(text)} has no offset; add Z for UTC or an offset such as +01:00 (in a URL %2B01:00)"
-        )
+    if match is None or not (match["zulu"] or match["sign"]):
+        add = "Z for UTC or an offset such as +01:00 (in a URL %2B01:00)"
+        if match is None:
+            add = f"seconds, and {add}"
+        raise InvalidTask(field, f"{field} {show(text)} has no offset; add {add}{_WITH_ZONE.get(field, '')}")
+    year, month, day, hour, minute, second, fraction, _, sign, off_hour, off_minute = match.groups()
     h, m, s = int(hour), int(minute), int(second)
     if h > 23 or m > 59 or s > 59:
         raise InvalidTask(field, f"{field} {show(text)} has no such time of day; hours end at 23, minutes and "
