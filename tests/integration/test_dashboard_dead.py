@@ -176,7 +176,7 @@ async def test_the_page_says_where_an_action_goes_on_so_any_node_can(
     ],
 )
 def test_what_an_action_says(done: tuple[int, int], begun_at: int, words: str) -> None:
-    assert pages._said(dead.GroupChange(*done), "deleted", begun_at).startswith(words)
+    assert pages._report(dead.GroupChange(*done), "deleted", begun_at).startswith(words)
 
 
 def test_an_action_leads_to_where_it_goes_on() -> None:

@@ -20,23 +20,24 @@ AGAIN_S: Final = 1.0
 
 
 class Outage:
-    """The time in which no node answers, for commands that wait for something: told once, and gone through."""
+    """The time in which no node answers, for commands that wait for something: one warning, and then it is gone
+    through."""
 
     def __init__(self) -> None:
-        self._told = False
+        self._warned = False
 
     def passes(self, error: NodeUnreachable | NodeRefused) -> None:
         """Returns after a moment; raises the error where no other try mends it."""
         if isinstance(error, NodeRefused) and error.status not in LATER:
             raise error
-        if not self._told:
+        if not self._warned:
             messages.warning(f"{error}; goes on when a node answers")
-        self._told = True
+        self._warned = True
         time.sleep(AGAIN_S)
 
     def over(self) -> None:
         """A node has answered."""
-        self._told = False
+        self._warned = False
 
 
 def note_more(cursor: str | None) -> None:

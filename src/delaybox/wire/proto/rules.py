@@ -101,21 +101,21 @@ def message(rules: QueueRules) -> pb.Rules:
     return out
 
 
-def of_message(said: pb.Rules) -> QueueRules:
+def of_message(message: pb.Rules) -> QueueRules:
     """The rules in an answer."""
     return QueueRules(
-        paused=said.paused if said.HasField("paused") else None,
-        keep_result_ms=said.keep_result_ms if said.HasField("keep_result_ms") else None,
-        retry=retry_of(said.retry) if said.HasField("retry") else None,
-        timeout_ms=said.timeout_ms if said.HasField("timeout_ms") else None,
-        weight=said.weight if said.HasField("weight") else None,
-        slack=_slack(said.slack, check=False) if said.HasField("slack") else None,
-        concurrency=said.concurrency if said.HasField("concurrency") else None,
-        rate=checked_rate("rate", said.rate) if said.HasField("rate") else None,
-        burst=said.burst if said.HasField("burst") else None,
-        keys=tuple(_keys("keys", said.keys)) if said.HasField("keys") else None,
-        key_keep_ms=said.key_keep_ms if said.HasField("key_keep_ms") else None,
-        resume_rate=checked_rate("resume_rate", said.resume_rate) if said.HasField("resume_rate") else None,
+        paused=message.paused if message.HasField("paused") else None,
+        keep_result_ms=message.keep_result_ms if message.HasField("keep_result_ms") else None,
+        retry=retry_of(message.retry) if message.HasField("retry") else None,
+        timeout_ms=message.timeout_ms if message.HasField("timeout_ms") else None,
+        weight=message.weight if message.HasField("weight") else None,
+        slack=_slack(message.slack, check=False) if message.HasField("slack") else None,
+        concurrency=message.concurrency if message.HasField("concurrency") else None,
+        rate=checked_rate("rate", message.rate) if message.HasField("rate") else None,
+        burst=message.burst if message.HasField("burst") else None,
+        keys=tuple(_keys("keys", message.keys)) if message.HasField("keys") else None,
+        key_keep_ms=message.key_keep_ms if message.HasField("key_keep_ms") else None,
+        resume_rate=checked_rate("resume_rate", message.resume_rate) if message.HasField("resume_rate") else None,
     )
 
 

@@ -53,7 +53,7 @@ class DeadPages:
         been restarted."""
         rest = {"action": action, "group": _group(visit), "rest": done.rest} if done.rest else {}
         at = f"/dead?{urlencode(rest)}" if rest else "/dead"
-        return self._frames.done(visit, at, _said(done, what, _rest(visit.form)))
+        return self._frames.done(visit, at, _report(done, what, _rest(visit.form)))
 
 
 def _group(visit: Visit) -> str:
@@ -70,15 +70,17 @@ def _rest(fields: Mapping[str, str]) -> int:
     return int(text)
 
 
-def _said(done: GroupChange, what: str, begun_at: int) -> str:
+def _report(done: GroupChange, what: str, begun_at: int) -> str:
     if done.changed:
-        said = f"{done.changed:,} {'task was' if done.changed == 1 else 'tasks were'} {what}."
+        report = f"{done.changed:,} {'task was' if done.changed == 1 else 'tasks were'} {what}."
     elif begun_at:  # an earlier action may have found some
-        said = "No more of the group was found yet." if done.rest else "No more of the group was found."
+        report = "No more of the group was found yet." if done.rest else "No more of the group was found."
     elif not done.rest:
-        said = f"The group is gone already: none of it was {what}."
+        report = f"The group is gone already: none of it was {what}."
     else:
-        said = "None of the group was found yet."
+        report = "None of the group was found yet."
     return (
-        f"{said} Time was over before all dead letters were looked at: do it again for the rest." if done.rest else said
+        f"{report} Time was over before all dead letters were looked at: do it again for the rest."
+        if done.rest
+        else report
     )
