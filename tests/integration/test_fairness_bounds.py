@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import pairwise
 from typing import Any
 
 from delaybox.core.task import NewTask, Priority, TaskType
@@ -124,4 +125,18 @@ async def test_a_look_makes_tasks_of_a_bounded_number_of_lanes_ready(lab: Lab) -
         look = survey_call(lab.store, 0, types="w", lanes=(), guest=True, weighted=True)
         await lab.store.runner.run(look)
         assert await lab.client.zcard(keys.active(lab.tag, "w", critical=False)) == turn * LOOKS
+    assert await lab.problems() == []
+
+
+async def test_keys_that_are_remembered_for_nothing_are_forgotten_some_at_a_time(lab: Lab) -> None:
+    """`FORGOTTEN` in lib/fair.lua: a claim does not pay for all who had work before it."""
+    await ready(lab, 350, 1)
+    await lab.add(*(call("busy") for _ in range(500)))
+    idle, sizes = f"{lab.tag}:fairidle:w:f", [0]
+    while len(sizes) < 100 and (sizes[-1] or max(sizes) == 0):
+        await lab.claim(types="w", slots=30)
+        sizes.append(await lab.client.zcard(idle))
+    assert max(sizes) > 200, "keys that had their turn are remembered until the others have had as much"
+    assert sizes[-1] == 0
+    assert min(after - before for before, after in pairwise(sizes)) == -100
     assert await lab.problems() == []
