@@ -7,8 +7,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from delaybox import Client
+from delaybox.store import keys
 from delaybox.store.connect import make_client
+from tests.command import Command
 from tests.nodes import Node, node
 from tests.servers import RealServer
 from tests.waiting import until
@@ -55,6 +59,30 @@ async def test_a_rule_is_in_force_on_every_node_within_a_second(
         with Client(f"127.0.0.1:{second.grpc_port}") as client:
             (rules,) = client.queue_rules("mail")
             assert rules.version == version
+    await redis.aclose()
+
+
+async def test_what_a_newer_version_set_is_shown_in_each_way_and_left_alone(
+    server: RealServer, prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ("--redis", server.url, "--set", f"storage.prefix={prefix}", "--http-port", "0")
+    redis = make_client(server.settings)
+    with node(*flags, folder=tmp_path) as one, Client(f"127.0.0.1:{one.grpc_port}") as client:
+        monkeypatch.setenv("DELAYBOX_SERVER", f"http://127.0.0.1:{one.port}")
+        cli = Command(monkeypatch, capsys)
+        client.set_queue("mail", weight=2)
+        stored = keys.rules(prefix)
+        await redis.hset(stored, "mail", b'{"weight":2.0,"sparkle":7}')
+        await redis.hincrby(stored, "", 1)
+        version = int(await redis.hget(stored, "") or 0)
+        until(lambda: one.call("GET", "/v1/queue-rules")[2]["queues"][0]["version"] >= version, about=one.output)
+        assert one.call("GET", "/v1/queue-rules")[2]["queues"][0]["newer"] == ["sparkle"]
+        assert one.call("GET", "/v1/queues/mail")[2]["newer"] == ["sparkle"]
+        assert client.queue_rules("mail")[0].newer == ("sparkle",)
+        for words in (("queues", "mail"), ("queues", "show", "--rules")):
+            assert "a newer DelayBox set sparkle; this node leaves that alone" in cli(*words).err
+        assert client.set_queue("mail", weight=3).newer == ("sparkle",)
+        assert await redis.hget(stored, "mail") == b'{"sparkle":7,"weight":3.0}'
     await redis.aclose()
 
 

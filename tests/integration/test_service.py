@@ -226,7 +226,7 @@ async def test_all_that_waits_is_counted_by_queue_while_it_is_little(
     assert {(q.queue, q.pending, q.complete) for q in found} == {("a", 1, False)}
     # "b" has a task, in a month: that none is counted must not read as if it had none.
     nothing = QueueRules()
-    shown = rendering.queue("b", found, own=nothing, effect=nothing, waits="")
+    shown = rendering.queue("b", found, own=nothing, effect=nothing, waits="", newer=())
     assert (shown.pending, shown.pending_complete) == (0, False)
     assert not rendering.queues(found).pending_complete
     assert views.queues(found, "b").due_soon

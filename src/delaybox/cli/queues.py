@@ -48,7 +48,12 @@ def show(
     client = connect(server, token, as_json)
     if rules:
         ruled = client.get("/v1/queue-rules")
-        return messages.out_json(ruled) if as_json else messages.out(_rules_table(ruled["queues"], messages.width()))
+        if as_json:
+            return messages.out_json(ruled)
+        messages.out(_rules_table(ruled["queues"], messages.width()))
+        for one in ruled["queues"]:
+            _note_newer(one, f"{one['queue']}: ")
+        return None
     answer = client.get(f"/v1/queues/{segment(queue)}" if queue is not None else "/v1/queues")
     if as_json:
         return messages.out_json(answer)
@@ -236,8 +241,12 @@ def _say_rules(answer: dict[str, Any]) -> None:
     if answer.get("full_speed_at"):
         words = f"what waited during its pause begins at {effect.get('resume_rate')}, until about"
         messages.out(f"{words} {answer['full_speed_at']}")
+    _note_newer(answer)
+
+
+def _note_newer(answer: dict[str, Any], queue: str = "") -> None:
     if answer.get("newer"):
-        messages.note(f"a newer DelayBox set {', '.join(answer['newer'])}; this node leaves that alone")
+        messages.note(f"{queue}a newer DelayBox set {', '.join(answer['newer'])}; this node leaves that alone")
 
 
 def _value(name: str, value: Any) -> str:

@@ -160,7 +160,7 @@ def queue_rules(queue: str | None) -> RpcCall[tuple[QueueRules, ...]]:
         "QueueRules",
         pb.QueueRulesRequest(queue=queue or ""),
         Repeating.READ,
-        lambda said: tuple(map(QueueRules.of, said.queues)),
+        lambda answer: tuple(map(QueueRules.of, answer.queues)),
     )
 
 
@@ -191,7 +191,7 @@ def set_queue(queue: str, rules: Mapping[str, Any], *, replace: bool) -> RpcCall
             put_key_limits(request.rules, value)
         else:
             setattr(request.rules, f"{name}_ms", span_ms(name, value, least=0))
-    return RpcCall("SetQueue", request, Repeating.REPEATABLE, lambda said: QueueRules.of(said.queue))
+    return RpcCall("SetQueue", request, Repeating.REPEATABLE, lambda answer: QueueRules.of(answer.queue))
 
 
 def _pairs(field: str, value: Any, form: str) -> Mapping[str, Any]:

@@ -363,6 +363,7 @@ class QueueRules:
     waits: why its due tasks wait by its rules; "" where they do not.
     full_speed_at: while what waited during its pause begins at its resume_rate: until about when; else None.
     version: of all rules together; processes that report it or a later one (`Client.nodes`) know these.
+    newer: names of rules that a newer DelayBox set; the node leaves them alone.
     """
 
     queue: str
@@ -382,29 +383,31 @@ class QueueRules:
     waits: str = ""
     full_speed_at: datetime | None = None
     version: int = 0
+    newer: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, answer: pb.RuledQueue) -> QueueRules:
         effect = cls(**_rules(answer.queue, answer.effect))
         at = moment(answer.full_speed_at_ms) if answer.full_speed_at_ms else None
         own = _rules(answer.queue, answer.rules)
-        return cls(**own, effect=effect, waits=answer.waits, full_speed_at=at, version=answer.version)
+        newer = tuple(answer.newer)
+        return cls(**own, effect=effect, waits=answer.waits, full_speed_at=at, version=answer.version, newer=newer)
 
 
-def _rules(queue: str, said: pb.Rules) -> dict[str, Any]:
+def _rules(queue: str, message: pb.Rules) -> dict[str, Any]:
     def span(name: str) -> timedelta | None:
-        return timedelta(milliseconds=getattr(said, name)) if said.HasField(name) else None
+        return timedelta(milliseconds=getattr(message, name)) if message.HasField(name) else None
 
-    policy = said.retry
+    policy = message.retry
     return {
         "queue": queue,
-        "paused": said.paused if said.HasField("paused") else None,
+        "paused": message.paused if message.HasField("paused") else None,
         "keep_result": span("keep_result_ms"),
-        "concurrency": said.concurrency if said.HasField("concurrency") else None,
-        "rate": said.rate if said.HasField("rate") else None,
-        "resume_rate": said.resume_rate if said.HasField("resume_rate") else None,
-        "burst": said.burst if said.HasField("burst") else None,
-        "keys": tuple(map(_key_limit, said.keys.limits)) if said.HasField("keys") else None,
+        "concurrency": message.concurrency if message.HasField("concurrency") else None,
+        "rate": message.rate if message.HasField("rate") else None,
+        "resume_rate": message.resume_rate if message.HasField("resume_rate") else None,
+        "burst": message.burst if message.HasField("burst") else None,
+        "keys": tuple(map(_key_limit, message.keys.limits)) if message.HasField("keys") else None,
         "key_keep": span("key_keep_ms"),
         "retry": Retry(
             policy.max_attempts,
@@ -413,28 +416,28 @@ def _rules(queue: str, said: pb.Rules) -> dict[str, Any]:
             timedelta(milliseconds=policy.max_ms),
             policy.jitter,
         )
-        if said.HasField("retry")
+        if message.HasField("retry")
         else None,
         "timeout": span("timeout_ms"),
-        "weight": said.weight if said.HasField("weight") else None,
+        "weight": message.weight if message.HasField("weight") else None,
         "slack": {
-            level: timedelta(milliseconds=getattr(said.slack, f"{level}_ms"))
+            level: timedelta(milliseconds=getattr(message.slack, f"{level}_ms"))
             for level in ("high", "normal", "low")
-            if said.slack.HasField(f"{level}_ms")
+            if message.slack.HasField(f"{level}_ms")
         }
-        if said.HasField("slack")
+        if message.HasField("slack")
         else None,
     }
 
 
-def _key_limit(said: pb.KeyLimit) -> KeyLimit:
-    limit = KeyLimit(by=said.by)
-    if said.HasField("concurrency"):
-        limit["concurrency"] = said.concurrency
-    if said.HasField("rate"):
-        limit["rate"] = said.rate
-    if said.HasField("burst"):
-        limit["burst"] = said.burst
+def _key_limit(message: pb.KeyLimit) -> KeyLimit:
+    limit = KeyLimit(by=message.by)
+    if message.HasField("concurrency"):
+        limit["concurrency"] = message.concurrency
+    if message.HasField("rate"):
+        limit["rate"] = message.rate
+    if message.HasField("burst"):
+        limit["burst"] = message.burst
     return limit
 
 

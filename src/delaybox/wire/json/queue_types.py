@@ -218,6 +218,9 @@ FullSpeedAt = Annotated[
 ]
 
 
+Newer = Annotated[tuple[str, ...], Meta(description="rules that a newer DelayBox set; this one leaves them alone")]
+
+
 class RuledQueue(Struct, gc=False):
     """The rules of one queue, or with `*` those of all queues without a rule of their own.
 
@@ -228,7 +231,7 @@ class RuledQueue(Struct, gc=False):
     rules: QueueRulesSet
     effect: QueueRulesSet
     waits: Annotated[str, Meta(description="why its due tasks wait by its rules; empty: they do not")]
-    newer: Annotated[tuple[str, ...], Meta(description="rules that a newer DelayBox set; this one leaves them alone")]
+    newer: Newer
     full_speed_at: FullSpeedAt = None
     version: Annotated[
         int,
@@ -262,3 +265,4 @@ class Queue(Struct, gc=False):
     waits: str
     oldest_wait_ms: Count = 0
     full_speed_at: FullSpeedAt = None
+    newer: Newer = ()

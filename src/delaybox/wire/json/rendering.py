@@ -254,7 +254,9 @@ def queues(all_: QueueList) -> queue_types.Queues:
     return queue_types.Queues([_lane(stats) for stats in all_], all_.complete)
 
 
-def queue(name: str, all_: QueueList, *, own: QueueRules, effect: QueueRules, waits: str) -> queue_types.Queue:
+def queue(
+    name: str, all_: QueueList, *, own: QueueRules, effect: QueueRules, waits: str, newer: tuple[str, ...]
+) -> queue_types.Queue:
     """One queue; zeros for one that holds nothing."""
     here = [stats for stats in all_ if stats.queue == name]
     return queue_types.Queue(
@@ -271,6 +273,7 @@ def queue(name: str, all_: QueueList, *, own: QueueRules, effect: QueueRules, wa
         waits,
         max((s.oldest_wait_ms for s in here), default=0),
         _full_speed_at(effect),
+        newer,
     )
 
 

@@ -237,7 +237,9 @@ class V1:
         name = _queue(scope)
         found = await self._service.queues()
         shown = await self._service.rules.of(name)
-        return Reply(rendering.queue(name, found, own=shown.own, effect=shown.effect, waits=shown.waits))
+        return Reply(
+            rendering.queue(name, found, own=shown.own, effect=shown.effect, waits=shown.waits, newer=shown.newer)
+        )
 
     async def set_rules(self, scope: Scope, headers: Headers, receive: Receive) -> Reply:
         return await self._set_rules(scope, headers, receive, whole=True)
