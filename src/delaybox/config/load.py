@@ -21,7 +21,7 @@ from pydantic import BaseModel, ValidationError
 from delaybox.config import tokens, yamltext
 from delaybox.config.model import Config
 from delaybox.config.queues import bursts_without_rate
-from delaybox.config.sections import split
+from delaybox.config.sections import Mistake, split
 from delaybox.core.errors import ConfigError
 from delaybox.store.address import without_credentials
 
@@ -235,10 +235,10 @@ def _add_token_file(settings: dict[str, _Setting]) -> None:
         found = tokens.from_file(Path(str(file.value)))
         # Raised here, where it is known that the mistake is in the file.
         tokens.parse(found)
-    except tokens.Mistake as mistake:
+    except Mistake as mistake:
         raise ConfigError(f"auth.tokensFile ({file.place}) {mistake}") from None
     given = settings.get("auth.tokens", _Setting((), file.place, file.rank))
-    with contextlib.suppress(tokens.Mistake):  # the validation reports it
+    with contextlib.suppress(Mistake):  # the validation reports it
         settings["auth.tokens"] = replace(given, value=[*tokens.parse(given.value), *found])
 
 
@@ -301,7 +301,7 @@ def _words(error: Mapping[str, Any], settings: Mapping[str, _Setting]) -> str:
     if not key:
         return str(error.get("ctx", {}).get("error", error["msg"]))
     value, must = settings[key].value, _FIELDS[key].description
-    if isinstance(mistake := error.get("ctx", {}).get("error"), tokens.Mistake):
+    if isinstance(mistake := error.get("ctx", {}).get("error"), Mistake):
         return f"{key} ({settings[key].place}) {mistake}"
     if key == "workers.shell.commands":
         value = _without_arguments(value)
@@ -322,6 +322,10 @@ def _refuse_what_cannot_run(config: Config, settings: Mapping[str, _Setting]) ->
             f"{key} ({setting.place}) is {setting.value!r}: others could schedule and read tasks without a "
             "credential. Set auth.tokens, or give --insecure if that is meant, or listen on 127.0.0.1"
         )
+    ports: dict[int, str] = {}
+    for key, port in config.ports:
+        if (other := ports.setdefault(port, key)) != key:
+            raise ConfigError(f"{other} and {key} are both {port}; give each a port of its own")
     if problem := config.unsigned_commands:
         raise ConfigError(f"workers.shell.via ({settings['workers.shell.via'].place}) is topic, {problem}")
 

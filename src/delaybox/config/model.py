@@ -374,6 +374,19 @@ class Config(Section):
         return self.grpc_server.host or self.http_server.host
 
     @property
+    def ports(self) -> tuple[tuple[str, int], ...]:
+        """The keys of the ports that this node listens on, other than any free one, where all have one host."""
+        hosts = {self.http_server.host}
+        found = [("httpServer.port", self.http_server.port)] if "api" in self.roles else []
+        if "api" in self.roles and self.grpc_server.enabled:
+            hosts.add(self.grpc_server.host or self.http_server.host)
+            found.append(("grpcServer.port", self.grpc_server.port))
+        if self.probe.port is not None:
+            hosts.add(self.probe.host)
+            found.append(("probe.port", self.probe.port))
+        return tuple((key, port) for key, port in found if port) if len(hosts) == 1 else ()
+
+    @property
     def dashboard_host(self) -> str:
         """Where the dashboard listens, if it has a port of its own."""
         return self.dashboard.host or self.http_server.host

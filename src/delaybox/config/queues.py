@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from delaybox.config.sections import mapping
+from delaybox.config.sections import Mistake, mapping
 from delaybox.core.errors import InvalidTask
 from delaybox.core.queue import NO_RULES, OTHERS, QueueRules, has_pace
 from delaybox.wire.json.queue_rules import parse, queue_of
@@ -23,7 +23,7 @@ _MOST = 1_000
 
 
 def queue_rules(value: object) -> object:
-    """The rules of each queue. ValueError."""
+    """The rules of each queue. ValueError, of a rule that cannot be one Mistake."""
     found = mapping(value)
     if len(found) > _MOST:
         raise ValueError(f"at most {_MOST} queues")
@@ -41,11 +41,16 @@ def bursts_without_rate(found: Mapping[str, QueueRules]) -> list[str]:
 
 
 def _rules(name: str, value: object) -> QueueRules:
+    if not isinstance(value, Mapping):
+        raise Mistake(f"cannot be used: {name} has no rules; write them as {{timeout: 30s}}")
     try:
-        queue_of("queues", name)
+        queue_of("queue", name)
+    except InvalidTask as error:
+        raise Mistake(f"cannot be used: {error}") from None
+    try:
         return parse(msgspec.json.encode(_typed("", value))).rules
     except InvalidTask as error:
-        raise ValueError(f"{name}: {error}") from None
+        raise Mistake(f"cannot be used: {name}: {error}") from None
 
 
 def _typed(name: str, value: object) -> Any:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from delaybox.config import yamltext
+from delaybox.config.sections import Mistake
 from delaybox.core.access import DEFAULT_SCOPES, Access, Token
 from delaybox.core.errors import InvalidTask
 from delaybox.wire.json.moments import moment_ms
@@ -18,10 +19,6 @@ FORMS = (
 )
 _HASH = re.compile(r"sha256:([0-9A-Fa-f]{64})")
 _KEYS = ("name", "token", "hash", "scopes", "expires")
-
-
-class Mistake(ValueError):
-    """What is wrong, in a text without secrets."""
 
 
 def parse(value: object) -> tuple[Token, ...]:

@@ -78,6 +78,11 @@ def _measure(node: Node, known: dict[int, tuple[int, int]], depth: int) -> tuple
     parts: list[Node] = []
     if isinstance(node, MappingNode):
         parts = [part for pair in node.value for part in pair]
+        names: set[str] = set()
+        for name, _ in node.value:
+            if isinstance(name.value, str) and name.value in names:
+                raise YamlMistake("a key above it in the same section has the same name", _line(name))
+            names.add(str(name.value))
     elif isinstance(node, SequenceNode):
         parts = node.value
     for part in parts:
