@@ -321,11 +321,11 @@ async def test_limits(server: RealServer, prefix: str):
 
 
 WRONG = [
-    ({"due_ms": 5}, "due_ms", "outside 10^11"),
+    ({"due_ms": 5}, "due_ms", "outside 10^11 to 10^14; give Unix milliseconds, or leave it out"),
     ({"due_ms": 1_700_000_000}, "due_ms", "looks like seconds"),
     ({"due_ms": 1_700_000_000_000_000}, "due_ms", "looks like microseconds"),
     ({"due_ms": 2**64 - 1}, "due_ms", ""),
-    ({"delay_ms": 2**64 - 1}, "delay_ms", "317 years"),
+    ({"delay_ms": 2**64 - 1}, "delay_ms", "317 years); give milliseconds"),
     ({"due_ms": 1_700_000_000_000, "reject_past": True}, "due_ms", "in the past"),
     ({"type": 9}, "type", "9 is not a task type"),
     ({"type": pb.TASK_TYPE_WORKER}, "name", "missing"),

@@ -49,11 +49,12 @@ def check_length(field: str, text: str, what: str, mend: str) -> None:
 
 def duration_ms(field: str, value: str | int, *, least: int = 0) -> int:
     """Milliseconds of a duration from ``least`` to 10^13; a bare number is milliseconds. InvalidTask."""
-    ms = value
-    if isinstance(ms, str):
-        check_length(field, ms, "a duration", _MS_MEND)
-        ms = int(ms) if _WHOLE.fullmatch(ms) else _spelled_ms(field, ms, _MS_MEND)
-    return _in_range(field, value, ms, least, _MS_MEND)
+    if isinstance(value, str):
+        check_length(field, value, "a duration", _MS_MEND)
+        ms = int(value) if _WHOLE.fullmatch(value) else _spelled_ms(field, value, _MS_MEND)
+        return _in_range(field, value, ms, least, _MS_MEND)
+    # A message of gRPC holds a number, and its field's name says of what.
+    return _in_range(field, value, value, least, "give milliseconds" if field.endswith("_ms") else _MS_MEND)
 
 
 def span_ms(field: str, value: Span, *, least: int = 1) -> int:
@@ -133,10 +134,14 @@ def _spelled_ms(field: str, text: str, mend: str) -> int:
             if part:
                 total += Fraction(Decimal(part.replace(",", "."))) * size
     else:
-        why = "is not a duration"
+        why = "is negative" if text.startswith("-") and _is_spelled(text[1:]) else "is not a duration"
         if _CALENDAR.match(text):
             why = "counts years or months, which have no fixed length"
         raise InvalidTask(field, f"{field} {show(text)} {why}; {mend}")
     if total.denominator != 1:
         raise InvalidTask(field, f"{field} {show(text)} is not a whole number of milliseconds; round it")
     return total.numerator
+
+
+def _is_spelled(text: str) -> bool:
+    return bool(_PARTS.fullmatch(text) or _ISO.fullmatch(text.upper()))

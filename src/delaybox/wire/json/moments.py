@@ -44,8 +44,10 @@ def moment_ms(field: str, value: str | int) -> int:
 
 
 def _why_not(field: str, value: int) -> str:
+    # A message of gRPC holds a number, and its field's name says of what.
+    mend = "give Unix milliseconds" if field.endswith("_ms") else _MOMENT_MEND
     if value < 0:
-        return f"is negative; {_MOMENT_MEND}"
+        return f"is negative; {mend}"
     if _SECONDS_FROM <= value < MIN_DUE_MS:
         return "looks like seconds; multiply by 1000 to give Unix milliseconds"
     if _MICROSECONDS_FROM <= value < _MICROSECONDS_TO:
@@ -53,7 +55,7 @@ def _why_not(field: str, value: int) -> str:
     if _MICROSECONDS_TO <= value < _NANOSECONDS_TO:
         return "looks like nanoseconds; divide by 1000000 to give Unix milliseconds"
     leave = ", or leave it out to run at once" if field in _DUE else ""
-    return f"is outside 10^11 to 10^14; {_MOMENT_MEND}{leave}"
+    return f"is outside 10^11 to 10^14; {mend}{leave}"
 
 
 def _in_range(field: str, text: str, ms: int) -> int:
