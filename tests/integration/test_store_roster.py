@@ -86,6 +86,22 @@ async def test_who_comes_back_ranks_after_a_time_of_punctual_beats(lab: Lab):
     assert (await beat(lab, "a")).version > before
 
 
+async def test_who_came_back_and_misses_beats_begins_its_time_of_punctual_beats_anew(lab: Lab):
+    """Also where nobody could beat, so that nobody was taken off the list meanwhile."""
+    await beat(lab, "a")
+    await beat(lab, "b")
+    await pass_time(lab, 2_000, "a")
+    assert not (await beat(lab, "b")).ranks
+    await pass_time(lab, 3_500, "a", "b")
+    await lab.move(2_000)
+    await beat(lab, "a")
+    assert not (await beat(lab, "b")).ranks
+    await pass_time(lab, 4_500, "a", "b")
+    assert await ranking(lab) == {"a"}
+    await pass_time(lab, 500, "a", "b")
+    assert await ranking(lab) == {"a", "b"}
+
+
 async def test_one_that_came_back_is_told_from_one_that_is_ending(lab: Lab):
     for name in "abc":
         await beat(lab, name)
