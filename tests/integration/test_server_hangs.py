@@ -20,12 +20,15 @@ from delaybox.service.arrivals import Arrivals
 from delaybox.service.rules import Rules
 from delaybox.service.turns import BEHIND
 from delaybox.store import knowledge, rules
+from delaybox.store.address import ServerSettings
 from delaybox.store.knowledge import Knowledge
 from delaybox.store.leases import new_lease
 from delaybox.store.loader import ScriptCall
 from delaybox.store.record import draft
 from delaybox.store.servers import Command, Servers
 from delaybox.store.store import Batch, ClaimLimits, Store
+from tests.faults.harness.proxy import Proxy
+from tests.servers import RealServer
 from tests.waiting import until_async
 
 PARTITIONS = 4
@@ -219,6 +222,34 @@ class Read(Knowledge):
 
     def grow_old(self) -> None:
         self._until = 0.0
+
+
+async def test_another_program_that_answers_in_the_servers_place_is_no_defect(server: RealServer, prefix: str) -> None:
+    """Such as a proxy that takes calls for an address that is gone. It speaks no Redis."""
+
+    async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(100)
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    stranger = await asyncio.start_server(speak, "127.0.0.1", 0)
+    door = Proxy(server.unix_path, seed=1)
+    await door.listen_tcp()
+    servers = Servers.connect(ServerSettings.from_url(f"redis://127.0.0.1:{door.port}"))
+    service = Service(await Store.open(servers, prefix=prefix, partitions=2))
+    try:
+        await service.submit(NewTask(payload=b"before", idempotency_key="a"))
+        door.lead_to(stranger.sockets[0].getsockname()[:2])
+        door.reset_all()
+        with pytest.raises(StoreUnavailable):
+            await service.submit(NewTask(payload=b"there", idempotency_key="b"))
+        door.lead_to(server.unix_path)
+        await service.submit(NewTask(payload=b"there", idempotency_key="b"))
+    finally:
+        await servers.close()
+        await door.close()
+        stranger.close()
 
 
 async def test_what_is_known_is_used_while_its_server_is_away() -> None:

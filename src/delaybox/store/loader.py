@@ -14,6 +14,7 @@ from redis.exceptions import (
     AskError,
     BusyLoadingError,
     ClusterDownError,
+    InvalidResponse,
     MasterDownError,
     NoPermissionError,
     NoScriptError,
@@ -115,7 +116,8 @@ def names() -> list[str]:
 # again. After a fail-over one answer may come from a server that is a replica now, the next from the primary
 # (`connections`).
 _PASSING = (
-    RedisConnectionError, RedisTimeoutError, TryAgainError, ClusterDownError, MasterDownError, ReadOnlyError, OSError
+    RedisConnectionError, RedisTimeoutError, TryAgainError, ClusterDownError, MasterDownError, ReadOnlyError, OSError,
+    InvalidResponse,  # something else answers at the server's address, such as a proxy
 )  # fmt: skip
 _UNAVAILABLE = (*_PASSING, BusyLoadingError)
 
