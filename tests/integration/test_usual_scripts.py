@@ -9,7 +9,10 @@ from typing import Any
 import pytest
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from delaybox.core.task import NewTask, TaskType
+from delaybox.core.queue import QueueRules
+from delaybox.core.task import NewTask, Priority, TaskType
+from delaybox.service.rules import Rules
+from delaybox.store import keys
 from delaybox.store.loader import ScriptCall, ScriptRunner, load
 from delaybox.store.record import delivery_of
 from delaybox.store.replies import Verdict
@@ -31,7 +34,7 @@ class Sent(ScriptRunner):
     def __init__(self, lab: Lab) -> None:
         self._names = {
             load(name, CLOCK, usual=usual).sha: name + ("" if usual else "+")
-            for name in (*ENDS, "reap")
+            for name in (*ENDS, "reap", "index")
             for usual in (False, True)
         }
         self.names: list[str] = []
@@ -94,8 +97,6 @@ async def test_most_tasks_need_only_the_usual_part(lab: Lab, script: str) -> Non
     ids = list(leased(await lab.claim(LEASE)))
     assert await end(lab, script, [*ids, b"x" * 16]) == [b"x" * 16]
     assert sent.names == [script]
-    found = await lab.client.script_exists(load(script, CLOCK).sha)
-    assert found == [False], "the server has never seen what is not needed"
 
 
 @pytest.mark.parametrize("script", sorted(ENDS))
@@ -153,3 +154,44 @@ async def test_a_look_that_reaps_nothing_needs_only_the_usual_part(lab: Lab) -> 
     assert first.grace_ms > lab.now and first.leases == 0 and sent.names == ["reap"]
     await lab.move(500)
     assert (await lab.store.reap(0, **how)).grace_ms == 0 and sent.names == ["reap"] * 2
+
+
+async def test_tasks_due_soon_need_only_the_usual_part_of_an_index(lab: Lab) -> None:
+    """Of every priority and type, moved ones among them, and one that is due already."""
+    sent = Sent(lab)
+    kinds = [
+        NewTask(priority=p, type=t, name="f" * (t.value in "ws"), delay_ms=900) for p in Priority for t in TaskType
+    ]
+    ids = [*await lab.add(*kinds), *await lab.add(NewTask(delay_ms=910), NewTask(delay_ms=920))]
+    await lab.store.reschedule(ids[-1], due_ms=lab.now + 950)
+    want = [await lab.near(number, letter) for number in range(4) for letter in ("", "w", "h")]
+    await lab.client.delete(*keys.nears(lab.tag))
+    await lab.move(910)
+    assert await lab.store.index(0, lab.now // 1_000, b"0") == (b"0", len(ids), 0)
+    assert [await lab.near(number, letter) for number in range(4) for letter in ("", "w", "h")] == want
+    assert sent.names == ["index"]
+
+
+@pytest.mark.parametrize("odd", ["extended", "elsewhere", "moved away", "ready", "ruled"])
+async def test_others_need_the_whole_index(lab: Lab, odd: str) -> None:
+    sent = Sent(lab)
+    (task_id,) = await lab.add(EXTENDED if odd == "extended" else NewTask(delay_ms=900))
+    bucket = lab.now // 1_000
+    if odd == "elsewhere":
+        # A pointer to a task that was moved once more: it is dropped.
+        await lab.client.hset(keys.bucket(lab.tag, bucket + 5), task_id, b"")
+        bucket += 5
+    elif odd == "moved away":
+        await lab.store.reschedule(task_id, due_ms=lab.now + 3_600_000)
+    elif odd == "ready":
+        await lab.move(1_000)
+        await lab.claim(slots=0)
+    elif odd == "ruled":
+        await Rules(lab.store).set("mail", QueueRules(concurrency=1))
+    before = await content(lab)
+    assert await lab.store.index(0, bucket, b"0") == (b"0", 1, 0)
+    assert list(dict.fromkeys(sent.names)) == ["index", "index+"]
+    if odd == "elsewhere":
+        assert await lab.client.hlen(keys.bucket(lab.tag, bucket)) == 0
+    else:
+        assert await content(lab) == before

@@ -62,12 +62,12 @@ def test_the_header_is_a_contract(name: str) -> None:
         assert re.search(r"^-- ERRORS TRYAGAIN", doc, re.MULTILINE), f"{name}.lua can answer TRYAGAIN"
 
 
-@pytest.mark.parametrize("name", ["ack", "complete", "release", "fail", "snooze", "reap"])
+@pytest.mark.parametrize("name", ["ack", "complete", "release", "fail", "snooze", "reap", "index"])
 def test_what_most_calls_do_not_need_is_not_sent_for_them(name: str) -> None:
     """What is compiled the server's collector visits again and again, and to make the functions of an included file
     takes longer than what is done for a lone task."""
     usual, mark, rest = text(name).partition("\n--@rest\n")
-    for one in ("fair", "permits", "finish"):
+    for one in ("fair", "permits", "place"):
         assert mark and f"lib/{one}.lua" in rest and f"lib/{one}.lua" not in usual
     assert len(load(name, usual=True).source) < len(load(name).source) / 2
     assert load(name, usual=True).source.endswith("\nreturn 'WHOLE'\n") and "'WHOLE'" not in load(name).source

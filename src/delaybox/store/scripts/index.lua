@@ -18,6 +18,10 @@ local number, W = tonumber(ARGV[1]), tonumber(ARGV[4])
 local bucket = k_bucket(number)
 local err = guard({ bucket, K_BUCKETS, K_CLOCK, K_QUAR, K_QUAR_AT, K_GROUPS, unpack(K_NEAR, 0, 11) })
 if err then return err end
+local fields = clock_fields()
+local c = clock(now, fields)
+local horizon = c.horizon
+local beyond = number * W >= horizon
 -- What is read in one go needs no run id, which takes the server longer than some records.
 local cursor, run = '0', nil
 if ARGV[2] ~= '0' then
@@ -29,8 +33,6 @@ local scan = redis.call('HSCAN', bucket, cursor, 'COUNT', ARGV[3])
 cursor = scan[1] == '0' and '0' or scan[1] .. '@' .. (run or run_id())
 local flat = scan[2]
 -- Behind the horizon a task that was never moved needs no hint, and the scrubber meets millions of these.
-local fields = clock_fields()
-local beyond = number * W >= clock(now, fields).horizon
 local plain = beyond and #flat > 0
 for i = 2, plain and #flat or 0, 2 do
   if byte(flat[i], 1) ~= FRESH then
@@ -38,11 +40,38 @@ for i = 2, plain and #flat or 0, 2 do
     break
   end
 end
-if plain then
-  -- The functions below are not even made: for some tasks that takes longer than to look at them.
-  if redis.call('EXISTS', bucket) == 1 then redis.call('ZADD', K_BUCKETS, number, number) end
-  return { cursor, #flat / 2, 0, 0, 0 }
+-- Of tasks that have no extension, are at home here and are not ready, while no queue has rules, only the hint is asserted.
+-- near: by the index, due and member of each.
+local near, hints, usual = {}, 0, plain or #flat == 0 or not c.steered
+for i = 1, usual and not plain and #flat or 0, 2 do
+  local id, rec = flat[i], flat[i + 1]
+  local kind, flags, due, at = rec_head(id, rec)
+  if kind ~= 'ok' or byte(rec, 1) >= FRESH_EXT or math.floor(id_due(id) / W) ~= number
+    or due >= horizon and math.floor(due / W) ~= number then
+    usual = false
+    break
+  elseif due < horizon then
+    local lane = rec_lane(rec, at)
+    if due <= now and redis.call('ZSCORE', k_ready(lane, flags % 4 == 0), id) then
+      usual = false
+      break
+    end
+    local n = near_of(flags, lane)
+    local list = near[n] or {}
+    local end_ = #list
+    near[n], list[end_ + 1], list[end_ + 2], hints = list, due, id .. lane, hints + 1
+  end
 end
+if usual then
+  for n, list in pairs(near) do
+    for from = 1, #list, 1000 do redis.call('ZADD', K_NEAR[n], unpack(list, from, math.min(from + 999, #list))) end
+  end
+  local exists = redis.call('EXISTS', bucket) == 1
+  if exists and #flat > 0 then redis.call('ZADD', K_BUCKETS, number, number) end
+  if not exists and #flat == 0 then redis.call('ZREM', K_BUCKETS, number) end
+  return { cursor, #flat / 2, hints, 0, 0 }
+end
+--@rest
 --@include lib/extension.lua
 --@include lib/gather.lua
 --@include lib/fair.lua
@@ -51,11 +80,10 @@ end
 --@include lib/limit_keys.lua
 --@include lib/permits.lua
 --@include lib/place.lua
-local c = clock(now, fields)
-local horizon = c.horizon
-local near, far, active, gone, dropped, soured = gather(), {}, {}, gather(), 0, 0
+c = clock(now, fields)
+near, hints = gather(), 0
+local far, active, gone, dropped, soured = {}, {}, gather(), 0, 0
 local members, listed = gather(), gather()
-local hints = 0
 -- kind, due
 local function look(id, rec)
   local kind, flags, due, at = rec_head(id, rec)
