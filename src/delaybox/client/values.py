@@ -8,6 +8,7 @@ import sys
 import warnings
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
+from types import MappingProxyType
 from typing import Any, Final
 from uuid import UUID
 
@@ -17,7 +18,7 @@ from delaybox.core.errors import InvalidTask
 from delaybox.core.limits import MAX_ATTEMPTS, MAX_DUE_MS, MAX_KEY_BYTES, MIN_DUE_MS
 from delaybox.core.localtime import instant_us, name_of
 from delaybox.core.retry import RetryFields, RetryPolicy, checked_policy
-from delaybox.core.words import show, unknown
+from delaybox.core.words import PRIORITY_MEANT, show, unknown
 from delaybox.wire.gen import task_pb2
 from delaybox.wire.json.moments import moment_ms
 
@@ -99,9 +100,8 @@ def labels_of(field: str, labels: object) -> Mapping[str, str]:
     for name, value in labels.items():
         if not isinstance(name, str) or not isinstance(value, str):
             wrong, what = (value, f"the value of {name!r}") if isinstance(name, str) else (name, "a name")
-            raise InvalidTask(
-                field, f"{field}: {what} is {show(wrong)} ({_kind(wrong)}), not text; write {str(wrong)[:40]!r}"
-            )
+            do = "leave it out" if wrong is None else f"write {str(wrong)[:40]!r}"
+            raise InvalidTask(field, f"{field}: {what} is {show(wrong)} ({_kind(wrong)}), not text; {do}")
         text_of(field, name)
         text_of(field, value)
     return labels
@@ -128,14 +128,22 @@ def headers_of(headers: object) -> dict[str, bytes]:
 
 def priority_number(value: object) -> int:
     """The wire's number of a priority. InvalidTask."""
-    return number_of("priority", value, _PRIORITY_NUMBERS, "a priority")
+    return number_of("priority", value, _PRIORITY_NUMBERS, "a priority", PRIORITY_MEANT)
 
 
-def number_of(field: str, value: object, numbers: Mapping[str, int], what: str) -> int:
-    """The wire's number of a name. InvalidTask."""
-    found = numbers.get(value) if isinstance(value, str) else None
+def number_of(
+    field: str,
+    value: object,
+    numbers: Mapping[str, int],
+    what: str,
+    meant: Mapping[str, str] = MappingProxyType({}),
+) -> int:
+    """The wire's number of a name. ``meant``: what is often written in place of a name. InvalidTask."""
+    if not isinstance(value, str):
+        raise InvalidTask(field, f"{field} {show(value)} is {_kind(value)}, not text; there are {', '.join(numbers)}")
+    found = numbers.get(value)
     if found is None:
-        raise InvalidTask(field, f"{field} " + unknown(str(value), numbers, {}, where=what))
+        raise InvalidTask(field, f"{field} " + unknown(value, numbers, meant, where=what))
     return found
 
 

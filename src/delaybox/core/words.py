@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
+from types import MappingProxyType
+
+PRIORITY_MEANT: Mapping[str, str] = MappingProxyType(
+    {"medium": "normal", "default": "normal", "urgent": "critical", "highest": "critical"}
+)
+"""What callers write for a priority, and which one they mean."""
 
 _LONGEST = 40
 
@@ -15,7 +21,7 @@ def show(value: object) -> str:
     return repr(cut) if type(value) is str else cut
 
 
-def unknown(name: str, known: Iterable[str], meant: dict[str, str], *, where: str) -> str:
+def unknown(name: str, known: Iterable[str], meant: Mapping[str, str], *, where: str) -> str:
     """The message that refuses a name: what it was taken for, what was probably meant, what there is."""
     names = list(known)
     folded = name.lower()

@@ -139,7 +139,7 @@ async def behind(servers: Servers, tag: str, position: str, *, inside: bool = Fa
 
 
 _WHY_LOST = "a writer had more events than it could store"
-_WHY_UNKNOWN = "for a while nobody read, and nothing was written"
+_WHY_UNKNOWN = "nobody read for a while, so nothing was written; with events.always: true it is written all the same"
 
 
 def items(entry: str, chunk: EventChunk, position: str) -> Iterator[FeedItem]:

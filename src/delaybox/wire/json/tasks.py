@@ -52,7 +52,7 @@ from delaybox.core.task import (
     check_delivery,
 )
 from delaybox.core.webhook import NO_WEBHOOKS, Webhook, WebhookRules
-from delaybox.core.words import show, unknown
+from delaybox.core.words import PRIORITY_MEANT, show, unknown
 from delaybox.wire import controls
 from delaybox.wire.encoded import check_task_needs
 from delaybox.wire.json import types
@@ -72,7 +72,6 @@ TYPE_NAMES: Final[Mapping[str, TaskType]] = MappingProxyType(
     }
 )
 _TYPE_MEANT: Final = {"pubsub": "pub_sub", "shell_cmd": "shell", "webhook": "http"}
-_PRIORITY_MEANT: Final = {"medium": "normal", "default": "normal", "urgent": "critical", "highest": "critical"}
 # Python 3.11 looks an enum's member up in 0.2 us.
 _PUB_SUB: Final = TaskType.PUB_SUB
 _NORMAL: Final = Priority.NORMAL
@@ -290,7 +289,7 @@ def priority_of(field: str, text: str) -> Priority:
     """The priority of that name. InvalidTask."""
     found = PRIORITY_NAMES.get(text)
     if found is None:
-        raise InvalidTask(field, f"{field} " + unknown(text, types.PRIORITIES, _PRIORITY_MEANT, where="a priority"))
+        raise InvalidTask(field, f"{field} " + unknown(text, types.PRIORITIES, PRIORITY_MEANT, where="a priority"))
     return found
 
 
