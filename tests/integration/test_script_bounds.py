@@ -70,7 +70,7 @@ ENDED = wire_result.encode(TaskResult(ok=True, finished_ms=1, output=b""))
 HEADS = {
     "ack": (4, 1), "adopt": (4, 1), "cancel": (6, 1), "complete": (6, 3), "discard": (2, 1), "emit": (3, 2),
     "evict": (3, 1), "explain": (4, 2), "extend": (1, 1), "fail": (6, 5), "keep": (1, 2),
-    "ledger": (0, 3), "lose": (8, 1), "peek": (1, 1), "permits": (1, 5), "release": (5, 1), "replace": (5, 6),
+    "ledger": (0, 3), "lose": (8, 1), "peek": (1, 1), "permits": (2, 5), "release": (5, 1), "replace": (5, 6),
     "replay": (2, 1), "reschedule": (6, 1), "restore": (2, 1), "resume": (2, 2), "rules": (3, 3), "snooze": (6, 6),
     "states": (2, 1), "sweep": (0, 2),
 }  # fmt: skip

@@ -69,7 +69,7 @@ class Place:
         free = self.used[0] + 1 if self.used and now < self.upto and self.budget > self.cap else -1
         if self.room_at(now) == now:
             self.woken.set()
-        return [POOL, self.budget, self.seq, want, self.waiting[0] if self.waiting else 0, self.budget < had, free]
+        return [POOL, self.budget, self.seq, want, self.waiting[0] if self.waiting else 0, self.budget < had, free, 0]
 
 
 class World:
@@ -122,7 +122,7 @@ class World:
                 replies.append([int(done)])
             else:
                 # A sweep also reports what nobody asked for.
-                asked = args[2:6] if len(args) > 1 else (0, 0, 0, -2 if args[0] else -1)
+                asked = args[3:7] if len(args) > 2 else (0, 0, 0, -2 if args[0] else -1)
                 self.visits += 1
                 now = self.now(self.shards[int(call.tag)])
                 replies.append([now, b"", place.visit(asked, now, self.pool.permits)])

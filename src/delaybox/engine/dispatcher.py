@@ -443,6 +443,8 @@ class Dispatcher:
             self._dealer.ended(deliveries[0].partition, deliveries)
         elif freed:
             self._dealer.came_back(deliveries[0].partition, freed)
+        elif deliveries:
+            self._dealer.came_back_of(deliveries[0].partition, deliveries)
         self._free(deliveries)
 
     def _free(self, deliveries: Sequence[Delivery]) -> None:

@@ -127,8 +127,7 @@ class Engine:
             own = self._ownership
             own.follow(lambda _: hand_over.acts(own.acting, own.ceded), first=True)
         self._successors = Successors(store, self._release)
-        self._known = False
-        """Whether a list of members was applied."""
+        self._known = False  # whether a list of members was applied
         self._started = False
         self._spread()
         store.shards.follow(self._spread)
@@ -431,6 +430,7 @@ class Engine:
     ) -> None:
         """Takes this engine's share of what the members do (`membership.Follower`)."""
         partitions, me = self._store.partitions, self._options.node_id
+        self._dealer.listed([*ranking, *returned, *ending])
         if self._on_list is not None:
             self._on_list(ranking)
         if self._options.clock:

@@ -12,13 +12,17 @@ from typing import Any
 
 from delaybox.core.delivery import Delivery
 from delaybox.core.errors import PartAway
-from delaybox.core.lane import queue_of_lane, split
+from delaybox.core.lane import ANY_QUEUE, queue_of_lane, split
 from delaybox.core.limit_keys import read_name
+from delaybox.core.membership import Member
+from delaybox.core.needs import MARK
 from delaybox.core.queue import LiveRules, QueueRules
 from delaybox.core.queue_limits import Grant, Ledger, Needs, Pool, deal
+from delaybox.core.task import DEFAULT_QUEUE
 from delaybox.engine.clock_estimate import Clocks, local_ms
 from delaybox.engine.ownership import Ownership
 from delaybox.processes.waking import rest_s
+from delaybox.service.why_waiting import Served
 from delaybox.store import permits
 from delaybox.store.apart import Apart
 from delaybox.store.loader import ScriptCall
@@ -44,6 +48,7 @@ it; to ask for them with each claim cost more than all that was claimed."""
 _KEYS_AGAIN_MS = 2_000.0
 """The same of limit keys, of which there may be very many."""
 _SWEEP_S = 1.0
+_MARK = MARK.encode()
 _AT_ONCE, _TRIPS = 4, 16
 """Partitions in one round trip: their scripts run one behind the other, and a claim waits for all of them; and how many
 trips there are at most."""
@@ -64,6 +69,12 @@ class PermitDealer:
         self._ownership = ownership
         self._clocks = clocks
         self._keeps = keeps
+        self._served: Sequence[bytes] = ()
+        """The lanes that living members serve, as `permits.visit_calls` takes them."""
+        self._served_now: tuple[int, Sequence[bytes]] | None = None
+        """Of these what `_served_here` found by so many changes of rules."""
+        self._unserved: set[tuple[int, bytes]] = set()
+        """Partitions and pools in which tasks wait that nobody serves."""
         self._apart = Apart(clocks.shards)
         self._due: dict[int, dict[bytes, float]] = {}
         self._on_record: dict[int, set[bytes]] = {}
@@ -92,6 +103,21 @@ class PermitDealer:
                 self._at(partition, b"c" + queue_of_lane(lane), 0.0)
         for d in deliveries:
             self.came_back(partition, d.limit_keys)
+
+    def listed(self, members: Sequence[Member]) -> None:
+        """These live. Tasks that none of them serves get no permits, which they would keep from all others; what waits
+        in lanes that are new among those they serve is looked for at once."""
+        lanes = Served.by(members).lanes() if members else []
+        if lanes != self._served:
+            self._served, self._served_now = lanes, None
+            if self._rules.stored:
+                self._sweep_at = 0.0
+                self._wake.set()
+
+    def came_back_of(self, partition: int, deliveries: Sequence[Delivery]) -> None:
+        """As `ended`, where the store says that work waits there for what came back: that may be served by nobody."""
+        if any(p == partition for p, _ in self._unserved):
+            self.ended(partition, deliveries)
 
     def came_back(self, partition: int, names: Iterable[bytes]) -> None:
         """Permits of these queues and limit keys came back that others may use."""
@@ -206,9 +232,11 @@ class PermitDealer:
         """What partitions report; and an error of others, which are asked again. One on its way to another server is no
         error, nor one whose server hangs: permits for the others do not wait for that."""
         calls: list[tuple[int, ScriptCall]] = []
+        served = self._served_here()
         for p in {*asked, *places}:
             now = self._clocks.now_ms(p)
-            some = permits.visit_calls(self._store, p, asked.get(p, {}), now, sweep=places.get(p, b""))
+            sweep = places.get(p, b"")
+            some = permits.visit_calls(self._store, p, asked.get(p, {}), now, sweep=sweep, served=served)
             calls += [(p, call) for call in some]
         places.clear()
         found: list[PoolReport] = []
@@ -238,7 +266,20 @@ class PermitDealer:
             if seen.place:
                 places[p] = seen.place
             found += seen.pools
+            for one in seen.pools:
+                (self._unserved.add if one.unserved else self._unserved.discard)((p, one.pool))
         return found, problem
+
+    def _served_here(self) -> Sequence[bytes]:
+        """The lanes that are served of queues with limits; (): too many, so all count."""
+        if self._served_now is None or self._served_now[0] != self._rules.version:
+            lanes = [lane for lane in self._served if lane[1:] == _MARK or self._has_limits(lane)]
+            self._served_now = self._rules.version, lanes if len(lanes) <= permits.MOST_SERVED else ()
+        return self._served_now[1]
+
+    def _has_limits(self, lane: bytes) -> bool:
+        queue = queue_of_lane(lane).decode() or DEFAULT_QUEUE
+        return queue == ANY_QUEUE or self._rules.of(queue).limited
 
     async def _deal(self, found: Sequence[PoolReport]) -> dict[int, dict[bytes, Grant | None]]:
         """Deals by what partitions report. Returns what is to be sent to which."""

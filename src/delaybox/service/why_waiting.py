@@ -11,9 +11,9 @@ from msgspec.structs import replace
 
 from delaybox.core import ids
 from delaybox.core.errors import InvalidTask
-from delaybox.core.lane import ANY_QUEUE, Lane, cost_of, lane_of, split, without_needs
+from delaybox.core.lane import ANY_QUEUE, WITH_PLACES, Lane, cost_of, lane_of, split, without_needs
 from delaybox.core.membership import Activity, Member
-from delaybox.core.needs import NO_NEEDS, WorkerNeeds
+from delaybox.core.needs import MARK, NO_NEEDS, WorkerNeeds
 from delaybox.core.task import TaskState, TaskType, TaskView
 from delaybox.core.webhook import url_of
 from delaybox.store import nodes, progress
@@ -70,6 +70,16 @@ class Served:
         having = [member.activity for member in members if member.activity.workers]
         carrying = [member.activity for member in members if member.activity.types]
         return cls(frozenset(lanes) if complete else None, others, having, carrying)
+
+    def lanes(self) -> list[bytes]:
+        """What is served of each type of which not every lane is: its lanes, and its letter with the mark of needs."""
+        worker = TaskType.WORKER.value
+        by_type = {one.value: self.others.get(one.value, frozenset[bytes]()) for one in WITH_PLACES}
+        # Whoever carries out such tasks and names no lane takes all of them.
+        any_lane = any(worker in activity.types and not activity.lane_count for activity in self.carrying)
+        by_type[worker] = None if any_lane else self.workers
+        some = [(letter, lanes) for letter, lanes in sorted(by_type.items()) if lanes is not None]
+        return [one for letter, lanes in some for one in (f"{letter}{MARK}".encode(), *sorted(lanes))]
 
     def has(self, lane: bytes) -> bool:
         """Whether any node or worker serves this lane, as far as known."""

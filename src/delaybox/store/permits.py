@@ -25,6 +25,8 @@ from delaybox.store.store import Store
 
 _PART = 200
 """Pools in one call of a script."""
+MOST_SERVED = 500
+"""Lanes in one call."""
 _FOREVER = 1e15
 """Until a task leaves its lease, among times."""
 _decode = msgspec.msgpack.Decoder(dict[int, tuple[int, int, int, int, int]]).decode
@@ -33,12 +35,13 @@ _decode = msgspec.msgpack.Decoder(dict[int, tuple[int, int, int, int, int]]).dec
 @dataclass(frozen=True, slots=True)
 class PoolReport:
     """What one partition reports of a pool. ``gave_back``: it has fewer permits than before; ``free_ms``: when one that
-    it must give back comes free by time; -1: not by time alone."""
+    it must give back comes free by time; -1: not by time alone. ``unserved``: tasks wait there that nobody serves."""
 
     pool: bytes
     report: Needs
     gave_back: bool
     free_ms: int
+    unserved: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +57,15 @@ Ask = Mapping[bytes, Grant | None]
 """What to do in one partition, by pool; None: report only."""
 
 
-def visit_calls(store: Store, partition: int, ask: Ask, now_ms: int, *, sweep: bytes = b"") -> list[ScriptCall]:
-    """Scripts that bring grants and report; read each reply with `visited`."""
+def visit_calls(
+    store: Store, partition: int, ask: Ask, now_ms: int, *, sweep: bytes = b"", served: Sequence[bytes] = ()
+) -> list[ScriptCall]:
+    """Scripts that bring grants and report; read each reply with `visited`. ``served``: lanes, as the script has them;
+    none: all are served."""
     items = list(ask.items())
     calls: list[ScriptCall] = []
     for at in range(0, max(len(items), 1), _PART):
-        args: list[Any] = [b"" if at else sweep]
+        args: list[Any] = [b"" if at else sweep, len(served), *served]
         for pool, grant in items[at : at + _PART]:
             if grant is None:
                 args += (pool, 0, 0, 0, -1)
@@ -82,8 +88,9 @@ def visited(partition: int, reply: Sequence[Any]) -> Visited:
                 Needs(partition=partition, budget=budget, seq=seq, want=want, deadline=int(deadline), at=now),
                 gave == 1,
                 free,
+                unserved == 1,
             )
-            for pool, budget, seq, want, deadline, gave, free in found
+            for pool, budget, seq, want, deadline, gave, free, unserved in found
         ),
     )
 

@@ -3,13 +3,16 @@
 -- KEYS  1 hash tag of the partition
 -- ARGV  1 '' or where a sweep goes on ('0' from the start): a sweep also reports pools that nobody asked for, takes back what nobody
 --       waits for, and forgets permits whose task left its lease unnoticed,
+--       2 how many lanes follow, as in claim.lua from 16 on: those that living members serve, of types that are not served in all lanes;
+--       of such a type its letter with '!' as well. What waits in other lanes does not count, because nobody would use a permit for it.
+--       Lanes with needs are served where those without are,
 --       then (pool, grant's number or 0, budget by that grant, until when it is good ms, cap or -1: report only, -2: take back
 --       what cannot be used) ...
 -- REPLY {now ms, where the sweep goes on ('' = it is done), then for each pool {pool, budget, number of the last grant, how many
 --       it could use, by when the first that waits is ordered ms, 1 = permits were given back here, when the next comes free by
 --       time ms (-1 none)} ...}
 -- ERRORS TRYAGAIN (nothing written)
--- BOUND 200 pools asked for; a sweep takes 300 a call; 1,000 lanes of a queue; stamps 1,000 permits anew
+-- BOUND 200 pools asked for, 500 lanes; a sweep takes 300 a call; 1,000 lanes of a queue; stamps 1,000 permits anew
 --@include lib/time.lua
 --@include lib/keys.lua
 --@include lib/record.lua
@@ -34,7 +37,8 @@ local function ask(pool)
   return asked[pool]
 end
 local keys = { K_CLOCK, permits().K, K_LIMITED, permits().HELD, permits().APART, permits().HELD_KEYS }
-for i = 2, #ARGV, 5 do
+local lanes_end = 2 + tonumber(ARGV[2])
+for i = lanes_end + 1, #ARGV, 5 do
   local one = ask(ARGV[i])
   one.seq, one.budget, one.good, one.cap =
     tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2]), tonumber(ARGV[i + 3]), tonumber(ARGV[i + 4])
@@ -71,13 +75,32 @@ if ARGV[1] ~= '' then
   if cursor ~= '' or #held == PART then next_place = cursor .. ':' .. int(rank + #held) end
 end
 
--- What waits of a queue, or of a limit key: how many tasks, and by when the first is ordered.
+-- Whether anybody serves a lane, as far as is known.
+local served
+local function is_served(lane)
+  if not served then
+    served = {}
+    for i = 3, lanes_end do
+      local of = served[byte(ARGV[i])] or {}
+      served[byte(ARGV[i])] = of
+      of[byte(ARGV[i], 2) == 42 and '*' .. (string.match(ARGV[i], ':(.*)') or '') or ARGV[i]] = true
+    end
+  end
+  local of, plain = served[byte(lane)], string.match(lane, '^(.-):?!') or lane
+  return not of or of[plain] or of['*' .. (string.match(plain, ':(.*)') or '')] or false
+end
+
+-- What waits of a queue, or of a limit key: how many tasks, and by when the first is ordered; whether some are served by nobody.
 local waits_of = {}
 local function waiting(queue)
   local known = waits_of[queue]
   if not known then
-    known = { count = 0, deadline = 0 }
-    local function look(set, critical)
+    known = { count = 0, deadline = 0, others = 0 }
+    local function look(set, lane, critical)
+      if not is_served(lane) then
+        known.others = 1
+        return
+      end
       local head = redis.call('ZRANGE', set, 0, 0, 'WITHSCORES')[2]
       if head then
         local deadline = tonumber(head) - (critical and AHEAD or 0)
@@ -86,11 +109,11 @@ local function waiting(queue)
       end
     end
     if string.find(queue, '\1', 1, true) then
-      for _, set in ipairs(permits().sets(queue)) do look(set.key, set.critical) end
+      for _, set in ipairs(permits().sets(queue)) do look(set.key, set.lane, set.critical) end
     else
       for _, member in ipairs(permits().lanes(queue)) do
         local lane, critical = parked_parts(member)
-        look(k_ready(lane, critical), critical)
+        look(k_ready(lane, critical), lane, critical)
       end
     end
     waits_of[queue] = known
@@ -138,7 +161,7 @@ for _, pool in ipairs(order) do
   redis.call('ZREMRANGEBYSCORE', key, '-inf', '(' .. int(now))
   if limit and limit.hold > 0 then stamp_anew(key, now + limit.hold) end
   local used = redis.call('ZCARD', key)
-  local waits = limit and waiting(queue) or { count = 0, deadline = 0 }
+  local waits = limit and waiting(queue) or { count = 0, deadline = 0, others = 0 }
   local want = math.min(used + waits.count, limit and limit.most or used)
   local had = b.budget
   if now < b.upto then b.budget = math.min(b.budget, math.max(b.cap, used)) end
@@ -155,7 +178,7 @@ for _, pool in ipairs(order) do
     if first then free_at = tonumber(first) + 1 end
   end
   touched[queue] = true
-  reports[#reports + 1] = { pool, b.budget, b.seq, want, int(waits.deadline), b.budget < had and 1 or 0, free_at }
+  reports[#reports + 1] = { pool, b.budget, b.seq, want, int(waits.deadline), b.budget < had and 1 or 0, free_at, waits.others }
 end
 for queue in pairs(touched) do permits().look_again(queue, now, true) end
 return { now, next_place, unpack(reports) }

@@ -1,0 +1,94 @@
+"""Queues with limits in which tasks wait that nobody serves: these take no permits from the others."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+from delaybox.core.lane import lane_of
+from delaybox.core.limit_keys import KeyLimit
+from delaybox.core.membership import Activity, ConnectedWorker, Member
+from delaybox.core.queue import QueueRules
+from delaybox.core.queue_limits import rate_of
+from delaybox.core.task import NewTask, TaskType
+from delaybox.engine.engine import Engine
+from delaybox.engine.options import EngineOptions
+from delaybox.service.rules import Rules
+from delaybox.service.why_waiting import Served
+from delaybox.store.record import draft
+from delaybox.store.servers import Servers
+from delaybox.store.store import Batch, Store
+from tests.engines import Recorder, until
+
+PARTITIONS = 4
+
+
+def lane(name: str) -> bytes:
+    return lane_of(TaskType.WORKER, "mail", name)
+
+
+async def add(store: Store, name: str, count: int) -> None:
+    """So many in each partition."""
+    new = NewTask(type=TaskType.WORKER, queue="mail", name=name, labels={"customer": "42"})
+    for answer in await store.schedule([Batch(p, [draft(new)] * count) for p in range(PARTITIONS)]):
+        assert not isinstance(answer, BaseException), answer
+
+
+@asynccontextmanager
+async def serving(store: Store, *names: str) -> AsyncIterator[Recorder]:
+    """A member whose workers have these functions."""
+    lanes = tuple(map(lane, names))
+    activity = Activity(
+        types="w", lanes=lanes, lane_count=len(lanes), workers=(ConnectedWorker(concurrency=9),), worker_count=1
+    )
+    target = Recorder()
+    engine = Engine(store, {}, EngineOptions(node_id="-".join(names)), hosts=True, facts=lambda: activity)
+    await engine.start()
+    try:
+        engine.admit(lanes=lanes, target=target, room=lambda: 9)
+        yield target
+    finally:
+        await engine.stop(0.0)
+
+
+LIMITS = [
+    QueueRules(concurrency=1),
+    QueueRules(rate=rate_of("20/s"), burst=1),
+    QueueRules(keys=(KeyLimit(by="label:customer", concurrency=1),)),
+]
+
+
+@pytest.mark.parametrize("limits", LIMITS, ids=["concurrency", "rate", "key"])
+async def test_what_nobody_serves_holds_up_nothing(client: Redis, prefix: str, limits: QueueRules) -> None:
+    """The permits went to the partitions whose tasks had waited longest, and stayed there: nobody used them."""
+    store = await Store.open(Servers(client), prefix=prefix, partitions=PARTITIONS)
+    await Rules(store).set("mail", limits)
+    await add(store, "nobodys", 3)
+    await add(store, "send", 2)
+    async with AsyncExitStack() as members:
+        mine = await members.enter_async_context(serving(store, "send"))
+        await until(lambda: len(mine.got) == 2 * PARTITIONS)
+        # Now somebody does.
+        others = await members.enter_async_context(serving(store, "nobodys"))
+        await add(store, "send", 2)
+        await until(lambda: len(others.got) == 3 * PARTITIONS and len(mine.got) == 4 * PARTITIONS)
+
+
+def served(*activities: Activity) -> Sequence[bytes]:
+    members: list[Any] = [Member(id=str(n), seen_ms=1, activity=activity) for n, activity in enumerate(activities)]
+    return Served.by(members).lanes()
+
+
+def test_which_lanes_are_served() -> None:
+    assert served() == [b"h!", b"s!", b"w!"]
+    commands = Activity(types="sh", limits=(b"s*:backup",))
+    assert served(commands) == [b"s!", b"s*:backup", b"w!"]
+    worker = Activity(types="w", lanes=(lane("send"),), lane_count=1)
+    assert served(commands, worker) == [b"s!", b"s*:backup", b"w!", lane("send")]
+    # Some of its lanes are not known, or it takes all.
+    for unknown in (Activity(types="w", lanes=(lane("a"),), lane_count=2), Activity(types="w")):
+        assert served(commands, worker, unknown) == [b"s!", b"s*:backup"]
