@@ -13,6 +13,7 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from confluent_kafka import (
@@ -33,6 +34,15 @@ _ANY = -1  # the producer chooses (source: RD_KAFKA_PARTITION_UA of librdkafka)
 ROOT = Path(__file__).parent.parent
 MORTAL = {"broker.session.timeout.ms": "3000", "broker.heartbeat.interval.ms": "500"}
 """Settings of a broker that is killed: it may not come back before its session has ended, by default after 9 s."""
+
+
+def numbered(start: int, end: int) -> list[bytes]:
+    """Values of messages that are told apart."""
+    return [b"%d" % n for n in range(start, end)]
+
+
+def headers_of(message: Message) -> dict[str, Any]:
+    return dict(message.headers() or [])
 
 
 class Kafka:

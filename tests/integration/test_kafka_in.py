@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
 import pytest
-from confluent_kafka import ConsumerGroupTopicPartitions, Message, TopicCollection, TopicPartition
+from confluent_kafka import ConsumerGroupTopicPartitions, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient
 from redis.asyncio import Redis
 
@@ -32,7 +32,7 @@ from delaybox.store.servers import Servers
 from delaybox.store.store import Store
 from delaybox.targets.kafka_settings import KafkaSettings
 from delaybox.wire.gen import task_pb2
-from tests.kafka import Kafka
+from tests.kafka import Kafka, headers_of, numbered
 from tests.servers import RealServer
 from tests.waiting import PATIENCE_S, until_async
 
@@ -117,10 +117,6 @@ class Bench:
             key = keys.kafka(self.store.tags[stream.home(self.store.partitions)])
             await self.store.servers.ask("HSET", key, stream.field, offset)
         return (await self.records.watermarks([stream]))[0]
-
-
-def numbered(start: int, end: int) -> list[bytes]:
-    return [b"%d" % n for n in range(start, end)]
 
 
 def once_each(tasks: Sequence[TaskView], count: int) -> None:
@@ -314,10 +310,6 @@ async def test_poison_that_is_too_large_for_the_dead_letter_topic_leaves_its_add
     assert (
         not letter.value() and headers["delaybox-dlq-offset"] == b"0" and b"5000 bytes" in headers["delaybox-dlq-value"]
     )
-
-
-def headers_of(message: Message) -> dict[str, Any]:
-    return dict(message.headers() or [])
 
 
 def counted(outcome: str, topic: str) -> Any:
