@@ -68,7 +68,11 @@ def test_a_task_from_schedule_to_its_end(cli: Cli) -> None:
 
     listed = cli("list", "--queue", "life", "--label", "customer=42", "--state", "scheduled", "--type", "pub_sub")
     assert task_id in listed.out
-    assert cli("list", "--queue", "life", "--label", "customer=43").out == "no tasks\n"
+    nobody = cli("list", "--queue", "life", "--label", "customer=43")
+    assert nobody.out == "no tasks\n" and "so all that waits is looked through" in nobody.err
+    assert not cli("list", "--queue", "life").err
+    looked = cli("cancel", "--label", "customer=43", "--dry-run")
+    assert looked.out.startswith("0 match") and "so all that waits is looked through" in looked.err
     assert "delaybox history --state cancelled" in cli("list", "--queue", "life", "--state", "cancelled").out
 
     moved = cli("reschedule", task_id, "--at", "2030-01-31T09:00:00+01:00", "--priority", "low", "--json")

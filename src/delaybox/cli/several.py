@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import urlencode
 
@@ -46,15 +46,27 @@ def note_more(cursor: str | None) -> None:
         messages.note(f"there may be more: --cursor {cursor}")
 
 
+def note_scan(answer: Mapping[str, Any]) -> bool:
+    """Says of an answer that no index was asked for it, which takes long where much waits; whether that is so."""
+    if answer.get("scanned"):
+        messages.note(
+            "neither a label nor the function is indexed (index.labels, index.functions), so all that waits is looked "
+            "through"
+        )
+    return bool(answer.get("scanned"))
+
+
 def pages(
     client: RestClient, path: str, query: dict[str, Any], *, limit: int, cursor: str = ""
 ) -> tuple[list[dict[str, Any]], str | None]:
     """The first tasks of a list, up to a number, and the cursor of the rest."""
     found: list[dict[str, Any]] = []
     more: str | None = cursor or None
+    noted = False
     while True:
         page = client.get(path, {**query, "cursor": more, "limit": min(MAX_PAGE, limit - len(found))})
         found += page["tasks"]
+        noted = noted or note_scan(page)
         more = page.get("cursor")
         if not more or len(found) >= limit:
             return found, more
@@ -110,6 +122,7 @@ def show_changed(answer: dict[str, Any], done: str, *, dry_run: bool, as_json: b
     """What became of the tasks that a filter matched."""
     if as_json:
         return messages.out_json(answer)
+    note_scan(answer)
     if dry_run:
         sample = "".join(f"\n  {task_id}" for task_id in answer.get("sample_ids", ()))
         return messages.out(f"{answer['matched']:,} match; nothing was changed{sample}")
