@@ -360,6 +360,12 @@ async def test_a_wrong_hello_is_refused_in_words(rpc: Rpc, first: wk.FromWorker,
     assert (why.status, why.field) == (grpc.StatusCode.INVALID_ARGUMENT, field) and words in why.text
 
 
+async def test_a_stream_that_ends_without_a_hello_is_not_told_of_a_wait(rpc: Rpc) -> None:
+    stream: Any = rpc.worker.Work()
+    await stream.done_writing()
+    assert "the stream ended before a hello came" in (await refused(stream.read())).text
+
+
 async def test_a_node_without_the_role_work_says_where_workers_go(server: RealServer, prefix: str) -> None:
     async with rpc_process(server=server.settings, prefix=prefix, workers=False) as rpc:
         why = await refused(rpc.worker.Work().read())

@@ -251,6 +251,7 @@ def test_a_token_may_expire(run: Run, tmp_path: Path) -> None:
         ("soon", "is not a duration"),
         ("2001-01-01T00:00:00Z", "is past"),
         ("2001-01-01", "a moment"),
+        ("-5d", "--expires '-5d' is negative"),
     ):
         code, output, errors = run("token", "--expires", wrong)
         assert (code, output) == (2, "") and words in errors

@@ -46,7 +46,7 @@ def _until(text: str) -> str:
     """RFC 3339 of a moment, or of a duration from now. ConfigError for what is neither, or is past."""
     now_ms = time.time_ns() // 1_000_000
     try:
-        ms = moment_ms("--expires", text) if "-" in text else now_ms + duration_ms("--expires", text)
+        ms = moment_ms("--expires", text) if "-" in text[1:] else now_ms + duration_ms("--expires", text)
     except InvalidTask as error:
         raise ConfigError(str(error)) from None
     if ms <= now_ms:

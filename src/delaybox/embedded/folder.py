@@ -55,7 +55,7 @@ def _lock_file(data_dir: Path) -> int:
         return open_own(data_dir / LOCK_FILE, os.O_RDWR)
     except OSError as error:
         raise EmbeddedServerError(
-            f"cannot use the data folder {data_dir} ({error.strerror}); name a writable one with --data-dir"
+            f"cannot use the data folder {data_dir} ({error.strerror}); name a writable one (--data-dir, file:FOLDER)"
         ) from None
 
 

@@ -169,7 +169,7 @@ def _foreign(path: Path, what: str, uid: int) -> EmbeddedServerError:
 
 def _unusable(data_dir: Path, error: OSError) -> EmbeddedServerError:
     return EmbeddedServerError(
-        f"cannot use the data folder {data_dir} ({error.strerror}); name a writable one with --data-dir"
+        f"cannot use the data folder {data_dir} ({error.strerror}); name a writable one (--data-dir, file:FOLDER)"
     )
 
 

@@ -102,7 +102,9 @@ class ChildProcess:
             return {name: value for name, value in answer.items() if isinstance(value, str)}
         except TimeoutError:
             await self._end()
-            raise ChildFailed(f"the {self._what} was not ready within {timeout_s:g} s; its log says why") from None
+            raise ChildFailed(
+                f"the {self._what} was not ready within {timeout_s:g} s; its log says why, or this machine is too busy"
+            ) from None
         except (ConnectionError, json.JSONDecodeError):
             await self._end()
             raise ChildFailed(early) from None

@@ -59,8 +59,10 @@ class Streams:
         """One stream, from its hello to its end."""
         try:
             first = await asyncio.wait_for(anext(requests), HELLO_S)
-        except (TimeoutError, StopAsyncIteration):
+        except TimeoutError:
             raise InvalidTask("hello", f"no hello came within {HELLO_S:.0f} s; send it in the first message") from None
+        except StopAsyncIteration:
+            raise InvalidTask("hello", "the stream ended before a hello came; send it in the first message") from None
         if not first.HasField("hello"):
             raise InvalidTask("hello", "the first message has no hello; say what this worker serves")
         if self._process and self._process in first.hello.not_at:
