@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from delaybox.core import ids
 from delaybox.core.queue import QueueRules
 from delaybox.core.task import NewTask, Priority, TaskType
 from delaybox.service.rules import Rules
 from delaybox.store import keys
 from delaybox.store.loader import ScriptCall, ScriptRunner, load
-from delaybox.store.record import delivery_of
-from delaybox.store.replies import Verdict
+from delaybox.store.record import delivery_of, draft
+from delaybox.store.replies import Batch, Verdict
 from delaybox.store.settling import fail_calls, release_calls
 from delaybox.store.snooze import Snooze, snooze_calls
 from tests.lab import CLOCK, Lab, leased
@@ -29,14 +30,10 @@ Send = Callable[[Sequence[tuple[Any, ...]]], Awaitable[list[Any]]]
 
 
 class Sent(ScriptRunner):
-    """Notes which scripts are sent, '+' behind a whole one. ``lose``: the answer to the next whole one is lost."""
+    """Notes how often a script is sent, '+' behind a whole one. ``lose``: the answer to the next whole one is lost."""
 
-    def __init__(self, lab: Lab) -> None:
-        self._names = {
-            load(name, CLOCK, usual=usual).sha: name + ("" if usual else "+")
-            for name in (*ENDS, "reap", "index")
-            for usual in (False, True)
-        }
+    def __init__(self, lab: Lab, script: str) -> None:
+        self._names = {load(script, CLOCK, usual=usual).sha: script + "+" * (not usual) for usual in (False, True)}
         self.names: list[str] = []
         self.lose = False
         self._genuine = lab.store.servers.send
@@ -92,7 +89,7 @@ async def content(lab: Lab) -> dict[bytes, Any]:
 
 @pytest.mark.parametrize("script", sorted(ENDS))
 async def test_most_tasks_need_only_the_usual_part(lab: Lab, script: str) -> None:
-    sent = Sent(lab)
+    sent = Sent(lab, script)
     await lab.add(*USUAL)
     ids = list(leased(await lab.claim(LEASE)))
     assert await end(lab, script, [*ids, b"x" * 16]) == [b"x" * 16]
@@ -113,7 +110,7 @@ async def test_what_it_cannot_answer_the_usual_part_does_not_touch(lab: Lab, scr
 @pytest.mark.parametrize("script", sorted(ENDS))
 async def test_the_whole_is_sent_where_it_is_needed(lab: Lab, script: str, told: bool) -> None:
     """At once where the caller says so."""
-    sent = Sent(lab)
+    sent = Sent(lab, script)
     await lab.add(*USUAL, EXTENDED)
     found = leased(await lab.claim(LEASE))
     assert [bool(record.extension) for record in found.values()].count(True) == 1
@@ -125,7 +122,7 @@ async def test_the_whole_is_sent_where_it_is_needed(lab: Lab, script: str, told:
 
 @pytest.mark.parametrize("script", sorted(ENDS))
 async def test_the_whole_is_sent_again_when_its_answer_is_lost(lab: Lab, script: str) -> None:
-    sent = Sent(lab)
+    sent = Sent(lab, script)
     await lab.add(EXTENDED)
     (task_id,) = leased(await lab.claim(LEASE))
     await lab.client.script_load(load(script, CLOCK).source)
@@ -146,7 +143,7 @@ async def test_a_delivery_says_whether_its_end_needs_the_whole(lab: Lab) -> None
 
 async def test_a_look_that_reaps_nothing_needs_only_the_usual_part(lab: Lab) -> None:
     """As nearly all are: a node looks twice a second."""
-    sent = Sent(lab)
+    sent = Sent(lab, "reap")
     await lab.add(*USUAL)
     await lab.lease(LEASE)
     how = {"lease_ms": 15_000, "losses_cap": 3, "every_ms": 500}
@@ -158,7 +155,7 @@ async def test_a_look_that_reaps_nothing_needs_only_the_usual_part(lab: Lab) -> 
 
 async def test_tasks_due_soon_need_only_the_usual_part_of_an_index(lab: Lab) -> None:
     """Of every priority and type, moved ones among them, and one that is due already."""
-    sent = Sent(lab)
+    sent = Sent(lab, "index")
     kinds = [
         NewTask(priority=p, type=t, name="f" * (t.value in "ws"), delay_ms=900) for p in Priority for t in TaskType
     ]
@@ -174,7 +171,7 @@ async def test_tasks_due_soon_need_only_the_usual_part_of_an_index(lab: Lab) -> 
 
 @pytest.mark.parametrize("odd", ["extended", "elsewhere", "moved away", "ready", "ruled"])
 async def test_others_need_the_whole_index(lab: Lab, odd: str) -> None:
-    sent = Sent(lab)
+    sent = Sent(lab, "index")
     (task_id,) = await lab.add(EXTENDED if odd == "extended" else NewTask(delay_ms=900))
     bucket = lab.now // 1_000
     if odd == "elsewhere":
@@ -195,3 +192,22 @@ async def test_others_need_the_whole_index(lab: Lab, odd: str) -> None:
         assert await lab.client.hlen(keys.bucket(lab.tag, bucket)) == 0
     else:
         assert await content(lab) == before
+
+
+async def test_tasks_with_a_fairness_key_are_stored_by_the_whole_script(lab: Lab) -> None:
+    """At once, as all whose record has an extension: the caller sees that. Labels, keys and large bodies are usual."""
+    sent = Sent(lab, "schedule")
+    await lab.add(*USUAL, NewTask(group="g", labels={"a": "b"}))
+    assert set(sent.names) == {"schedule+"}
+    sent.names.clear()
+    await lab.add(*USUAL, NewTask(labels={"a": "b"}))
+    assert sent.names == ["schedule"]
+    sent.names.clear()
+    batch = Batch(0, [draft(NewTask()), draft(NewTask(fairness_key="f", delay_ms=1_000))])
+    call = lab.store.schedule_call(batch, ids.tails(0, bytes(16)))
+    before = await content(lab)
+    reply = await lab.client.eval(load("schedule", CLOCK, usual=True).source, 1, call.tag, *call.args)
+    assert call.whole and reply == b"WHOLE" and await content(lab) == before
+    assert await lab.store.runner.run(call._replace(whole=False)) == [lab.now]
+    assert sent.names == ["schedule", "schedule+"]
+    assert await lab.client.hget(keys.clock(lab.tag), "fair") is not None

@@ -96,6 +96,14 @@ def test_a_plain_task_is_stored_without_what_few_need(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["schedule", "ingest"])
+def test_what_few_new_tasks_need_is_not_sent_for_the_others(name: str) -> None:
+    """Half of what the server would keep of the script."""
+    usual, whole = load(name, usual=True).source, load(name).source
+    assert "if #new.extended > 0 then\nreturn 'WHOLE'\nend\n" in usual and len(usual) < 0.65 * len(whole)
+    assert usual.splitlines()[-1] == whole.splitlines()[-1]
+
+
+@pytest.mark.parametrize("name", ["schedule", "ingest"])
 def test_a_label_brings_none_of_what_other_extensions_need(name: str) -> None:
     block = load(name).source.split("if ARGV[at] then", 1)[1].split("if #new.extended > 0 then", 1)[0]
     code = [line.split("--")[0] for line in block.splitlines()]

@@ -15,7 +15,7 @@ from delaybox.store import keys
 from delaybox.store.label_entries import new_entries
 from delaybox.store.labels import IndexedLabels
 from delaybox.store.loader import ScriptCall
-from delaybox.store.record import STUB_OVER, Draft, encoded_head
+from delaybox.store.record import FRESH_EXT, STUB_OVER, Draft, encoded_head
 from delaybox.store.replies import Stored
 from delaybox.store.store import Store
 from delaybox.wire.encoded import EncodedTask, TaskKind
@@ -131,7 +131,9 @@ def _call(store: Store, span: Span, indexed: IndexedLabels | None) -> ScriptCall
         store.store_id, span.stream.field, span.start, span.end, int(span.first), store.bucket_ms, store.wakes[home],
         len(tasks), len(bodies) // 2, pack(f">{len(tasks)}d", *span.offsets),
     )  # fmt: skip
-    return ScriptCall("ingest", store.tags[home], (*head, *items, *bodies, *new_entries(labelled, len(tasks))))
+    whole = any(encoded[0] >= FRESH_EXT for encoded, _ in heads.values())
+    args = (*head, *items, *bodies, *new_entries(labelled, len(tasks)))
+    return ScriptCall("ingest", store.tags[home], args, whole)
 
 
 def _stored(span: Span, call: ScriptCall, now_ms: int, count: int) -> Iterator[tuple[Draft, Stored]]:

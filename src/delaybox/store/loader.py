@@ -33,9 +33,10 @@ from delaybox.store.roundtrips import NotSent
 
 _INCLUDE = "--@include "
 _CLOCK = _INCLUDE + "lib/time.lua"
-_REST = "--@rest"
-"""Stands in a script before what few calls need. What is above it is a script of its own, which answers most calls; the
-others it answers with `_WHOLE`, before it has written anything, and the whole script is sent."""
+_REST, _END = "--@rest", "--@end"
+"""Around what few calls of a script need; without an end it goes on to the last line. Without it, the script is one of
+its own, which answers most calls: the others it answers with `_WHOLE` in that place, before it has written anything,
+and the whole script is sent."""
 _WHOLE = b"WHOLE"
 _SHARDED = {
     "local NOTIFY = 'PUBLISH'": "local NOTIFY = 'SPUBLISH'",
@@ -89,11 +90,13 @@ def load(name: str, clock: str | None = None, sharded: bool = False, usual: bool
     """
     folder = resources.files("delaybox.store.scripts")
     lines: list[str] = []
+    left_out = False
     for line in (folder / f"{name}.lua").read_text().splitlines():
-        if line == _REST:
-            if usual:
-                lines.append(f"return '{_WHOLE.decode()}'")
-                break
+        if line in (_REST, _END):
+            left_out = usual and line == _REST
+            lines += [f"return '{_WHOLE.decode()}'"] * left_out
+        elif left_out:
+            continue
         elif clock is not None and line == _CLOCK:
             lines += clock.splitlines()
         elif line.startswith(_INCLUDE):

@@ -29,7 +29,7 @@ STUB_OVER = 1024
 
 _FRESH = 0x10
 _FULL = 0x11
-_FRESH_EXT = 0x20
+FRESH_EXT = 0x20
 _FULL_EXT = 0x21
 _STUB = 4
 _KEYED = 8
@@ -213,7 +213,7 @@ def draft(task: NewTask) -> Draft:
     if task.idempotency_key is None:
         start = head(task.type, task.queue, name, flags)
         if extension:
-            start = bytes([_FRESH_EXT]) + start[1:] + extension
+            start = bytes([FRESH_EXT]) + start[1:] + extension
         new = Draft(due48, start, None, b"", body) if stub else Draft(due48, start + body, None, b"", None)
         if task.group:
             new.group = task.group.encode()
@@ -221,7 +221,7 @@ def draft(task: NewTask) -> Draft:
     key = task.idempotency_key.encode()
     start = head(task.type, task.queue, name, flags | _KEYED) + len(key).to_bytes(2, "big") + key
     if extension:
-        start = bytes([_FRESH_EXT]) + start[1:] + extension
+        start = bytes([FRESH_EXT]) + start[1:] + extension
     fingerprint = wire_body.fingerprint(task)
     new = Draft(due48, start if stub else start + body, key, fingerprint, body if stub else None)
     if task.group:
@@ -260,13 +260,13 @@ def with_entry(raw: bytes, tag: int, value: bytes) -> bytes:
     if raw[1] & _KEYED:
         at += 2 + int.from_bytes(raw[at : at + 2], "big")
     added = b"%c%b%b" % (tag, len(value).to_bytes(2, "big"), value)
-    if raw[0] == _FRESH_EXT:
+    if raw[0] == FRESH_EXT:
         size = int.from_bytes(raw[at : at + 2], "big")
         added += raw[at + 2 : at + 2 + size]
         rest = raw[at + 2 + size :]
     else:
         rest = raw[at:]
-    return bytes([_FRESH_EXT]) + raw[1:at] + len(added).to_bytes(2, "big") + added + rest
+    return bytes([FRESH_EXT]) + raw[1:at] + len(added).to_bytes(2, "big") + added + rest
 
 
 def group_member(group: str, task_id: bytes) -> bytes:
@@ -335,7 +335,7 @@ def read(task_id: bytes, raw: bytes) -> Record:
     if kind in (_FULL, _FULL_EXT) and len(raw) > 16:
         _, flags, attempt, lost, deliveries, hi, lo, size = _FULL_HEAD.unpack_from(raw)
         due, at = hi << 32 | lo, 16
-    elif kind in (_FRESH, _FRESH_EXT) and len(raw) > 3:
+    elif kind in (_FRESH, FRESH_EXT) and len(raw) > 3:
         flags, size = raw[1], raw[2]
         attempt = lost = deliveries = 0
         due, at = ids.due_ms(task_id), 3
@@ -349,7 +349,7 @@ def read(task_id: bytes, raw: bytes) -> Record:
         key = raw[at + 2 : at + 2 + length]
         at += 2 + length
     extension = b""
-    if kind >= _FRESH_EXT:
+    if kind >= FRESH_EXT:
         length = int.from_bytes(raw[at : at + 2], "big")
         extension = raw[at + 2 : at + 2 + length]
         at += 2 + length

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from msgspec import Struct
 
-from delaybox.store.record import Draft
+from delaybox.store.record import FRESH_EXT, Draft
 
 MAX_ITEMS = 500
 """Tasks a script handles in one call, at most."""
@@ -42,6 +42,11 @@ class Batch:
     partition: int
     drafts: list[Draft]
     replace: bool = False
+
+    @property
+    def extended(self) -> bool:
+        """Whether a record has an extension, so that storing it may need the whole script (`ScriptCall.whole`)."""
+        return any(d.record[0] >= FRESH_EXT for d in self.drafts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

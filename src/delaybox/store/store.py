@@ -166,7 +166,7 @@ class Store:
         """One batch's call. ``tails``: the ends of the new ids. Sent again it creates nothing, for it carries an id."""
         head = (self.store_id, os.urandom(16), self.bucket_ms, COMMAND_TTL_MS, self.wakes[batch.partition])
         script = "replace" if batch.replace else "schedule"
-        return ScriptCall(script, self.tags[batch.partition], schedule_args(head, batch, tails))
+        return ScriptCall(script, self.tags[batch.partition], schedule_args(head, batch, tails), batch.extended)
 
     async def run_new(self, calls: Sequence[ScriptCall]) -> list[Any]:
         """Runs scripts that store new tasks, whose first argument is the store's id; per call reply or exception.

@@ -48,10 +48,12 @@ if ARGV[at] then
   add_labels(new, at, ids, n, stored < n)
 end
 if #new.extended > 0 then
+--@rest
 --@include lib/extension.lua
 --@include lib/fair.lua
 --@include lib/extend_new.lua
   note_keys(new)
+--@end
 end
 err = guard({ T })
 if err then return err end
