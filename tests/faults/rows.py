@@ -75,9 +75,9 @@ ROWS = (
         _others("sentinel.py", "failover.py")),
     Row("T12", "the primary is cut off from its replica, which is promoted; the cut heals",
         "cuts of 2, 10 and 60 s by a cable (a TCP proxy), with a producer and a node on each side: `strict`, `fast`, "
-        "and `fast` with `min-replicas-to-write 1`",
-        (*_faults("t12_cut_off"), *_others("durability.py")),
-        cannot="no network namespaces: the cable alone is cut, not the primary's other connections", together=3),
+        "and `fast` with `min-replicas-to-write 1`; three of 10 s by the cable of a network namespace (as root), in "
+        "which the primary is alone then, and no connection ends",
+        (*_faults("t12_cut_off"), *_others("durability.py")), together=3),
     Row("T13", "replies that never come",
         "of each hundred round trips five are swallowed, or seven are swallowed, cut, reset, half closed; 15,000 "
         "tasks each",

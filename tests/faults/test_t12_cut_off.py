@@ -1,7 +1,9 @@
 """T12: a primary is cut off from its replica and goes on; the replica is promoted; then the cut heals.
 
-The cable between the two is a proxy, so callers on the primary's side still reach it: a producer and a node stay there
-as long as the cut lasts. What they were answered is what a mode may lose, or may not.
+A producer and a node stay on the primary's side, and still reach it as long as the cut lasts. What they were answered
+is what a mode may lose, or may not. The cut is one of two: a proxy between both servers passes nothing on, while all
+others reach the primary; or, where that is allowed, the cable of a network namespace is pulled, in which the primary
+and those beside it are alone then, and nobody is told.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import itertools
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import redis
@@ -18,6 +21,7 @@ import redis
 from delaybox.core.durability import Durability, DurabilityMode
 from delaybox.service import Service
 from tests.faults.harness.checker import Limits, check
+from tests.faults.harness.island import island, why_not
 from tests.faults.harness.oracle import OK, now_us
 from tests.faults.harness.rig import Rig, soon
 from tests.faults.harness.scale import FULL
@@ -33,9 +37,11 @@ pytestmark = [
 
 FAST = Durability()
 STRICT = Durability(mode=DurabilityMode.STRICT, within_ms=200)
+AT_ONCE = {"repl-diskless-sync-delay": "0"}
 MAX_LAG_S = 2
 BOUNDED = {"min-replicas-to-write": "1", "min-replicas-max-lag": str(MAX_LAG_S)}
 CASES = [("fast", 2.0), ("fast", 10.0), ("bounded", 10.0), ("strict", 2.0), ("strict", 10.0), ("strict", 60.0)]
+ALONE = [("fast", 10.0), ("bounded", 10.0), ("strict", 10.0)]
 CHUNK = 10
 STAYS = 1_000_000
 """The number of the first task of the producer that stays with the old primary."""
@@ -43,6 +49,17 @@ FOUND_S = 2
 """So long after the promotion all calls that go through the door reach the new primary."""
 UNDER_WAY_S = 1.0
 """By how much a replica may be behind when the cable is cut, on a busy machine."""
+
+
+class Cut(NamedTuple):
+    """Between the primary and its replica. ``to_old``: where the replica finds the primary; ``door``: where callers on
+    the replica's side find it (None: at its socket); ``here``: the replica's address, as the primary finds it."""
+
+    pull: Callable[[], None]
+    plug: Callable[[], None]
+    to_old: tuple[str, int]
+    door: tuple[str, int] | None = None
+    here: str = "127.0.0.1"
 
 
 class Outbox:
@@ -72,13 +89,14 @@ async def send(rig: Rig, service: Service, first: int, due_ms: Callable[[int], i
 
 
 @asynccontextmanager
-async def replica_of(rig: Rig, port: int) -> AsyncIterator[Server]:
-    """A replica that reaches its primary through ``port`` and holds what it holds."""
-    server = Server(rig.folder / "replica", port=free_port(), options={"repl-diskless-sync-delay": "0"})
+async def replica_of(rig: Rig, cut: Cut) -> AsyncIterator[Server]:
+    """A replica that holds what its primary holds."""
+    bind = () if cut.door is None else (cut.here,)
+    server = Server(rig.folder / "replica", port=free_port(), options=AT_ONCE, bind=bind)
     server.start()
     try:
         with server.client() as client:
-            client.execute_command("REPLICAOF", "127.0.0.1", port)
+            client.execute_command("REPLICAOF", *cut.to_old)
             await until_async(lambda: client.info("replication")["master_link_status"] == "up")
         yield server
     finally:
@@ -91,28 +109,51 @@ def digest(client: redis.Redis) -> bytes:
     return found
 
 
+def options_of(kind: str) -> dict[str, str]:
+    return AT_ONCE | (BOUNDED if kind == "bounded" else {})
+
+
+def durability_of(kind: str) -> Durability:
+    return STRICT if kind == "strict" else FAST
+
+
 @pytest.mark.parametrize(("kind", "cut_s"), CASES)
 async def test_a_cut_costs_what_the_mode_may_lose(tmp_path: Path, kind: str, cut_s: float) -> None:
-    options = {"repl-diskless-sync-delay": "0"} | (BOUNDED if kind == "bounded" else {})
     port = free_port()
-    durability = STRICT if kind == "strict" else FAST
-    async with Rig(tmp_path, "T12", options=options, durability=durability, port=port) as rig:
-        rig.mode = f"{kind}-{cut_s:g}s"
-        old = rig.server
+    async with Rig(tmp_path, "T12", options=options_of(kind), durability=durability_of(kind), port=port) as rig:
         cable = await rig.proxy(("127.0.0.1", port))
-        try:
-            async with replica_of(rig, cable.port) as new:
-                await _cut_promoted_healed(rig, kind, cut_s, cable.gate, new)
-                with old.client() as was, new.client() as now:
-                    # The one that was cut off has given up what it took alone.
-                    await until_async(lambda: digest(was) == digest(now))
-        finally:
-            old.stop()
+        cut = Cut(cable.gate.clear, cable.gate.set, ("127.0.0.1", cable.port))
+        await _judged(rig, kind, cut_s, cut)
 
 
-async def _cut_promoted_healed(rig: Rig, kind: str, cut_s: float, cable: asyncio.Event, new: Server) -> None:
+@pytest.mark.parametrize(("kind", "cut_s"), ALONE)
+async def test_a_primary_that_is_alone_costs_what_the_mode_may_lose(tmp_path: Path, kind: str, cut_s: float) -> None:
+    if why := why_not():
+        pytest.skip(why)
+    port, options = free_port(), {"appendfsync": "everysec"} | options_of(kind)
+    with island() as apart:
+        server = Server(tmp_path / "redis", port=port, options=options, under=apart.under, bind=(apart.there,))
+        async with Rig(tmp_path, "T12", mode="", durability=durability_of(kind), server=server) as rig:
+            to_old = apart.there, port
+            await _judged(rig, f"{kind}-alone", cut_s, Cut(apart.cut, apart.join, to_old, to_old, apart.here))
+
+
+async def _judged(rig: Rig, kind: str, cut_s: float, cut: Cut) -> None:
+    rig.mode = f"{kind}-{cut_s:g}s"
     old = rig.server
-    door = await rig.proxy()
+    try:
+        async with replica_of(rig, cut) as new:
+            await _cut_promoted_healed(rig, kind.partition("-")[0], cut_s, cut, new)
+            with old.client() as was, new.client() as now:
+                # The one that was cut off has given up what it took alone.
+                await until_async(lambda: digest(was) == digest(now))
+    finally:
+        old.stop()
+
+
+async def _cut_promoted_healed(rig: Rig, kind: str, cut_s: float, cut: Cut, new: Server) -> None:
+    old = rig.server
+    door = await rig.proxy(cut.door)
     there = f"redis://127.0.0.1:{door.port}"
     near, far = await asyncio.gather(rig.worker(url=there), rig.worker())
     ends = soon() + int(cut_s * 1_000) + 5_000
@@ -128,7 +169,7 @@ async def _cut_promoted_healed(rig: Rig, kind: str, cut_s: float, cable: asyncio
 
     cut_us = now_us()
     async with rig.nemesis.during("net"):
-        cable.clear()
+        cut.pull()
         await asyncio.sleep(cut_s / 2)
         with new.client() as client:
             client.execute_command("REPLICAOF", "NO", "ONE")
@@ -137,9 +178,9 @@ async def _cut_promoted_healed(rig: Rig, kind: str, cut_s: float, cable: asyncio
         promoted_us = now_us()
         await asyncio.sleep(cut_s / 2)
         await stays.stop()
-        cable.set()
+        cut.plug()
         with old.client() as client:
-            client.execute_command("REPLICAOF", "127.0.0.1", new.port)
+            client.execute_command("REPLICAOF", cut.here, new.port)
         # The node at the old primary may not write there any more. What it has in hand it ends.
         await asyncio.sleep(0.5)
         async with rig.nemesis.during("kill", pid=far.pid):

@@ -37,7 +37,11 @@ def binary() -> str:
 
 
 class Server:
-    """One server on a unix socket. ``options`` are configuration directives, e.g. ``{"appendfsync": "always"}``."""
+    """One server on a unix socket. ``options`` are configuration directives, e.g. ``{"appendfsync": "always"}``.
+
+    ``under``: a command that runs the server in its own process. ``bind``: addresses beside that of loopback, at which
+    it trusts everybody.
+    """
 
     def __init__(
         self,
@@ -46,11 +50,14 @@ class Server:
         port: int = 0,
         options: Mapping[str, str] | None = None,
         environ: Mapping[str, str] | None = None,
+        under: Sequence[str] = (),
+        bind: Sequence[str] = (),
     ) -> None:
         self.folder = folder
         self.socket = folder / "s"
         self.port = port
         self._environ = {**os.environ, **(environ or {})}
+        self._under, self._bind = under, ("127.0.0.1", *bind)
         self._options = {
             "save": "",
             "appendonly": "yes",
@@ -76,8 +83,10 @@ class Server:
         began = time.monotonic()
         self.folder.mkdir(parents=True, exist_ok=True)
         self.socket.unlink(missing_ok=True)
-        arguments = [binary(), "--port", str(self.port), "--unixsocket", str(self.socket), "--dir", str(self.folder)]
-        arguments += ["--bind", "127.0.0.1", "--daemonize", "no"]
+        arguments = [*self._under, binary(), "--port", str(self.port), "--unixsocket", str(self.socket)]
+        arguments += ["--dir", str(self.folder), "--daemonize", "no", "--bind", *self._bind]
+        if len(self._bind) > 1:
+            arguments += ["--protected-mode", "no"]
         for name, value in self._options.items():
             arguments += [f"--{name}", value]
         with (self.folder / "log").open("ab") as log:
