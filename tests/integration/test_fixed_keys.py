@@ -127,6 +127,29 @@ async def test_the_sender_of_events_that_was_killed_is_followed_by_another(
     assert not await client.exists(holder), "who ends gives the place back"
 
 
+async def test_a_sender_of_events_that_ends_while_it_asks_for_its_place_gives_it_back(
+    client: Redis, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next one would wait until it has run out."""
+    store = await Store.open(Servers(client), prefix=prefix, partitions=2)
+    mover = EventMover(store, EventStream(store, length=100, source="/"), member="a")
+    taken, take_place = asyncio.Event(), events.take_place
+
+    async def answered_late(*asked: Any) -> bool:
+        assert await take_place(*asked)
+        taken.set()
+        await asyncio.Event().wait()
+        return True
+
+    monkeypatch.setattr(events, "take_place", answered_late)
+    mover.start()
+    await taken.wait()
+    holder = keys.events_sender(store.tags[0], "stream")
+    assert await client.get(holder) == b"a"
+    await mover.stop()
+    assert not await client.exists(holder)
+
+
 async def test_watermarks_are_as_many_as_partitions_of_topics(lab: Lab) -> None:
     streams = [Stream("AAAAAAAAAAAAAAAAAAAAAA", n) for n in range(3)]
     for at in range(0, 40, 4):

@@ -71,7 +71,7 @@ class EventMover:
         self._way = outlet.way
         self._member = member
         self._task: asyncio.Task[None] | None = None
-        self._holds = False
+        self._holds = self._may_hold = False
         self._hold_at = self._want_at = 0.0
         self._position = ""
         self._check = True
@@ -94,7 +94,7 @@ class EventMover:
         if task is None:
             return
         await end(task)
-        if self._holds:
+        if self._may_hold:
             try:
                 await events.give_place(self._servers, self._tag, self._way, self._member)
             except DelayBoxError as error:
@@ -138,7 +138,9 @@ class EventMover:
         if clock() >= self._hold_at:
             self._hold_at = clock() + _HOLD_AGAIN_S
             before, self._holds = self._holds, False
-            taken = await events.take_place(self._servers, self._tag, self._way, self._member, HOLD_MS)
+            # An answer that never comes may have been yes.
+            self._may_hold = True
+            taken = self._may_hold = await events.take_place(self._servers, self._tag, self._way, self._member, HOLD_MS)
             if taken and not before:
                 await self._begin()
             # Only now: where the store fails meanwhile, it begins again.
