@@ -122,8 +122,8 @@ def prefix() -> str:
 
 @pytest.fixture
 async def client(server: RealServer) -> AsyncIterator[Redis]:
-    """A client of the shared server, set up as the node's."""
-    shared = make_client(server.settings)
+    """A client of the shared server, set up as the node's but for its patience."""
+    shared = make_client(server.settings, timeout_s=60.0)
     yield shared
     await shared.aclose()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from html import unescape
 from html.parser import HTMLParser
 from http.client import HTTPConnection, HTTPResponse
 from urllib.parse import urlencode
@@ -58,6 +59,14 @@ class Visitor:
     def post(self, path: str, form: dict[str, str], **headers: str) -> tuple[int, dict[str, str], str]:
         given = {"Origin": f"http://127.0.0.1:{self.port}", "Content-Type": "application/x-www-form-urlencoded"}
         return self.ask("POST", path, urlencode(form).encode(), **given | headers)
+
+    def change_many(self, path: str, form: dict[str, str]) -> Seen:
+        """Posts it, and goes on as the page does where the store is not looked through in one step."""
+        seen = self.post(path, form)
+        while found := re.search(r'<form [^>]*hx-trigger="load.*?</form>', seen[2], re.DOTALL):
+            hidden = re.findall(r'type="hidden" name="(\w+)" value="([^"]*)"', found[0])
+            seen = self.post(path, {name: unescape(value) for name, value in hidden})
+        return seen
 
     def log_in(self, token: str) -> tuple[int, dict[str, str], str]:
         form = self.form_of("/dashboard/login")

@@ -91,7 +91,8 @@ class Yard:
 
     async def worker(self, *servers: str, **settings: Any) -> Runner:
         """One that is connected."""
-        worker_app.worker.change(servers=list(servers) or [self.address], **{**DEFAULTS, **settings})
+        lease = {"lease": f"{self._beats['lease_ms']}ms"}
+        worker_app.worker.change(servers=list(servers) or [self.address], **{**DEFAULTS, **lease, **settings})
         runner = await self._stack.enter_async_context(worker_app.worker.running())
         await asyncio.wait_for(runner.connected(), PATIENCE_S)
         return runner
@@ -150,7 +151,7 @@ class Yard:
         assert (await fsck(self.store)).problems == []
 
 
-DEFAULTS = {"concurrency": 10, "threads": 4, "cpu_processes": 1, "grace": "5s", "clock": False, "lease": "3s"}
+DEFAULTS = {"concurrency": 10, "threads": 4, "cpu_processes": 1, "grace": "5s", "clock": False}
 both_ways = pytest.mark.parametrize("way", ["grpc", "redis"])
 """Workers of a node, and workers straight on Redis."""
 

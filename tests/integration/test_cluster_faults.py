@@ -143,7 +143,7 @@ async def test_a_primary_that_is_killed_disturbs_its_own_partitions_alone(
     victim = cluster.primary_of(load.store.tags[0] if "partition" in has else keys.functions(load.store.prefix))
     replica = cluster.replica_of(victim)
     mine = {p for p, tag in enumerate(load.store.tags) if cluster.primary_of(tag) is victim}
-    assert await load.service.check() == Readiness(True)
+    await until(lambda: _is_ready(load.service))
     async with load:
         os.kill(replica.pid, signal.SIGSTOP)
         victim.kill()

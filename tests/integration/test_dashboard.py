@@ -328,10 +328,10 @@ async def test_many_are_changed_after_a_dry_run(entered: Visitor, service: Servi
     for number in range(6):
         await service.submit(NewTask(delay_ms=3_600_000, queue="mail" if number < 4 else "other"))
     form = {"form": await asyncio.to_thread(entered.form_of, "/dashboard/tasks?queue=mail"), "queue": "mail"}
-    _, _, text = await asyncio.to_thread(entered.post, "/dashboard/many/cancel", form)
+    _, _, text = await asyncio.to_thread(entered.change_many, "/dashboard/many/cancel", form)
     assert "4 tasks would be cancelled" in text
     assert (await service.counts()).pending == 6
-    _, _, text = await asyncio.to_thread(entered.post, "/dashboard/many/cancel", {**form, "sure": "yes"})
+    _, _, text = await asyncio.to_thread(entered.change_many, "/dashboard/many/cancel", {**form, "sure": "yes"})
     assert "4 tasks were cancelled" in text
     assert (await service.counts()).pending == 2
     status, _, text = await asyncio.to_thread(entered.post, "/dashboard/many/move", {**form, "delay": "soon"})
@@ -351,10 +351,10 @@ async def test_a_change_of_many_goes_on_where_the_step_before_ended(entered: Vis
     assert step.cursor and step.matched < 6
     form = {"form": await asyncio.to_thread(entered.form_of, "/dashboard/tasks?queue=mail"), "queue": "mail"}
     further = {**form, "cursor": step.cursor, "matched": str(step.matched), "sample": step.sample[0]}
-    _, _, text = await asyncio.to_thread(entered.post, "/dashboard/many/cancel", further)
+    _, _, text = await asyncio.to_thread(entered.change_many, "/dashboard/many/cancel", further)
     assert "6 tasks would be cancelled" in text and step.sample[0] in text
     sure = {**further, "sure": "yes", "changed": str(step.matched)}
-    _, _, text = await asyncio.to_thread(entered.post, "/dashboard/many/cancel", sure)
+    _, _, text = await asyncio.to_thread(entered.change_many, "/dashboard/many/cancel", sure)
     assert "6 tasks were cancelled" in text
     assert (await service.counts()).pending == step.matched
 

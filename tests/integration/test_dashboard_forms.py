@@ -134,7 +134,7 @@ async def test_a_task_is_moved_to_a_moment(visitor: Visitor, service: Service) -
     status, _, _ = await asyncio.to_thread(visitor.post, f"/dashboard/tasks/{made.task_id}/move", given)
     assert (status, (await service.get(made.task_id)).due_ms) == (303, 1_930_118_400_000)
     given = {"form": form, "group": "batch", "at": "2031-03-01T09:00", "sure": "yes"}
-    _, _, text = await asyncio.to_thread(visitor.post, "/dashboard/many/move", given)
+    _, _, text = await asyncio.to_thread(visitor.change_many, "/dashboard/many/move", given)
     assert "1 task was moved" in text and (await service.get(made.task_id)).due_ms == 1_930_122_000_000
 
 
@@ -162,14 +162,14 @@ async def test_dead_letters_are_replayed_and_discarded_by_filter_after_a_dry_run
     _, _, text = await asyncio.to_thread(visitor.get, path)
     assert "Replay …" in text and "Discard …" in text and "Run now …" not in text
     form = {"form": await asyncio.to_thread(visitor.form_of, path), "state": "failed", "queue": "mail"}
-    _, _, text = await asyncio.to_thread(visitor.post, "/dashboard/many/replay", {**form, "label": "n=2"})
+    _, _, text = await asyncio.to_thread(visitor.change_many, "/dashboard/many/replay", {**form, "label": "n=2"})
     assert "1 task would be brought back" in text and (await service.counts()).dead == 6
     given = {**form, "label": "n=2", "sure": "yes"}
-    _, _, text = await asyncio.to_thread(visitor.post, "/dashboard/many/replay", given)
+    _, _, text = await asyncio.to_thread(visitor.change_many, "/dashboard/many/replay", given)
     assert "1 task was brought back" in text and (await service.counts()).dead == 5
-    _, _, text = await asyncio.to_thread(visitor.post, "/dashboard/many/discard", form)
+    _, _, text = await asyncio.to_thread(visitor.change_many, "/dashboard/many/discard", form)
     assert "3 tasks would be deleted for good" in text and (await service.counts()).dead == 5
-    _, _, text = await asyncio.to_thread(visitor.post, "/dashboard/many/discard", {**form, "sure": "yes"})
+    _, _, text = await asyncio.to_thread(visitor.change_many, "/dashboard/many/discard", {**form, "sure": "yes"})
     assert "3 tasks were deleted for good" in text
     left = await service.dead_letters(TaskQuery())
     assert sorted(task.queue for task in left.items) == ["other", "other"]

@@ -141,9 +141,8 @@ async def test_limits_are_set_on_every_command():
 
 async def test_cpu_time_is_limited():
     async with desk(limits=CommandLimits(cpu_s=1)) as d:
-        started = time.monotonic()
-        result = await d.result("exec perl -e '1 while 1'", timeout_ms=60_000)
-        assert result.reason in ("killed by SIGXCPU", "killed by SIGKILL") and time.monotonic() - started < 30
+        result = await d.result("exec perl -e '1 while 1'", timeout_ms=280_000)
+        assert result.reason in ("killed by SIGXCPU", "killed by SIGKILL"), "and not by the time-out"
 
 
 async def test_no_limit_is_left_alone():

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+import pytest
 from redis.asyncio import Redis
 
 from delaybox.store.servers import Servers
@@ -12,9 +15,15 @@ from tests.engines import until
 from tests.integration.test_worker_stream import Worker, call
 from tests.rpc import rpc_process
 from tests.servers import RealServer
-from tests.yard import Yard, yard
+from tests.yard import PATIENT, Yard, yard
 
 __all__ = ["yard"]  # the fixture
+
+
+@pytest.fixture
+def beats() -> Mapping[str, int]:
+    """A worker that is well is given up by nobody, whatever the machine does."""
+    return PATIENT
 
 
 async def test_progress_of_any_size_breaks_no_stream(yard: Yard) -> None:

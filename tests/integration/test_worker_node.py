@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -14,11 +14,17 @@ from delaybox.worker import Runner
 from tests.engines import until
 from tests.ports import free_port
 from tests.waiting import until_async
-from tests.yard import Yard, both_ways, yard
+from tests.yard import PATIENT, QUICK, Yard, both_ways, yard
 
 __all__ = ["yard"]  # the fixture
 
 KEEP: dict[str, Any] = {"keep_result_ms": 60_000}
+
+
+@pytest.fixture
+def beats() -> Mapping[str, int]:
+    """A worker that is well is given up by nobody, whatever the machine does."""
+    return PATIENT
 
 
 @both_ways
@@ -161,6 +167,7 @@ async def test_a_stream_that_breaks_is_resumed_and_nothing_is_handed_out_twice(y
     assert runner.stats.lost == 0
 
 
+@pytest.mark.parametrize("beats", [QUICK], ids=["quick"])
 async def test_a_node_that_is_away_for_longer_has_given_the_tasks_to_others(yard: Yard) -> None:
     """The cable is cut, no end is told: both sides find out by silence."""
     proxy = await yard.proxy(yard.rpc)
