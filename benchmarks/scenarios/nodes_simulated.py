@@ -23,6 +23,7 @@ PARTITIONS = 4_096
 CHANGES = 6
 BEATS = 4_000
 BATCH = 100
+BEAT_MS = round(1_000 * BEAT_S)
 READERS = 20
 
 
@@ -101,13 +102,17 @@ async def _beats(server: BenchServer) -> tuple[float, float, float]:
     everybody on the list."""
     async with ours.opened(server) as store:
         now_ms = await store.ping()
-        for n in range(MEMBERS):
-            await nodes.beat(store, _member(n, now_ms))
+        senders = [nodes.OwnBeats(store) for _ in range(MEMBERS)]
+        for n, sender in enumerate(senders):
+            # They do not all write their records at once.
+            await sender.beat(_member(n, now_ms - n % 3 * BEAT_MS), n)
         found: list[float] = []
-        for at in range(0, BEATS, BATCH):
+        for at in range(MEMBERS, MEMBERS + BEATS, BATCH):
             reset_costs(server)
             for n in range(at, at + BATCH):
-                await nodes.beat(store, _member(n % MEMBERS, now_ms))
+                # Every third one with the record, as members beat.
+                seen_ms = now_ms + BEAT_MS * (n // MEMBERS)
+                await senders[n % MEMBERS].beat(_member(n % MEMBERS, seen_ms), MEMBERS)
             found.append(server_microseconds(server) / BATCH)
         readers = [nodes.MemberList(store) for _ in range(READERS)]
         reads: list[float] = []

@@ -103,9 +103,9 @@ async def test_a_claim_announces_once_what_it_left(lab: Lab, listen: Heard) -> N
 async def test_each_change_of_the_members_is_announced_once(lab: Lab, listen: Heard) -> None:
     came = await listen(channel := keys.members_channel(lab.store.prefix))
     for n in range(20):
-        await roster.beat(lab.store, f"m{n}", b"record", kept_ms=10_000)
+        await roster.beat(lab.store, f"m{n}", b"record")
     for n in range(20):
-        await roster.beat(lab.store, f"m{n}", b"record", kept_ms=10_000)
+        await roster.beat(lab.store, f"m{n}", b"record")
     for n in range(20):
         await roster.leave(lab.store, f"m{n}")
     found = await came()

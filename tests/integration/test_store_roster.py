@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from typing import Any
+
+import pytest
 
 from delaybox.core.membership import Activity, Member
 from delaybox.engine.membership import Identity, Membership
 from delaybox.store import keys, nodes, roster
 from delaybox.store.roster import Beat, Roster
+from delaybox.wire import members as wire_members
 from tests.lab import Lab
 from tests.waiting import PATIENCE_S
 
-KEPT_MS = 10_000
+KEPT_MS = 75_000
 
 
 async def beat(lab: Lab, name: str, *, ending: bool = False) -> Beat:
-    return await roster.beat(lab.store, name, f"record of {name}".encode(), kept_ms=KEPT_MS, ending=ending)
+    return await roster.beat(lab.store, name, f"record of {name}".encode(), ending=ending)
 
 
 async def ranking(lab: Lab) -> set[str]:
@@ -187,9 +191,9 @@ async def test_a_read_brings_the_records_that_others_must_read_anew(lab: Lab):
     found = await roster.read(lab.store, known)
     assert (found.whole, found.records, found.living) == (False, {}, frozenset("abc")), "a beat like the ones before"
     version = found.version
-    await roster.beat(lab.store, "a", b"later", kept_ms=KEPT_MS, noted=True)
+    await roster.beat(lab.store, "a", b"later", noted=True)
     assert (await roster.read(lab.store, known)).version == version
-    now = await roster.beat(lab.store, "b", b"at once", kept_ms=KEPT_MS, changed=True)
+    now = await roster.beat(lab.store, "b", b"at once", changed=True)
     found = await roster.read(lab.store, known)
     assert found.version == now.version > version
     assert found.records == {"a": b"later", "b": b"at once"} and found.ranking == frozenset("abc")
@@ -218,6 +222,82 @@ async def test_a_reader_knows_what_a_reader_of_the_whole_list_knows(lab: Lab):
         if rng.random() < 0.5:
             found, whole = await reader.read(), await nodes.MemberList(lab.store).read()
             assert found == whole
+
+
+async def test_a_beat_without_a_record_keeps_a_member_on_the_list(lab: Lab):
+    for name in "ab":
+        version = (await beat(lab, name)).version
+    for _ in range(10):
+        await pass_time(lab, 500, "a")
+        assert await roster.bare(lab.store, "b") == Beat(lab.now, version, True)
+    found = await roster.read(lab.store)
+    assert found.ranking == {"a", "b"} and found.records["b"] == b"record of b"
+
+
+async def test_who_is_off_the_list_comes_back_with_a_record_alone(lab: Lab):
+    await beat(lab, "a")
+    assert await roster.bare(lab.store, "b") is None
+    await beat(lab, "b")
+    await pass_time(lab, 2_000, "a")
+    before = await roster.read(lab.store)
+    assert await roster.bare(lab.store, "b") is None
+    assert await roster.read(lab.store) == before and before.living == {"a"}
+    assert not (await beat(lab, "b")).ranks
+
+
+async def test_when_others_must_be_looked_after_a_record_is_asked_for(lab: Lab):
+    """Who beats with it judges those who were silent."""
+    for name in "abc":
+        await beat(lab, name)
+    await pass_time(lab, 1_000, "a", "b")
+    await lab.move(500)
+    assert await roster.bare(lab.store, "a") is None
+    await beat(lab, "a")
+    assert await ranking(lab) == {"a", "b"}
+    assert await roster.bare(lab.store, "b") is not None
+
+
+async def test_in_a_large_list_every_third_beat_writes_the_record(lab: Lab, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(nodes, "MANY", 2)
+    senders = {name: nodes.OwnBeats(lab.store) for name in "abcd"}
+    written: dict[str, list[int]] = {name: [] for name in senders}
+    living = {"abc"[n] for n in range(3)}
+    for turn in range(12):
+        for name, sender in senders.items():
+            if name != "d" or turn < 4:
+                await sender.beat(Member(id=name, seen_ms=lab.now, noted=True), len(living))
+        shown = {member.id: member.seen_ms for member in await nodes.live(lab.store)}
+        assert all(shown[name] == lab.now for name in "abc"), "the moment of the last beat, with a record or without"
+        assert shown["d"] == lab.now - max(0, turn - 3) * 500
+        for name in senders:
+            found = await roster.read(lab.store)
+            written[name].append(wire_members.seen_ms(found.records[name]))
+        assert ("d" in await ranking(lab)) == (turn < 6), "it is judged after 1.5 s"
+        await lab.move(500)
+    # The first beat after a while looks after the others.
+    assert len(set(written["a"])) == 12
+    assert len(set(written["b"])) == len(set(written["c"])) == 4
+    # What others must know at once is written at once.
+    for _ in range(3):
+        await senders["b"].beat(Member(id="b", seen_ms=lab.now, version="9"), 3, noted=True)
+    assert b'"version":"9"' in (await roster.read(lab.store)).records["b"]
+
+
+async def test_what_came_back_is_looked_for_only_while_somebody_did(lab: Lab):
+    async def commands() -> int:
+        await lab.client.config_resetstat()
+        await beat(lab, "a")
+        found: dict[str, Any] = await lab.client.info("commandstats")
+        return int(found.get("cmdstat_zscore", {"calls": 0})["calls"])
+
+    await beat(lab, "a")
+    await beat(lab, "b")
+    assert await commands() == 0
+    await beat(lab, "b", ending=True)
+    assert await commands() == 1
+    await roster.leave(lab.store, "b")
+    await pass_time(lab, 500, "a")
+    assert await commands() == 0
 
 
 class Listing:

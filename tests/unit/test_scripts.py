@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from delaybox.core.membership import SILENT_MS
 from delaybox.store import keys
 from delaybox.store.loader import load, names
 
@@ -143,6 +144,10 @@ def test_what_writes_looks_first(name: str) -> None:
     if name in READ_ONLY | {"beat", "create_store", "extend", "hold", "ready", "stamp", "sweep"}:
         return  # these touch one or two keys and each write is complete in itself
     assert "guard" in includes(name), "rule 2: a script does not roll back"
+
+
+def test_members_are_silent_after_the_same_time_in_lua_and_python() -> None:
+    assert f"local SILENT, PUNCTUAL = {SILENT_MS}," in load("beat").source
 
 
 def test_a_cluster_asks_for_keys_and_publishes_at_its_own_servers() -> None:

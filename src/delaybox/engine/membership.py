@@ -89,6 +89,8 @@ class Membership:
         self._changed = self._urgent = self._announces = False
         self._version = -1
         self._list = nodes.MemberList(store)
+        self._beats = nodes.OwnBeats(store)
+        self._living = 0
         self._place: tuple[int, frozenset[bytes]] | None = None
         self._shown: tuple[object, ...] = ()
         self._lag = Lag()
@@ -208,7 +210,7 @@ class Membership:
         self._known = True
         changed, self._announces = self._announces or place != self._place, False
         noted = shown != self._shown
-        answer = await nodes.beat(self._store, member, ending=self._ending, changed=changed, noted=noted)
+        answer = await self._beats.beat(member, self._living, ending=self._ending, changed=changed, noted=noted)
         # Versions only rise: from a lower one the server has lost its last writes, and maybe that this record is noted.
         self._place, self._shown = place, shown if answer.version >= self._version else ()
         if answer.version != self._version:
@@ -218,6 +220,7 @@ class Membership:
         if self._follower is None:
             return
         roster = await self._list.read()
+        self._living = roster.living
         if roster.version != self._version:
             await self._follower.listed(roster.members, roster.returned, roster.ending, roster.version)
             self._version = roster.version

@@ -314,6 +314,16 @@ def nodes(prefix: str) -> str:
     return f"{prefix}:nodes"
 
 
+def beats(prefix: str) -> str:
+    """Zset member id -> ms of its last heartbeat, of those that live."""
+    return f"{{{nodes(prefix)}}}:beats"
+
+
+def silent(prefix: str) -> str:
+    """Zset member id -> ms of its last heartbeat, of those that went silent."""
+    return f"{{{nodes(prefix)}}}:silent"
+
+
 def members_channel(prefix: str) -> str:
     """Channel of the list of members: its version, whenever somebody joins, goes silent or leaves."""
     return f"{prefix}:members"

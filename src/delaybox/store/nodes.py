@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from delaybox.core.membership import Member
 from delaybox.store import keys, roster
@@ -19,9 +19,11 @@ _MOST_NAMED = 1_000
 _named: set[str] = set()
 """Members whose damaged heartbeats were logged: each once in the life of a process."""
 
-_KEPT_MS = 75_000
-"""Heartbeats of dead members are kept for five leases of the default length: by them the reaper sees whether most nodes
-went away at once."""
+MANY = 200
+"""In a list of more members than this only every third beat writes the record. What that says beside the moment of the
+beat is up to 1.5 s old there; changes that others must know at once are written at once."""
+_RECORD_MS = 1_250
+"""Beats come every 500 ms."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +36,41 @@ class Ranking:
     returned: tuple[Member, ...]
     ending: tuple[Member, ...] = ()
 
+    @property
+    def living(self) -> int:
+        """How many these are."""
+        return len(self.members) + len(self.returned) + len(self.ending)
+
 
 async def beat(
     store: Store, member: Member, *, ending: bool = False, changed: bool = False, noted: bool = False
 ) -> Beat:
     """Writes a member's heartbeat; see `roster.beat`."""
     record = members.encode(member)
-    return await roster.beat(store, member.id, record, kept_ms=_KEPT_MS, ending=ending, changed=changed, noted=noted)
+    return await roster.beat(store, member.id, record, ending=ending, changed=changed, noted=noted)
+
+
+class OwnBeats:
+    """The heartbeats of one member."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._ranks = False
+        self._written_ms = 0
+
+    async def beat(
+        self, member: Member, living: int, *, ending: bool = False, changed: bool = False, noted: bool = False
+    ) -> Beat:
+        """Writes a heartbeat; see `roster.beat`. ``living``: how many are on the list, as far as is known."""
+        plain = self._ranks and not (ending or changed or noted)
+        if living > MANY and plain and 0 <= member.seen_ms - self._written_ms < _RECORD_MS:
+            answer = await roster.bare(self._store, member.id)
+            if answer is not None:
+                return answer
+        self._ranks = False
+        answer = await beat(self._store, member, ending=ending, changed=changed, noted=noted)
+        self._ranks, self._written_ms = answer.ranks, member.seen_ms
+        return answer
 
 
 class MemberList:
@@ -88,8 +118,16 @@ async def leave(store: Store, member_id: str) -> None:
 async def live(store: Store) -> list[Member]:
     """Every member by id, as its last heartbeat describes it; damaged heartbeats are left out."""
     flat: dict[bytes, bytes] = await store.servers.ask("HGETALL", keys.nodes(store.prefix))
-    found = (_read(member_id, raw) for member_id, raw in sorted(flat.items()))
-    return [member for member in found if member is not None]
+    read = (_read(member_id, raw) for member_id, raw in sorted(flat.items()))
+    found = [member for member in read if member is not None]
+    if len(found) <= MANY:
+        return found
+    # Records do not have the moments of all beats there.
+    lists = (keys.beats(store.prefix), keys.silent(store.prefix))
+    seen: dict[str, int] = {}
+    for scores in await store.servers.ask_many([("ZRANGE", key, 0, -1, "WITHSCORES") for key in lists]):
+        seen.update((member_id.decode("utf-8", "replace"), int(at)) for member_id, at in scores)
+    return [replace(member, seen_ms=max(member.seen_ms, seen.get(member.id, 0))) for member in found]
 
 
 async def find(store: Store, member_id: str) -> Member | None:

@@ -6,13 +6,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from delaybox.core.membership import SILENT_MS
 from delaybox.store import keys
 from delaybox.store.loader import ScriptCall
 from delaybox.store.store import Store
-
-PUNCTUAL_MS = 5_000
-"""A member that was silent ranks again after it has beaten in time for this long."""
 
 _NEVER = 1e15
 """When one that is ending ranks again (lib/members.lua)."""
@@ -52,34 +48,38 @@ async def beat(
     member_id: str,
     record: bytes,
     *,
-    kept_ms: int,
     ending: bool = False,
     changed: bool = False,
     noted: bool = False,
 ) -> Beat:
-    """Writes a heartbeat. ``kept_ms``: how long records of silent members are kept. StoreUnavailable.
+    """Writes a heartbeat. StoreUnavailable.
 
     ``ending``: the member finishes its work and does not rank any more. ``changed``: others must read its record anew;
     ``noted``: they need not before the list changes.
     """
-    args = (
-        member_id,
-        record,
-        SILENT_MS,
-        kept_ms,
-        PUNCTUAL_MS,
-        keys.members_channel(store.prefix),
-        int(ending),
-        1 if changed else 2 if noted else 0,
-    )
+    # Each argument costs the server about 2,000 instructions.
+    args: tuple[str | bytes | int, ...] = (member_id, record)
+    if ending or changed or noted:
+        args += (1 if changed else 2 if noted else 0, int(ending))
+    now, version, ranks = await _beat(store, args)
+    return Beat(now, version, ranks == 1)
+
+
+async def bare(store: Store, member_id: str) -> Beat | None:
+    """A heartbeat without a record, of a member that ranked at its last one. None: nothing was written, because a beat
+    with the record is needed. StoreUnavailable."""
+    now, version, ranks = await _beat(store, (member_id,))
+    return Beat(now, version, True) if ranks == 1 else None
+
+
+async def _beat(store: Store, args: tuple[str | bytes | int, ...]) -> tuple[int, int, int]:
     now, version, ranks = await store.runner.run(ScriptCall("beat", keys.nodes(store.prefix), args))
-    return Beat(now, version, bool(ranks))
+    return now, int(version or 0), ranks
 
 
 async def leave(store: Store, member_id: str) -> None:
     """Takes the member off the list. StoreUnavailable."""
-    args = (member_id, keys.members_channel(store.prefix))
-    await store.runner.run(ScriptCall("leave", keys.nodes(store.prefix), args))
+    await store.runner.run(ScriptCall("leave", keys.nodes(store.prefix), (member_id,)))
 
 
 async def read(store: Store, since: int = 0) -> Roster:

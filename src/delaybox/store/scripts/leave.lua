@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Takes a member that ends off the list, so that others take over at once.
 -- KEYS  1 members hash
--- ARGV  1 member id, 2 channel for changes of the list
+-- ARGV  1 member id
 -- REPLY version of the list
 -- ERRORS TRYAGAIN (nothing written)
 -- BOUND constant
@@ -10,4 +10,4 @@
 --@include lib/members.lua
 local err = guard(MEMBER_KEYS)
 if err then return err end
-return forget_member(ARGV[1]) and list_changed(ARGV[2], now_ms()) or list_version()
+return forget_member(ARGV[1]) and list_changed(now_ms()) or list_version()
