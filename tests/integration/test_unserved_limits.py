@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,16 +13,23 @@ from redis.asyncio import Redis
 from delaybox.core.lane import lane_of
 from delaybox.core.limit_keys import KeyLimit
 from delaybox.core.membership import Activity, ConnectedWorker, Member
-from delaybox.core.queue import QueueRules
+from delaybox.core.query import TaskQuery
+from delaybox.core.queue import LiveRules, QueueRules
 from delaybox.core.queue_limits import rate_of
 from delaybox.core.task import NewTask, TaskType
+from delaybox.engine.clock_estimate import Clocks
 from delaybox.engine.engine import Engine
 from delaybox.engine.options import EngineOptions
+from delaybox.engine.ownership import Ownership
+from delaybox.engine.permit_dealer import PermitDealer
+from delaybox.service import Selection, Service
 from delaybox.service.rules import Rules
 from delaybox.service.why_waiting import Served
+from delaybox.store import rules
+from delaybox.store.leases import new_lease
 from delaybox.store.record import draft
 from delaybox.store.servers import Servers
-from delaybox.store.store import Batch, Store
+from delaybox.store.store import Batch, ClaimLimits, Store
 from tests.engines import Recorder, until
 
 PARTITIONS = 4
@@ -76,6 +84,35 @@ async def test_what_nobody_serves_holds_up_nothing(client: Redis, prefix: str, l
         others = await members.enter_async_context(serving(store, "nobodys"))
         await add(store, "send", 2)
         await until(lambda: len(others.got) == 3 * PARTITIONS and len(mine.got) == 4 * PARTITIONS)
+
+
+async def test_what_comes_back_where_nobodys_tasks_wait_goes_to_others_at_once(client: Redis, prefix: str) -> None:
+    """It waited for the sweep, up to a second later: the store takes what waits there for what uses it next."""
+    store = await Store.open(Servers(client), prefix=prefix, partitions=PARTITIONS)
+    await Rules(store).set("mail", QueueRules(concurrency=1))
+    await add(store, "nobodys", 1)
+    live = LiveRules()
+    number, found = await rules.every(store, {})
+    live.take(number, {queue: one.rules for queue, one in found.items()})
+    dealer = PermitDealer(store, live, Ownership(PARTITIONS), Clocks(lambda: store.shards.of), keeps=False)
+    mine: Any = SimpleNamespace(lane=lane("send"), limit_keys=())
+    other: Any = SimpleNamespace(lane=lane_of(TaskType.WORKER, "other", "send"), limit_keys=())
+    dealer.came_back_of(0, [mine])
+    assert not dealer._due
+    dealer.listed([Member(id="a", seen_ms=1, activity=Activity(types="w", lanes=(lane("send"),), lane_count=1))])
+    for p in range(PARTITIONS):
+        await store.claim(p, new_lease(15_000), ClaimLimits(slots=0, types="w"))
+    await dealer._settle({1: {b"cmail": None}}, [])
+    dealer.came_back_of(0, [other])
+    assert not dealer._due
+    dealer.came_back_of(0, [mine])
+    assert set(dealer._due) == {0}
+    # The last one of these is gone.
+    dealer._due.clear()
+    await Service(store).bulk.cancel(Selection(wanted=TaskQuery(queue="mail")))
+    await dealer._settle({1: {b"cmail": None}}, [])
+    dealer.came_back_of(0, [mine])
+    assert not dealer._due
 
 
 def served(*activities: Activity) -> Sequence[bytes]:

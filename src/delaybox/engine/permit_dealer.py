@@ -49,6 +49,8 @@ _KEYS_AGAIN_MS = 2_000.0
 """The same of limit keys, of which there may be very many."""
 _SWEEP_S = 1.0
 _MARK = MARK.encode()
+_MOST_UNSERVED = 1_000
+"""Pools that are noted because tasks wait for them that nobody serves; of more the sweep sees to what comes back."""
 _AT_ONCE, _TRIPS = 4, 16
 """Partitions in one round trip: their scripts run one behind the other, and a claim waits for all of them; and how many
 trips there are at most."""
@@ -73,8 +75,8 @@ class PermitDealer:
         """The lanes that living members serve, as `permits.visit_calls` takes them."""
         self._served_now: tuple[int, Sequence[bytes]] | None = None
         """Of these what `_served_here` found by so many changes of rules."""
-        self._unserved: set[tuple[int, bytes]] = set()
-        """Partitions and pools in which tasks wait that nobody serves."""
+        self._unserved: dict[bytes, set[int]] = {}
+        """Pools for which tasks wait that nobody serves, and in which of the partitions that were visited."""
         self._apart = Apart(clocks.shards)
         self._due: dict[int, dict[bytes, float]] = {}
         self._on_record: dict[int, set[bytes]] = {}
@@ -116,8 +118,8 @@ class PermitDealer:
 
     def came_back_of(self, partition: int, deliveries: Sequence[Delivery]) -> None:
         """As `ended`, where the store says that work waits there for what came back: that may be served by nobody."""
-        if any(p == partition for p, _ in self._unserved):
-            self.ended(partition, deliveries)
+        if self._unserved:
+            self.ended(partition, [d for d in deliveries if self._others_wait(d)])
 
     def came_back(self, partition: int, names: Iterable[bytes]) -> None:
         """Permits of these queues and limit keys came back that others may use."""
@@ -267,8 +269,20 @@ class PermitDealer:
                 places[p] = seen.place
             found += seen.pools
             for one in seen.pools:
-                (self._unserved.add if one.unserved else self._unserved.discard)((p, one.pool))
+                self._note_unserved(p, one)
         return found, problem
+
+    def _others_wait(self, d: Delivery) -> bool:
+        """Whether tasks that nobody serves wait for a permit that it used."""
+        return any(b"c" + name in self._unserved for name in (queue_of_lane(d.lane), *d.limit_keys))
+
+    def _note_unserved(self, p: int, one: PoolReport) -> None:
+        if one.unserved and (one.pool in self._unserved or len(self._unserved) < _MOST_UNSERVED):
+            self._unserved.setdefault(one.pool, set()).add(p)
+        elif not one.unserved and (partitions := self._unserved.get(one.pool)):
+            partitions.discard(p)
+            if not partitions:
+                del self._unserved[one.pool]
 
     def _served_here(self) -> Sequence[bytes]:
         """The lanes that are served of queues with limits; (): too many, so all count."""

@@ -97,12 +97,10 @@ local function waiting(queue)
   if not known then
     known = { count = 0, deadline = 0, others = 0 }
     local function look(set, lane, critical)
-      if not is_served(lane) then
-        known.others = 1
-        return
-      end
       local head = redis.call('ZRANGE', set, 0, 0, 'WITHSCORES')[2]
-      if head then
+      if head and not is_served(lane) then
+        known.others = 1
+      elseif head then
         local deadline = tonumber(head) - (critical and AHEAD or 0)
         if known.count == 0 or deadline < known.deadline then known.deadline = deadline end
         known.count = known.count + redis.call('ZCARD', set)
