@@ -155,7 +155,7 @@ async def test_what_left_before_its_turn_is_no_turn_of_its_key(lab: Lab) -> None
     gone = await lab.add(*(call("a") for _ in range(60)))
     await lab.move(1)
     await lab.add(*(call("a") for _ in range(10)), *(call("b") for _ in range(100)))
-    for _ in range(2):
+    for _ in range(3):
         await lab.claim(slots=0)
     await lab.move(-2)
     await lab.index((lab.now + 1) // 1_000)
@@ -200,8 +200,8 @@ async def test_ten_thousand_ready_keys_among_many_pending_ones(lab: Lab) -> None
     for first in range(0, 10_000, 500):
         await lab.add(*(call(f"key-{n}") for n in range(first, first + 500)))
         await lab.add(*(call(f"later-{n}", delay_ms=3_600_000) for n in range(first, first + 500)))
-    for _ in range(20):
-        await lab.claim(slots=0)
+    while (await lab.claim(slots=0)).promoted:
+        pass
     assert int(await lab.client.hget(f"{lab.tag}:fair", "")) == 10_000, "who waits for a later time costs nothing"
     got = Counter(await taken(lab, 10_000, slots=250))
     assert len(got) == 10_000 and set(got.values()) == {1}

@@ -298,6 +298,14 @@ async def test_what_becomes_ready_in_one_call_is_bounded(lab: Lab) -> None:
     assert [(await promote(lab.store, 0, late_ms=100)).moved for _ in range(3)] == [500, 500, 200]
 
 
+async def test_what_becomes_ready_in_one_call_is_of_a_bounded_number_of_lanes(lab: Lab) -> None:
+    for n in range(150):
+        await lab.add(NewTask(type=TaskType.WORKER, name="f", queue=f"q{n}"))
+    await lab.move(200)
+    found = [await promote(lab.store, 0, late_ms=100) for _ in range(3)]
+    assert [(one.moved, one.more) for one in found] == [(64, True), (64, True), (22, False)]
+
+
 async def test_a_forecast_of_very_many_minutes_goes_on_in_further_calls(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:

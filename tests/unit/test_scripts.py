@@ -162,6 +162,7 @@ def test_a_cluster_asks_for_keys_and_publishes_at_its_own_servers() -> None:
 def test_includes_are_resolved_and_used(name: str) -> None:
     source = load(name).source
     assert "--@include" not in source
+    assert not any(line.lstrip().startswith("--") for line in source.splitlines()), "comments are for readers"
     assert len(includes(name)) == len(set(includes(name)))
     assert source.startswith("#!lua")
 

@@ -12,7 +12,7 @@ from delaybox.engine.clock_estimate import RedisClock
 from delaybox.engine.ownership import Ownership
 from delaybox.processes.waking import rest_s
 from delaybox.store.leftovers import NOTHING, call_again, left, promote
-from delaybox.store.store import MAX_ITEMS, Store
+from delaybox.store.store import Store
 
 LATE_MS = 100
 """A WORKER task that is late by this much is not only on its way to a claim."""
@@ -108,5 +108,5 @@ class Leftovers:
     async def _promote(self, p: int, late_ms: int, letter: str) -> int:
         while True:
             answer = await promote(self._store, p, late_ms=late_ms, letter=letter)
-            if answer.moved < MAX_ITEMS:
+            if not answer.more:
                 return answer.first_ms

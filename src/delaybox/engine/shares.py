@@ -37,6 +37,8 @@ less time than a look takes at one: by looks alone half of the critical tasks wa
 _DEEPER = 4
 """More looks, at most, before a decision, at partitions in which due work lies behind what a look made ready: a queue
 gets nothing of its share while its tasks lie behind a backlog of another one."""
+_BY_KEYS = 60
+"""So many tasks are never too few: a claim looks up 64 fairness keys at most, and some of them have nothing."""
 _MOST_TIMES = 3
 """A partition that gives too little again and again is last in up to 7 plans, so it still gets one of eight."""
 _LOOKS = 64
@@ -342,8 +344,8 @@ class _Head(NamedTuple):
 
 def too_little(count: int, asked: int) -> bool:
     """Whether a claim that asked for so many tasks brought so few that what was seen hides something. Two fifths are
-    enough: with very many fairness keys a claim looks at half as many as it may take, some of them in vain."""
-    return 5 * count < 2 * asked
+    enough, and so is `_BY_KEYS`."""
+    return 5 * count < 2 * asked and count < _BY_KEYS
 
 
 def _left(one: Waiting) -> bool:

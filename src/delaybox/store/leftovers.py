@@ -48,10 +48,12 @@ class Unclaimed:
 
 @dataclass(frozen=True, slots=True)
 class Promoted:
-    """``moved``: how many became ready. ``first_ms``: when the first of that type is due that is left; -1: none."""
+    """``moved``: how many became ready. ``first_ms``: when the first of that type is due that is left; -1: none.
+    ``more``: that one is as late."""
 
     moved: int
     first_ms: int
+    more: bool
 
 
 NOTHING = Left(-1, ready=False, for_nodes=False, first_hook_ms=-1)
@@ -118,8 +120,8 @@ async def call_again(store: Store, partition: int) -> None:
 
 
 async def promote(store: Store, partition: int, *, late_ms: int, letter: str = TaskType.WORKER.value) -> Promoted:
-    """Makes up to MAX_ITEMS WORKER tasks ready that are late by this much, and calls members that may serve them.
+    """Makes up to MAX_ITEMS WORKER tasks of 64 lanes ready that are late by this much, and calls members for them.
     ``letter``: of the type, where it is HTTP tasks."""
     args = (late_ms, MAX_ITEMS, store.bucket_ms, letter)
-    _, moved, first, _ = await store.runner.run(ScriptCall("promote", store.tags[partition], args))
-    return Promoted(moved, first)
+    now_ms, moved, first, _ = await store.runner.run(ScriptCall("promote", store.tags[partition], args))
+    return Promoted(moved, first, more=moved > 0 and 0 <= first <= now_ms - late_ms)

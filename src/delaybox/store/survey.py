@@ -15,7 +15,7 @@ from delaybox.store.store import Store
 SHARED = b"s"
 """In place of a plan: queues have weights, so where more is due than there are slots the claim leases nothing."""
 _MADE_READY = 1_000
-"""Lanes take turns by weight among what is ready, so this many due tasks are made ready first, of 125 lanes at most."""
+"""Lanes take turns by weight among what is ready, so this many due tasks are made ready first, of 64 lanes at most."""
 _pack = msgspec.msgpack.Encoder().encode
 
 

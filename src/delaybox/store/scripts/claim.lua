@@ -21,8 +21,8 @@
 --        what was fired in place {id, record or head, ...},
 --        lanes with needs that are not named here, while their functions are (lib/served.lua)}
 -- ERRORS TRYAGAIN (nothing written but hints)
--- BOUND 500 items, 256 KiB of records; beside ready work it makes tasks of 125 lanes ready, where each with a fairness key counts as a
---       lane, and it looks 125 times for what a key has
+-- BOUND 500 items, 256 KiB of records; it makes 64 tasks with a fairness key ready, and beside ready work tasks of 64 lanes, where each
+--       with such a key counts as a lane; it looks 64 times for what a key has
 --@include lib/time.lua
 --@include lib/keys.lua
 --@include lib/record.lua

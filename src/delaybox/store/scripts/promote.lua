@@ -4,7 +4,7 @@
 -- ARGV  1 how late ms, 2 most tasks (<= 500), 3 bucket width ms, 4 the type's letter: w or h
 -- REPLY {now ms, tasks made ready, due ms of the first that is left in the near indexes (-1 none), 1 = there is ready work}
 -- ERRORS TRYAGAIN (nothing written)
--- BOUND 500 tasks
+-- BOUND 500 tasks of 64 lanes, where each with a fairness key counts as a lane
 --@include lib/time.lua
 --@include lib/keys.lua
 --@include lib/record.lua
@@ -24,7 +24,7 @@ local own = whose.near(ARGV[4], true)
 local err = guard({ K_CLOCK, unpack(K_NEAR, own[1], own[4]) })
 if err then return err end
 held_back = function(lane, critical) return permits().hold_back(lane, critical, now) end
-local moved = promote(own, now - late, most)
+local moved = promote(own, now - late, most, fair.looks)
 local first = -1
 for _, n in ipairs(own) do
   local head = redis.call('ZRANGE', K_NEAR[n], 0, 0, 'WITHSCORES')

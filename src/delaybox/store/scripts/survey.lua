@@ -2,13 +2,13 @@
 -- How much waits in one partition for a taker that has fewer slots than work: it decides by this what it claims where.
 -- KEYS  1 hash tag of the partition
 -- ARGV  1 letters of the task types served by lease, 2 1 = a guest, as in claim.lua, 3 how many due tasks to make ready first, of
---       125 lanes at most, because lanes take turns by weight (0 none), 4 bucket width ms, 5.. lanes, as in claim.lua from 16 on
+--       64 lanes at most, because lanes take turns by weight (0 none), 4 bucket width ms, 5.. lanes, as in claim.lua from 16 on
 -- REPLY {now ms, lanes met as in claim.lua, critical lines, other lines, lanes, their lines}. A line: three numbers, the virtual deadline
 --        of its first task (ms), by how much that of the next is later (microseconds, as far as was looked), how many wait. Lanes with
 --        ready work that is not critical are named where ARGV[3] > 0. Where near holds much, or tasks of others among those served,
 --        how many wait there is an estimate by the first of them
 -- ERRORS TRYAGAIN (nothing written)
--- BOUND LOOKED entries of each near index, 64 lanes with ready work of each type, 1,000 tasks of 125 lanes made ready
+-- BOUND LOOKED entries of each near index, 64 lanes with ready work of each type, 1,000 tasks of 64 lanes made ready
 --@include lib/time.lua
 --@include lib/keys.lua
 --@include lib/record.lua

@@ -341,6 +341,8 @@ function take_near(out, own, from, now, how, served, slots, limit, guest, floor_
 
   local ids, names, count, kinds = out.ids, out.members, #out.ids, {}
   local began = count
+  -- So many tasks with a fairness key become ready here at most; a guest leaves most of them where they lie.
+  local keyed = fair.looks
   -- Where a backlog waits in ready sets (from is not -inf), what is taken from these alone waits with it.
   local turns, in_turns = from == '-inf', false
   local function use(n, member)
@@ -381,6 +383,7 @@ function take_near(out, own, from, now, how, served, slots, limit, guest, floor_
         left[n] = l
       end
       l[#l + 1] = member
+      if crowded and not guest and fair.has(lane or sub(member, 17)) then keyed = keyed - 1 end
     end
   end
 
@@ -395,7 +398,7 @@ function take_near(out, own, from, now, how, served, slots, limit, guest, floor_
   if only then
     -- The common case: one priority is due. No scores are asked for.
     local found, i = members[only], 0
-    while i < total and not (guest and slots == 0) do
+    while i < total and keyed > 0 and not in_turns and not (guest and slots == 0) do
       i = i + 1
       use(only, found[i])
     end
@@ -410,7 +413,7 @@ function take_near(out, own, from, now, how, served, slots, limit, guest, floor_
     local function take(critical, most)
       for i = 1, most do
         local n = next_index(own, members, dues, used, critical)
-        if not n or guest and slots == 0 then return i - 1 end
+        if not n or keyed == 0 or in_turns or guest and slots == 0 then return i - 1 end
         used[n] = used[n] + 1
         use(n, members[n][used[n]])
       end
@@ -418,9 +421,10 @@ function take_near(out, own, from, now, how, served, slots, limit, guest, floor_
     end
     local floor = not plan and others > 0 and others < total and floor_of(floor_field) or nil
     local kept = plan and math.min(plan.others, slots, others) or floor and math.min(reserve(floor, slots), others) or 0
-    slots = slots - kept
+    local kept_keyed = others > 0 and math.ceil(keyed / 20) or 0
+    slots, keyed = slots - kept, keyed - kept_keyed
     local taken = take(true, floor and limit - math.min(reserve(floor, limit), others) or limit - kept)
-    slots = slots + kept
+    slots, keyed = slots + kept, keyed + kept_keyed
     local critical = count - began
     take(false, limit - taken)
     if gives_up() then return nil end
@@ -458,7 +462,7 @@ function take_near(out, own, from, now, how, served, slots, limit, guest, floor_
       gone[n] = count_
     end
   end
-  return gone, moved, again, full or fair.moved, heads
+  return gone, moved, again, full or fair.moved or keyed == 0, heads
 end
 
 -- Removes from near what take_near used up: by rank from the first entry that is due after from, or by name.

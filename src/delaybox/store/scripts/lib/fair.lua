@@ -8,10 +8,10 @@
 -- Virtual time is the largest start that was served. Every twentieth take goes by virtual deadline, or new keys at capacity would
 -- starve a key with a backlog.
 -- looks: how many times this call may still look up what a key has. A look costs more than all else of a task, so with many keys a
--- call takes about half as many tasks as with few (docs/bounds.md). passed: keys that had nothing. crowded, moved, W: set by callers.
+-- call takes about a quarter as many tasks as with few (docs/bounds.md). passed: keys that had nothing. crowded, moved, W: set by callers.
 -- Most scripts meet no such task. For these only what asks whether there are any is made; the first use of anything else makes the rest,
 -- because each function of a script is made anew when it runs, which costs as much as a command.
-local fair = { looks = 125, passed = 0, crowded = false, moved = false, W = false }
+local fair = { looks = 64, passed = 0, crowded = false, moved = false, W = false }
 do
 local on, lanes, marked, states = nil, {}, {}, {}
 
