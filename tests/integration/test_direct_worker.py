@@ -33,7 +33,7 @@ from tests.engines import until
 from tests.ports import free_port
 from tests.servers import RealServer
 from tests.waiting import PATIENCE_S
-from tests.yard import Yard, yard
+from tests.yard import PATIENT, Yard, yard
 
 __all__ = ["yard"]  # the fixture
 
@@ -102,6 +102,7 @@ async def test_a_server_and_a_worker_are_a_whole_system(tmp_path: Path, seen: Co
         await process.wait()
 
 
+@pytest.mark.parametrize("beats", [PATIENT], ids=["patient"])
 async def test_workers_of_both_kinds_share_the_tasks_of_one_store(yard: Yard) -> None:
     of_node = await yard.worker()
     straight = await yard.worker(yard.url)

@@ -11,6 +11,7 @@ import signal
 import sys
 from pathlib import Path
 
+import pytest
 from redis.asyncio import Redis
 
 from delaybox.core.access import Token
@@ -23,11 +24,12 @@ from tests.rpc import rpc_process
 from tests.servers import RealServer
 from tests.waiting import PATIENCE_S
 from tests.web import called
-from tests.yard import Yard, both_ways, worker, yard
+from tests.yard import PATIENT, Yard, both_ways, worker, yard
 
 __all__ = ["yard"]  # the fixture
 
 
+@pytest.mark.parametrize("beats", [PATIENT], ids=["patient"])
 @both_ways
 async def test_sigterm_lets_what_runs_end(yard: Yard, tmp_path: Path) -> None:
     async with worker(yard, tmp_path) as process:
