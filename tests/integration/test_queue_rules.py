@@ -194,14 +194,14 @@ def test_retry_timeout_and_keeping_results_are_live(served: Node, client: Client
     assert shown.effect is not None and shown.effect.timeout is not None
     in_force(served, shown.version)
     with pytest.raises(TaskFailed):
-        client.schedule("fail", queue="mail").result(timeout=PATIENCE_S)
+        client.schedule("fail", queue="mail", timeout="60s").result(timeout=PATIENCE_S)
     assert crew.failures == 3
     crew.gate.close()
     slow = client.schedule("step", ["slow"], queue="mail", retry=0)
     with pytest.raises(TaskFailed, match="timed out"):
         slow.result(timeout=PATIENCE_S)
     crew.gate.open()
-    kept = client.schedule("step", ["kept"], queue="mail", timeout="20s")
+    kept = client.schedule("step", ["kept"], queue="mail", timeout="60s")
     until(lambda: client.get(kept.id).state is TaskState.SUCCEEDED)
     client.unset_queue("mail")
     assert client.queue_rules("mail")[0].retry is None

@@ -242,15 +242,15 @@ async def test_servers_that_misbehave_cost_no_more_than_the_time_out(server: Rec
         "/silent": silent, "/drip": drip, "/head": endless_head, "/closes": closes, "/nonsense": nonsense,
         "/unframed": unframed, "/continues": continues,
     }  # fmt: skip
-    async with target(timeout_ms=400) as to:
-        for path, words in (
-            ("/silent", "within 400 ms"),
-            ("/drip", "within 400 ms"),
-            ("/head", "head is longer"),
-            ("/closes", "before the answer was complete"),
-            ("/nonsense", "not HTTP"),
+    async with target() as to:
+        for path, timeout_ms, words in (
+            ("/silent", 400, "within 400 ms"),
+            ("/drip", 400, "within 400 ms"),
+            ("/head", 60_000, "head is longer"),
+            ("/closes", 60_000, "before the answer was complete"),
+            ("/nonsense", 60_000, "not HTTP"),
         ):
-            found = await outcome(to, task(server.url(path)))
+            found = await outcome(to, task(server.url(path), timeout_ms=timeout_ms))
             assert isinstance(found, Failed) and found.retryable and words in found.reason, (path, found)
             # Its breaker does not matter here.
             await outcome(to, task(server.url("/fine")))
@@ -413,9 +413,9 @@ async def test_rules_of_a_queue_hold_for_webhooks(server: Receiver):
     async with target(queues=rules) as to:
         late = await outcome(to, task(server.url("/late")))
         assert isinstance(late, Failed) and "within 50 ms" in late.reason
-        kept = await outcome(to, task(server.url("/kept")))
+        kept = await outcome(to, task(server.url("/kept"), timeout_ms=60_000))
         assert isinstance(kept, Done) and kept.result is not None and kept.keep_ms == 60_000
-        not_kept = await outcome(to, task(server.url("/kept"), keep_result_ms=NO_RESULT))
+        not_kept = await outcome(to, task(server.url("/kept"), timeout_ms=60_000, keep_result_ms=NO_RESULT))
         assert not_kept == Done()
 
 
