@@ -17,6 +17,7 @@ from benchmarks.harness.server import BenchServer
 from benchmarks.ours.storing import script_names
 from delaybox.core.delivery import DONE, Delivery, Report
 from delaybox.core.lane import lane_of
+from delaybox.core.membership import Activity, ConnectedWorker
 from delaybox.core.queue import LiveRules
 from delaybox.core.task import NewTask, TaskType
 from delaybox.engine.engine import Engine
@@ -114,13 +115,17 @@ async def add_drafts(store: Store, partition: int, drafts: Sequence[Draft]) -> l
 @asynccontextmanager
 async def taking(store: Store, places: Places, queue: str = "*") -> AsyncIterator[None]:
     """An engine claims for the target."""
-    rules = LiveRules()
-    engine = Engine(store, {}, EngineOptions(node_id="bench", clock=False), hosts=True, rules=rules)
+    rules, lane = LiveRules(), lane_of(TaskType.WORKER, queue, FUNCTION)
+    # What no member says it serves gets no permits.
+    one = ConnectedWorker(concurrency=places.free)
+    facts = Activity(types=TaskType.WORKER.value, lanes=(lane,), lane_count=1, workers=(one,), worker_count=1)
+    options = EngineOptions(node_id="bench", clock=False)
+    engine = Engine(store, {}, options, hosts=True, rules=rules, facts=lambda: facts)
     await engine.start()
     try:
         while rules.version < 0:
             await asyncio.sleep(0.01)
-        places.guest = engine.admit(lanes=[lane_of(TaskType.WORKER, queue, FUNCTION)], target=places, room=places.room)
+        places.guest = engine.admit(lanes=[lane], target=places, room=places.room)
         yield
     finally:
         await engine.stop(5.0)
