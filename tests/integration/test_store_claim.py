@@ -434,6 +434,16 @@ async def test_a_claim_that_took_all_that_was_ready_says_so(lab: Lab, guest: boo
 
 
 @pytest.mark.parametrize("guest", [False, True])
+async def test_a_claim_that_took_what_it_made_ready_as_well_says_so(lab: Lab, guest: bool) -> None:
+    """Or each task beside a queue that waits for permits would be followed by a claim that finds nothing."""
+    ready = await lab.add(NewTask(type=WORKER, name="f"))
+    await lab.claim(slots=0)
+    due = await lab.add(NewTask(type=WORKER, name="f", queue="other"))
+    claimed = await lab.claim(types="w", slots=10, guest=guest)
+    assert set(leased(claimed)) == {*ready, *due} and (claimed.promoted, claimed.more) == (1, False)
+
+
+@pytest.mark.parametrize("guest", [False, True])
 async def test_a_claim_that_made_part_of_what_is_due_ready_says_that_there_is_more(lab: Lab, guest: bool) -> None:
     task = NewTask(type=WORKER, name="f")
     added = await lab.add(task)

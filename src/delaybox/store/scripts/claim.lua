@@ -254,7 +254,7 @@ end
 if backlog then
   heads = {}
   -- With a slot or two, the twentieth that is kept for tasks which are not critical would be rounded up to a half.
-  promoted = promote(own, now, math.max(most, 100), fair.looks)
+  promoted, ends.deeper = promote(own, now, math.max(most, 100), fair.looks)
   if free ~= '' then
     local critical = open_lanes(candidates, free, served, now, true)
     local others = open_lanes(candidates, free, served, now, false)
@@ -484,9 +484,8 @@ local progress = n_leased > 0 or #fired > 0 or dropped > 0 or permits.moved
 if guest and (full or backlog) and not progress then due = promoted > 0 and now or now + 20 end
 -- What became ready here because its queue is steered, and has room, is taken by the next look.
 if n_parked > 0 or fair.moved or gone and c.steered and promoted > 0 and has_ready(free .. letters, served, now) then due = now end
--- Whether something is left is known only now: it may have taken all that is ready, or all that has permits. Where it made tasks ready,
--- more of them may be due than one claim makes ready.
-if backlog then backlog = n_leased >= slots or promoted > 0 or has_ready(free .. letters, served, now) end
+-- Whether something is left is known only now: it may have taken all that is ready, or all that has permits.
+if backlog then backlog = n_leased >= slots or ends.deeper or has_ready(free .. letters, served, now) end
 local more = progress and (n_ids >= most or #put_back > 0 or backlog or guest and (full or n_leased >= slots))
 -- Whether no WORKER task of any lane is due any more, so that guests with other lanes need not look: the near indexes were read to their
 -- end, nothing was left there or made ready, and nothing was ready before.

@@ -68,7 +68,7 @@ end
 -- Moves up to limit due entries of the given near indexes to ready: critical ones first, then the others, which keep a twentieth (of lanes too), by
 -- virtual deadline. (Taken index by index, with 300 critical tasks a claim, none of the others became ready in 300 claims.)
 -- lanes: of at most so many lanes, where it is given, because a lane costs as much as five tasks; so does each task with a fairness key,
--- which counts as a lane. Returns how many.
+-- which counts as a lane. Returns how many, and whether more are due than it may.
 -- So much of an index is read at once: most of what was read of each one up to the limit was of lanes that were too many.
 local PAGE = 100
 function promote(own, now, limit, lanes)
@@ -108,6 +108,7 @@ function promote(own, now, limit, lanes)
   take(true, most_critical(limit, others))
   if lanes then lanes = lanes + kept end
   take(false, left)
+  local deeper = next_index(own, members, dues, used, true) or next_index(own, members, dues, used, false)
   for _, n in ipairs(own) do
     local count = used[n]
     if count > 0 then
@@ -116,7 +117,7 @@ function promote(own, now, limit, lanes)
       redis.call('ZREMRANGEBYRANK', K_NEAR[n], 0, count - 1)
     end
   end
-  return limit - left
+  return limit - left, deeper ~= nil
 end
 
 -- How many lanes this script found active and put apart: those of paused queues, and those without permits.
