@@ -122,9 +122,10 @@ ROWS = (
         "30 of claiming nodes and 15 of whole ones under 100,000 tasks each; a fleet with tasks that outlast the "
         "grace; three nodes behind nginx with TLS at 500 requests/s; open streams of events there",
         _faults("t26_rolling", "t26_fleet", "behind_nginx", "streams_behind_nginx")),
-    Row("T27", "members of a fleet freeze, die, come and go",
-        "four claiming nodes for five minutes under 300,000 tasks, half of them fired in place",
-        _faults("t27_fleet")),
+    Row("T27", "members of a fleet freeze, die, come and go; a server that stands still",
+        "four claiming nodes for five minutes under 300,000 tasks, half of them fired in place; a server that sleeps "
+        "for 5 s, pauses writes or all for 10 s, or is stopped for 3 s under 1,000 tasks/s",
+        _faults("t27_fleet", "t27_slow_server")),
     Row("T28", "a reconnect storm",
         "500 clients lose their server three times; a server that takes few connections; a node that may open 128 "
         "files",
