@@ -213,7 +213,7 @@ class Submitter:
         """A round at each server. What goes to one that has not done with those before waits by itself: a server that
         hangs holds up no tasks for others."""
         groups: dict[int, tuple[list[_Waiting], list[Batch], list[Sequence[int]]]] = {}
-        for batch, where in zip(*self._batches([new for new, _, _ in taken]), strict=True):
+        for batch, where in zip(*self._batches([new for new, _, _ in taken], waits=True), strict=True):
             mine, batches, places = groups.setdefault(self._store.shards.of[batch.partition], ([], [], []))
             batches.append(batch)
             places.append(range(len(mine), len(mine) + len(where)))
@@ -443,10 +443,10 @@ class Submitter:
             self._store.events.scheduled(zip(drafts, answers, strict=True))
         return answers
 
-    def _batches(self, drafts: list[Draft]) -> tuple[list[Batch], list[Sequence[int]]]:
-        """Splits by partition (that of a key, else one a call in turn) and by bytes; with each, the drafts'
-        places."""
-        turn = self._turns.next(self._busy)
+    def _batches(self, drafts: list[Draft], *, waits: bool = False) -> tuple[list[Batch], list[Sequence[int]]]:
+        """Splits by partition (that of a key, else one a call in turn) and by bytes; with each, the drafts' places.
+        ``waits``: as of `Turns.next`."""
+        turn = self._turns.next(self._busy, waits=waits)
         plain = all(d.key is None and d.body is None and d.message_key is None for d in drafts)
         if plain and sum(len(d.record) for d in drafts) <= MAX_RECORD_BYTES:
             return [Batch(turn, drafts)], [range(len(drafts))]

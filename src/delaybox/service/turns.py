@@ -6,22 +6,27 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
+from delaybox.service.pace import BulkPace
 from delaybox.store.shards import Shards
 
 IN_A_ROW = 4
 """Batches that go to partitions of one server, one after another, where there are several servers."""
 BEHIND = 3
 """A server that has so many batches to answer gets no further one while another has fewer."""
+AHEAD_IN_A_ROW = 16
+AHEAD_BEHIND = 6
+"""The same while the servers wait for this process, so that no more of them are woken than are needed."""
 
 
 class Turns:
     """Each partition has its turn once in a round, but for those that are away or whose server stays behind until all
     others have had theirs. Partitions of one server follow one another: it then wakes for several batches, and its
-    caches are warm for most of them (ADR 0074).
+    caches are warm for most of them (ADR 0074); for more of them while this process is what all wait for (ADR 0077).
     """
 
-    def __init__(self, shards: Shards) -> None:
+    def __init__(self, shards: Shards, pace: BulkPace | None = None) -> None:
         self._shards = shards
+        self._pace = pace or BulkPace()
         self._placed: list[int] | None = None
         self._servers: list[int] = []
         self._partitions: dict[int, list[int]] = {}
@@ -29,22 +34,34 @@ class Turns:
         """Which server is in its row."""
         self._row = 0
         """How much of it is over."""
+        self._most_in_a_row = IN_A_ROW
         self._left: dict[int, int] = {}
         """Turns of each server in this round."""
         self._cursors: dict[int, int] = {}
         self._unanswered: Counter[int] = Counter()
 
-    def next(self, busy: Callable[[int], bool]) -> int:
-        """The partition whose turn it is. ``busy``: whether a server should get nothing now, if another one answers."""
+    def next(self, busy: Callable[[int], bool], *, waits: bool = False) -> int:
+        """The partition whose turn it is. ``busy``: whether a server should get nothing now, if another one answers.
+
+        ``waits``: somebody waits for this one round trip alone. It goes to a server with the fewest batches to answer,
+        so that it need not wait for those of bulk calls, and the row of another server goes on after it.
+        """
         if self._placed is not self._shards.of:
             self._arrange()
+        if not waits and self._shards.several:
+            self._pace.batch()
+        ahead = self._pace.ahead
+        most = (AHEAD_BEHIND if ahead else BEHIND) - 1
+        if waits:
+            most = min((self._unanswered[server] for server in self._servers if not busy(server)), default=most)
+        self._most_in_a_row = AHEAD_IN_A_ROW if ahead else IN_A_ROW
 
         def keeps_up(server: int) -> bool:
-            return self._unanswered[server] < BEHIND and not busy(server)
+            return self._unanswered[server] <= most and not busy(server)
 
         for takes in (keeps_up, lambda server: not busy(server), lambda _: True):
             for new_round in (False, True):
-                found = self._first(takes, new_round=new_round)
+                found = self._first(takes, new_round=new_round, between=waits)
                 if found is not None:
                     return found
         # Nothing answers, and the caller is told so of whichever it is.
@@ -69,7 +86,7 @@ class Turns:
         """Each of these has answered a batch, or it is not waited for any more."""
         self._unanswered.subtract(servers)
 
-    def _first(self, takes: Callable[[int], bool], *, new_round: bool) -> int | None:
+    def _first(self, takes: Callable[[int], bool], *, new_round: bool, between: bool) -> int | None:
         for at in self._from_here():
             server = self._servers[at]
             if not new_round and not self._left[server]:
@@ -78,14 +95,16 @@ class Turns:
                 if new_round:
                     self._left = {server: len(partitions) for server, partitions in self._partitions.items()}
                 self._left[server] -= 1
-                self._row = self._row + 1 if at == self._at and self._row < IN_A_ROW else 1
-                self._at = at
+                if at == self._at and self._row < self._most_in_a_row:
+                    self._row += 1
+                elif not between or self._row >= self._most_in_a_row:
+                    self._at, self._row = at, 1
                 return found
         return None
 
     def _from_here(self) -> Iterator[int]:
         count = len(self._servers)
-        first = self._at if self._row < IN_A_ROW else self._at + 1
+        first = self._at if self._row < self._most_in_a_row else self._at + 1
         return (at % count for at in range(first, first + count))
 
     def _reachable(self, server: int) -> int | None:
