@@ -115,6 +115,18 @@ async def test_what_comes_back_where_nobodys_tasks_wait_goes_to_others_at_once(c
     assert not dealer._due
 
 
+async def test_lists_say_that_nobody_serves_a_task(client: Redis, prefix: str) -> None:
+    """They said that the queue has limits, or nothing; the task alone said why it waits."""
+    store = await Store.open(Servers(client), prefix=prefix, partitions=PARTITIONS)
+    await add(store, "nobodys", 1)
+    for limits in (QueueRules(), QueueRules(concurrency=1)):
+        await Rules(store).set("mail", limits)
+        found = (await Service(store).list_tasks(TaskQuery(queue="mail"), limit=10)).items
+        reasons = {one.reason for one in found}
+        assert reasons == {"waits: no connected worker serves function 'nobodys' of queue 'mail'"}
+    assert {(await Service(store).get(one.task_id)).reason for one in found} == reasons
+
+
 def served(*activities: Activity) -> Sequence[bytes]:
     members: list[Any] = [Member(id=str(n), seen_ms=1, activity=activity) for n, activity in enumerate(activities)]
     return Served.by(members).lanes()

@@ -215,7 +215,7 @@ class Service:
     ) -> Page:
         """Tasks in pages; see store.pages for the order. InvalidTask for a bad cursor."""
         found = await pages.page(self._opened.store, wanted, cursor=cursor, limit=limit, in_time_s=in_time_s)
-        items = await self._opened.rules.with_reason(await self._opened.serving.with_needs(found.items))
+        items = await self._opened.rules.with_reason(await self._opened.serving.all_completed(found.items))
         return replace(found, items=await self._opened.history.put_off(items))
 
     async def dead_letters(self, wanted: TaskQuery, *, cursor: str = "", limit: int = DEFAULT_PAGE) -> Page:

@@ -173,12 +173,9 @@ class Serving:
                     return view
         return view
 
-    async def with_needs(self, views: list[TaskView]) -> list[TaskView]:
-        """The views; those of due tasks that need what no worker has with that reason. StoreUnavailable."""
-        if all(view.needs == NO_NEEDS for view in views):
-            return views
-        due = [view.needs != NO_NEEDS and view.state is TaskState.READY for view in views]
-        return [await self.completed(view) if one else view for view, one in zip(views, due, strict=True)]
+    async def all_completed(self, views: list[TaskView]) -> list[TaskView]:
+        """The views; those of due tasks that nobody serves with that reason. StoreUnavailable."""
+        return [await self.completed(view) if view.state is TaskState.READY else view for view in views]
 
     async def elsewhere(self, name: str, queue: str) -> str:
         """A warning when workers serve that function, but from other queues only, so that the task will hardly be run.
