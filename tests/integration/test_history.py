@@ -312,6 +312,8 @@ async def test_the_owner_unlinks_what_is_old_and_an_expiry_is_the_fallback(clien
     name = f"s{now // store.bucket_ms}:0".encode()
     assert await client.zrange(keys.history_at(tag, "s"), 0, -1) == [name]
     assert RULES.keep_ms + 600_000 <= await client.pttl(keys.history_hash(tag, name)) <= RULES.keep_ms + 1_200_000
+    failed = await client.pttl(keys.history_hash(tag, b"f" + name[1:]))
+    assert RULES.keep_failed_ms + 600_000 - 60_000 <= failed <= RULES.keep_failed_ms + 1_200_000
     assert await history.fade(store, 0, RULES) == 0
     clock = (
         f"local function now_ms() return {now + 70_000} end\nlocal function int(n) return string.format('%.0f', n) end"
