@@ -83,6 +83,41 @@ async def test_a_connection_is_used_again(server: RealServer) -> None:
         assert len(ids) == 1
 
 
+async def test_as_many_at_once_as_before_need_no_more_of_the_pool(server: RealServer) -> None:
+    async with opened(server) as client:
+        trips, taken = roundtrips.of(client), 0
+        take = trips._pool.get_connection
+
+        async def counted() -> Any:
+            nonlocal taken
+            taken += 1
+            return await take()
+
+        trips._pool.get_connection = counted
+        for _ in range(3):
+            assert await asyncio.gather(*[trips.send([ECHO]) for _ in range(16)]) == [[b"x"]] * 16
+        assert taken == 16
+
+
+async def test_a_connection_is_kept_while_others_are_being_opened(server: RealServer) -> None:
+    """The pool has more of them for whoever waits."""
+    async with opened(server) as client:
+        trips, may = roundtrips.of(client), asyncio.Event()
+        await trips.send([ECHO])
+        take = trips._pool.get_connection
+
+        async def waits() -> Any:
+            await may.wait()
+            return await take()
+
+        trips._pool.get_connection = waits
+        first, second = asyncio.create_task(trips.send([ECHO])), asyncio.create_task(trips.send([ECHO]))
+        await first
+        assert len(trips._idle) == 1 and not second.done()
+        may.set()
+        assert await second == [b"x"]
+
+
 async def test_one_that_the_server_closed_is_not_noticed_by_the_caller(server: RealServer) -> None:
     async with opened(server) as client, opened(server) as admin:
         trips = roundtrips.of(client)
