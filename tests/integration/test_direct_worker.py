@@ -120,6 +120,16 @@ async def test_workers_of_both_kinds_share_the_tasks_of_one_store(yard: Yard) ->
     await yard.begun(after)
 
 
+async def test_a_workers_node_has_the_id_of_its_own_process(yard: Yard) -> None:
+    await yard.worker(yard.url)
+
+    async def told() -> bool:
+        members = (await MemberList(yard.store).read()).members
+        return {member.node_pid for member in members if member.kind == "worker"} == {os.getpid()}
+
+    await until(told)
+
+
 async def test_a_worker_that_finishes_its_tasks_ranks_no_more(yard: Yard) -> None:
     straight = await yard.worker(yard.url)
     (task,) = await yard.call("reports")

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 from delaybox.core.partition import Shape
 
+WORKER = "worker"
+"""The kind of a worker straight on Redis: a node whose own process beats, beside its children."""
 SILENT_MS = 1_500
 """A member that has not beaten for this long does not rank any more."""
 LEAST = 3

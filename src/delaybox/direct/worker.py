@@ -15,7 +15,7 @@ from typing import Final
 from delaybox.api.grpc.work import profile_of
 from delaybox.client.endpoints import pause_s
 from delaybox.core.errors import StoreUnavailable
-from delaybox.core.membership import Activity, member_id
+from delaybox.core.membership import WORKER, Activity, member_id
 from delaybox.core.queue import RuleBook
 from delaybox.direct.address import DirectAddress
 from delaybox.direct.children import Children
@@ -32,7 +32,7 @@ from delaybox.worker.task_sources import DirectOptions
 
 log = logging.getLogger("delaybox.worker")
 
-KIND: Final = "worker"
+KIND: Final = WORKER
 MAX_OUTPUT: Final = 64 << 10
 """Bytes of a result, as of a node that is not configured otherwise."""
 POLL_MS: Final = 1_000

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from delaybox import __version__
 from delaybox.core.errors import DelayBoxError, PartAway
-from delaybox.core.membership import Activity, Member, places
+from delaybox.core.membership import WORKER, Activity, Member, places
 from delaybox.engine.clock_estimate import local_ms
 from delaybox.engine.lag import Lag
 from delaybox.engine.listener import Listener
@@ -36,8 +36,8 @@ _LANES_REPORTED = 200
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
-    """The process that beats. ``node``: the id of the node that it belongs to, whose process is its parent; "" for
-    none.
+    """The process that beats. ``node``: the id of the node that it belongs to, whose process is its parent, or of a
+    worker itself; "" for none.
 
     ``kind`` and ``roles`` as those of a `Member`.
     """
@@ -188,7 +188,7 @@ class Membership:
         member = Member(
             id=who.id,
             node=who.node,
-            node_pid=os.getppid() if who.node else 0,
+            node_pid=os.getpid() if who.kind == WORKER else os.getppid() if who.node else 0,
             kind=who.kind,
             roles=who.roles,
             host=socket.gethostname(),
