@@ -112,8 +112,8 @@ async def test_a_task_that_costs_several_places_counts_as_so_many(client: Redis,
     # A lane of which nothing was measured costs what its like cost: here (200 + 1,000) / 2 ms.
     assert {load.name: (load.backlog, load.service_ms, load.measured) for load in need.loads} == {
         "film:render": (30, 200.0, True),
-        "film:render!4!gpu": (30, 4_000.0, True),
-        "film:cut!2": (30, 1_200.0, False),
+        "film:render (needs label gpu and 4 places)": (30, 4_000.0, True),
+        "film:cut (needs 2 places)": (30, 1_200.0, False),
     }
     # 90 due tasks are to be gone within 30 s: one a second of each sort.
     assert need.places == pytest.approx((0.2 + 4.0 + 1.2) / 0.7, abs=0.01)
@@ -194,7 +194,7 @@ async def test_what_workers_run_needs_its_places(client: Redis, prefix: str) -> 
     )
     await nodes.beat(store, Member(id="g", node="n", kind="grpc", seen_ms=now, started_ms=now, activity=activity))
     (need,) = (await service.scaling(ScalingQuery(queue="film", places=2))).needs
-    assert {load.name: load.occupied for load in need.loads} == {"film:render": 3.0, "film:cut!2": 4.0}
+    assert {load.name: load.occupied for load in need.loads} == {"film:render": 3.0, "film:cut (needs 2 places)": 4.0}
     assert (need.places, need.members) == (7.0, 4)
 
 

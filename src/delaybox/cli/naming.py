@@ -32,6 +32,8 @@ _OPTIONS: Final[Mapping[str, Sequence[str]]] = {
 """Of fields whose option has another name."""
 _FIELD: Final = re.compile(r"(?<![\w.'\"`/-])[a-z]+(?:[_.][a-z]+)+(?![\w.'\"`/=\[-])")
 """A name of several words: no word of a sentence looks like that."""
+_VALUES: Final = re.compile(r"; (?:did you mean|there are) ")
+"""What follows are values to be given, such as the rules that --clear takes."""
 _LAST_PART: Final = re.compile(r"(?:\[\d+\]|\.[^.\[]*|[^.\[\]]+)$")
 
 
@@ -67,7 +69,9 @@ def in_options(text: str, field: str, options: Iterable[str]) -> str:
     option = option_of(field, known)
     begins = re.match(rf"{re.escape(field)}(?![\w.\[])", text) if option else None
     at = 0 if begins is None else begins.end()
-    return (option if at else "") + _FIELD.sub(typed, text[at:])
+    found = _VALUES.search(text, at)
+    end = len(text) if found is None else found.start()
+    return (option if at else "") + _FIELD.sub(typed, text[at:end]) + text[end:]
 
 
 def options_of(app: typer.Typer, words: Sequence[str]) -> frozenset[str]:

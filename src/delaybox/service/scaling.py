@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 from delaybox.core.lane import split
 from delaybox.core.membership import Member
+from delaybox.core.needs import NO_NEEDS
 from delaybox.core.queue import LiveRules
 from delaybox.core.scaling import (
     KINDS,
@@ -171,7 +172,8 @@ class Scaler:
             # A task that costs several places has each of them for as long as it runs.
             took_ms = took.get(lane) or like or ASSUMED_MS[WORKER]
             load = Load(
-                name=f"{parts.queue}:{parts.name}{parts.needs.text()}",
+                name=f"{parts.queue}:{parts.name}"
+                + (f" (needs {parts.needs.describe()})" if parts.needs != NO_NEEDS else ""),
                 due=sample[lane],
                 busiest_per_s=round(_busiest(coming.workers, step_ms) * share, 3),
                 unforeseen_per_s=round(now.unforeseen.get(lane, 0.0), 3),

@@ -15,7 +15,10 @@ class Term(Struct, gc=False):
     """One sort of work that the figure adds up: (busiest_per_s + unforeseen_per_s + backlog / clear) * service time,
     divided by the target use; not more than ``most``, and not less than ``occupied``."""
 
-    name: Annotated[str, Meta(description="tasks, worker tasks, webhooks or calls; of workers queue:function")]
+    name: Annotated[
+        str,
+        Meta(description="tasks, worker tasks, webhooks or calls; of workers queue:function, with what its tasks need"),
+    ]
     due: Annotated[int, Meta(ge=0, description="stored tasks that become due within the lead")]
     busiest_per_s: Annotated[float, Meta(ge=0, description="their rate in the busiest sixth of the lead")]
     unforeseen_per_s: Annotated[
