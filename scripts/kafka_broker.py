@@ -196,8 +196,10 @@ class Broker:
         while _STARTED not in self.log.read_text(errors="replace")[before:]:
             if self._process.poll() is not None or time.monotonic() > give_up:
                 logged = self.log.read_text(errors="replace")[before:]
+                ended = self._process.poll()
+                why = f"was not ready within {START_S:.0f} s" if ended is None else f"ended with exit code {ended}"
                 self.kill()
-                raise RuntimeError(f"the Kafka broker does not start: {logged[-3000:]}")
+                raise RuntimeError(f"the Kafka broker {why}; it logged: {logged[-3000:] or 'nothing'}")
             time.sleep(0.05)
 
     def stop(self, *, within_s: float = STOP_S) -> None:
