@@ -8,8 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from delaybox.cli import messages, options, render, scrape
-from delaybox.cli.browse import open_
 from delaybox.cli.client import RestClient
+from delaybox.cli.open import open_
 from delaybox.cli.options import DEFAULT_SERVER, AsJson, Server, Token, connect
 from delaybox.core.errors import ConfigError
 from delaybox.core.membership import SILENT_MS
