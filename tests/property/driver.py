@@ -152,7 +152,9 @@ class Sequence_(Steering, Sharing):  # noqa: N801 - typing's name is taken
             held = self.some([self.model.tasks[i] for i in sorted(lease.held)], 10)
             stray = [t for t in tasks if t not in held and self.rng.random() < 0.3]
             return lease_id, lease.partition, held + stray
-        lease_id = self.rng.choice(self.gone_leases) if self.gone_leases else self.rng.randbytes(16)
+        # A claim may have used one of these again, in its own partition.
+        gone = [one for one in self.gone_leases if one not in self.model.leases]
+        lease_id = self.rng.choice(gone) if gone else self.rng.randbytes(16)
         return lease_id, tasks[0].partition if tasks else 0, tasks
 
     async def ack(self) -> None:
