@@ -109,10 +109,10 @@ class Clock:
         self.now += seconds
 
 
-def sender(node: Node) -> tuple[Sender, list[BadLine], Clock]:
+def sender(node: Node, draw: float = 0.0) -> tuple[Sender, list[BadLine], Clock]:
     bad: list[BadLine] = []
     clock = Clock()
-    return Sender(node, bad.append, clock=clock, sleep=clock.sleep), bad, clock
+    return Sender(node, bad.append, clock=clock, sleep=clock.sleep, draw=lambda: draw), bad, clock
 
 
 def group(size: int) -> list[TaskLine]:
@@ -141,6 +141,12 @@ def test_an_overloaded_node_is_waited_for_as_it_asks() -> None:
     sending.send(group(3))
     assert sending.done.created == 3
     assert clock.now == 7
+
+
+def test_those_who_were_refused_at_once_come_again_at_different_times() -> None:
+    sending, _, clock = sender(Node(NodeRefused(429, "overloaded", "later", retry_after_s=1), 201), draw=0.5)
+    sending.send(group(3))
+    assert clock.now == 1.5
 
 
 def test_a_node_that_takes_nothing_is_given_up() -> None:

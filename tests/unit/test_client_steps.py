@@ -149,6 +149,18 @@ def test_pauses_grow_and_heed_the_nodes_wish():
     assert world.pauses == [2]
 
 
+def test_what_a_node_asked_for_is_waited_for_and_up_to_twice_as_long_by_chance():
+    world = World(BUSY, INFO)
+    world.session.draw = lambda: 0.75
+    _get(world)
+    assert world.pauses == [3.5]
+    # Where the time is over sooner, a last attempt is made before its end.
+    world = World(BUSY, INFO, timeout_s=3.0)
+    world.session.draw = lambda: 0.75
+    _get(world)
+    assert world.pauses == [2.5]
+
+
 def test_no_pause_is_begun_that_the_timeout_ends():
     world = World(BUSY, timeout_s=1.5)
     with pytest.raises(Overloaded):

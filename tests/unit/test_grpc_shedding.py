@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-import math
 import socket
 from collections.abc import AsyncIterator
 from typing import Any
@@ -28,19 +28,6 @@ from tests.rpc import Refused, refused
 from tests.waiting import until_async
 
 NOT_READ = b"\xff this is no message"
-
-
-class Looked(Shedding):
-    """Has room again when it was looked at three times."""
-
-    looks = 0
-
-    @property
-    def full(self) -> bool:
-        self.looks += 1
-        if self.looks > 3:
-            self.bound = math.inf
-        return super().full
 
 
 @contextlib.asynccontextmanager
@@ -72,7 +59,7 @@ async def calls() -> AsyncIterator[tuple[grpc.aio.Channel, list[str]]]:
 async def test_calls_with_new_tasks_are_refused_unread(
     calls: tuple[grpc.aio.Channel, list[str]], method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scheduler, "_LOOKS", 1)
+    monkeypatch.setattr(scheduler, "_ROOM_S", 0.001)
     channel, lines = calls
     if method == "ScheduleStream":
         # grpc's own client loses a status that comes before it has sent a message.
@@ -95,17 +82,19 @@ async def test_other_calls_go_on(calls: tuple[grpc.aio.Channel, list[str]]) -> N
     assert lines == []
 
 
-async def test_a_stream_of_batches_waits_until_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_stream_of_batches_begins_when_a_call_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
     """Refused at once, a client of asyncio could not tell that nothing was stored."""
-    monkeypatch.setattr(scheduler, "_LOOK_S", 0.001)
+    monkeypatch.setattr(scheduler, "_ROOM_S", 600.0)
     lines = list[str]()
-    shedding = Looked(0.1, on_refused=lambda: lines.append("refused"))
+    shedding = Shedding(0.1, on_refused=lambda: lines.append("refused"), now=lambda: 0.0)
     shedding.waited(0.0)
-    shedding.bound = 0
+    shedding.bound = shedding.under_way = 1_000
     async with process(shedding) as address, AsyncClient(address, retries=0) as client:
-        outcomes = [one async for one in client.schedule_each([NewTask.publish(b"x")])]
-    assert "the store is being opened" in str(outcomes[0]), outcomes
-    assert lines == [] and shedding.looks > 3
+        coming = asyncio.ensure_future(anext(client.schedule_each([NewTask.publish(b"x")])))
+        await until_async(lambda: shedding._waiters)
+        shedding.answered()
+        assert "the store is being opened" in str(await coming)
+    assert lines == [] and not shedding._waiters
 
 
 async def test_a_python_client_knows_that_nothing_was_stored() -> None:

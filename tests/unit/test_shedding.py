@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from delaybox.core.errors import Overloaded
@@ -30,7 +32,7 @@ class Process:
             try:
                 shedding.admit()
             except Overloaded as error:
-                assert error.retry_after_s == 1 and "100 ms" in str(error)
+                assert error.retry_after_s in (1, 2, 3) and "100 ms" in str(error)
                 self.refused += self.callers - n - 1  # the others as well
                 break
             shedding.under_way += 1
@@ -92,6 +94,41 @@ def test_when_the_callers_are_fewer_the_bound_goes() -> None:
     process.rounds(FORGET_S + 2 * INTERVAL_S)
     process.callers = 10_000
     assert process.round() == (10_000, 0), "a burst is taken again"
+
+
+def test_the_more_are_refused_the_later_they_are_to_come_again() -> None:
+    process = Process(callers=10_000)
+    process.rounds(10)
+    process.now += 1.0
+    shedding = process.shedding
+    shedding.waited(0.0)
+    bound = shedding.under_way = int(shedding.bound)
+    waits = [shedding.refusal().retry_after_s for _ in range(4 * bound)]
+    assert waits == [1] * bound + [2] * bound + [3] * 2 * bound
+    process.now += 1.0
+    assert shedding.refusal().retry_after_s == 1
+
+
+async def test_who_waits_for_room_hears_of_it_when_a_wait_was_short_again() -> None:
+    process = Process(callers=10_000)
+    process.rounds(10)
+    shedding = process.shedding
+    shedding.under_way = int(shedding.bound)
+    coming = [asyncio.create_task(shedding.room(600.0)) for _ in range(3)]
+    await asyncio.sleep(0)
+    assert shedding.full and not any(one.done() for one in coming)
+    process.now += INTERVAL_S
+    shedding.waited(0.001)
+    await asyncio.gather(*coming)
+
+
+async def test_who_waits_for_room_too_long_is_refused() -> None:
+    process = Process(callers=10_000)
+    process.rounds(10)
+    process.shedding.under_way = int(process.shedding.bound)
+    with pytest.raises(Overloaded):
+        await process.shedding.room(0.001)
+    assert not process.shedding._waiters
 
 
 def test_after_a_pause_a_burst_is_taken() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import random
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -46,12 +47,14 @@ class Sender:
         *,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
+        draw: Callable[[], float] = random.random,
     ) -> None:
         self.done = SendProgress()
         self._client = client
         self._refused = refused
         self._clock = clock
         self._sleep = sleep
+        self._draw = draw
         self._answered = False
 
     def refuse(self, line: BadLine) -> None:
@@ -77,7 +80,8 @@ class Sender:
                 if error.status not in LATER or self._clock() >= until:
                     raise
                 self._answered = True
-                wait = max(pause, error.retry_after_s)
+                # Later by chance: whom the node refused at once, it has told the same.
+                wait = max(pause, error.retry_after_s * (1 + self._draw()))
             if group and len(group) == before:
                 if self._clock() >= until:
                     raise NodeUnreachable(

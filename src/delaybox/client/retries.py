@@ -166,7 +166,9 @@ class Tries:
             raise self._end(failure)
         pause = 0.0
         if not session.endpoints.healthy(now):
-            pause = max(wish_s, pause_s(self._count + 1, session.draw()))
+            # No sooner than the node asked for, and later by chance: whom it refused at once, it has told the same.
+            draw = session.draw()
+            pause = max(wish_s * (1 + draw), pause_s(self._count + 1, draw))
         if self._deadline is not None:
             left = self._deadline - now
             if pause > wish_s and left > _LEAST_ATTEMPT_S:

@@ -9,6 +9,7 @@ processes, to which that leaves the processor.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import math
@@ -30,6 +31,7 @@ FORGET_S: Final = 5.0
 LEAST: Final = MAX_ITEMS
 """As many calls are taken whatever they wait for: those of one round trip. With fewer each carries less, so where the
 wait comes from other programs on the machine less would be stored, and no sooner."""
+LONGEST_RETRY_S: Final = 3
 BYTES_A_CALL: Final = 2_048
 """Of the tasks of a batch so many cost about what a call costs."""
 
@@ -47,7 +49,7 @@ class Shedding:
 
     __slots__ = (
         "_arriving", "_changed", "_least", "_now", "_on_refused", "_over_since", "_peak", "_refused", "_sampled",
-        "_wait_s", "bound", "under_way",
+        "_second", "_turned_away", "_wait_s", "_waiters", "bound", "under_way",
     )  # fmt: skip
 
     def __init__(
@@ -69,7 +71,11 @@ class Shedding:
         """Since when no wait was short; negative: the last one was."""
         self._least = 0.0
         self._peak = 0
-        self._changed = self._sampled = self._refused = -math.inf
+        self._changed = self._sampled = self._refused = self._second = -math.inf
+        self._turned_away = 0
+        """Refused since `_second`, within a second."""
+        self._waiters: set[asyncio.Future[None]] = set()
+        """Of those that wait in `room`."""
 
     def admit(self) -> None:
         """Refuses a call with new tasks if there are too many. Overloaded."""
@@ -90,13 +96,18 @@ class Shedding:
         return True
 
     def refusal(self) -> Shed:
-        """The refusal of a call, which is counted."""
-        self._refused = self._now()
+        """The refusal of a call, which is counted. The more are refused, the later they should come again."""
+        self._refused = now = self._now()
+        if now - self._second >= 1.0:
+            self._second, self._turned_away = now, 0
+        seconds = int(min(LONGEST_RETRY_S, 1 + self._turned_away // max(LEAST, self.bound)))
+        self._turned_away += 1
         if self._on_refused is not None:
             self._on_refused()
         return Shed(
             f"new tasks wait longer than {self._wait_s * 1000:.0f} ms in this process, so it takes no more than "
-            f"{self.bound} calls at once; try again in a second"
+            f"{self.bound} calls at once; try again in {seconds} s",
+            retry_after_s=seconds,
         )
 
     @contextlib.contextmanager
@@ -107,7 +118,32 @@ class Shedding:
         try:
             yield
         finally:
-            self.under_way -= calls
+            self.answered(calls)
+
+    def answered(self, calls: int = 1) -> None:
+        """So many that were under way are not any more."""
+        self.under_way -= calls
+        if self._waiters:
+            self._look()
+
+    async def room(self, seconds: float) -> None:
+        """Returns as soon as a call with new tasks would be taken. Overloaded when none is within that time."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while self.full:
+                    self._waiters.add(waiter := asyncio.get_running_loop().create_future())
+                    try:
+                        await waiter
+                    finally:
+                        self._waiters.discard(waiter)
+        self.admit()
+
+    def _look(self) -> None:
+        """Tells those that wait in `room` if there is some."""
+        if not self.full:
+            for waiter in self._waiters:
+                if not waiter.done():
+                    waiter.set_result(None)
 
     def waited(self, seconds: float) -> None:
         """What was sent to the store just now waited so long in this process, for whatever else that has to do."""
@@ -122,6 +158,8 @@ class Shedding:
             self._over_since = -1.0
             self._peak = 0
             self._widen(now)
+            if self._waiters:
+                self._look()
             return
         self._peak = max(self._peak, self.under_way + self._arriving.waiting)
         if self._over_since < 0:

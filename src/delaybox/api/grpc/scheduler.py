@@ -59,7 +59,7 @@ class _Ask(Protocol):
     def __call__(self, wanted: TaskQuery, *, cursor: str, limit: int) -> Awaitable[Page]: ...
 
 
-_LOOK_S, _LOOKS = 0.1, 50
+_ROOM_S = 5.0
 """For so long a stream of batches waits where calls with new tasks are refused."""
 
 
@@ -168,12 +168,7 @@ class Scheduler:
         """Returns when a stream may begin, of which nothing is read before. It waits first, because a client that sends
         before it hears may lose the status: asyncio's of grpc says "Internal error" then, as if something may have been
         done."""
-        shedding = self._service.shedding
-        for _ in range(_LOOKS):
-            if not shedding.full:
-                return
-            await asyncio.sleep(_LOOK_S)
-        shedding.admit()
+        await self._service.shedding.room(_ROOM_S)
 
     async def _of_stream(self, request: bytes, caller: Caller) -> Serialized:
         with caller.hold(len(request)):

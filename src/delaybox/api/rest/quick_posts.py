@@ -87,7 +87,7 @@ class QuickPosts:
             return False
 
         def then(stored: Submitted | BaseException) -> None:
-            shedding.under_way -= 1
+            shedding.answered()
             try:
                 answer = self._answer(post, task, stored)
                 self._answered.one("POST", post.name, answer.status, perf_counter() - began, head.headers)
