@@ -36,8 +36,8 @@ from rich.text import Text
 TASKS = 200
 FIRST_DUE_MS = 1_500
 SPREAD_MS = 6_000
-START_S = 30.0
-OVERDUE_S = 5.0
+START_S = 90.0
+OVERDUE_S = 20.0
 """A task that has not fired this long after the last one's due time counts as not fired."""
 LAST_SHOWN = 6
 LINE_EVERY = 25

@@ -53,7 +53,7 @@ def _processes_of(folder: Path) -> list[str]:
 
 def test_every_task_fires_never_early_and_nothing_is_left(tmp_path: Path) -> None:
     demo = _start(tmp_path)
-    output, _ = demo.communicate(timeout=60)
+    output, _ = demo.communicate(timeout=2 * PATIENCE_S)
     assert demo.returncode == 0, output
     assert "200 of 200 fired." in output
     assert "early: 0" in output
@@ -65,15 +65,18 @@ def test_every_task_fires_never_early_and_nothing_is_left(tmp_path: Path) -> Non
 def test_it_stays_up_for_a_look_around_and_ctrl_c_stops_everything(tmp_path: Path) -> None:
     demo = _start(tmp_path, KEEP="1")
     assert demo.stdout is not None
-    address = ""
+    address = said = ""
     for line in demo.stdout:
+        said += line
         if found := re.search(r"its dashboard, while this runs: (\S+)", line):
             address = found[1]
         if "The node stays up" in line:
             break
     else:
-        raise AssertionError("the demo ended before it stayed up")
-    with urllib.request.urlopen(urllib.request.Request(address, headers={"Accept": "text/html"}), timeout=20) as page:
+        raise AssertionError(f"the demo ended before it stayed up: {said}")
+    with urllib.request.urlopen(
+        urllib.request.Request(address, headers={"Accept": "text/html"}), timeout=PATIENCE_S
+    ) as page:
         assert b"The coming" in page.read()
     demo.send_signal(signal.SIGINT)
     output, _ = demo.communicate(timeout=PATIENCE_S)
@@ -88,7 +91,7 @@ def test_records_go_through_a_real_kafka_and_come_back(tmp_path: Path):
     need_broker()
     process = _start(tmp_path, DEMO.with_name("demo_kafka.py"))
     try:
-        out, _ = process.communicate(timeout=110)
+        out, _ = process.communicate(timeout=2 * PATIENCE_S)
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)

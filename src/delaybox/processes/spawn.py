@@ -16,7 +16,8 @@ from delaybox.processes.hardening import python_module
 from delaybox.processes.settings import ProcessSettings, encode
 from delaybox.processes.spec import ProcessKind
 
-READY_TIMEOUT_S = 20.0
+READY_TIMEOUT_S = 60.0
+"""A busy machine may take as long: a node that gives up and is started again only takes more from it."""
 KILL_AFTER_S = 1.0
 """A child that has not ended so long after its grace is killed."""
 
