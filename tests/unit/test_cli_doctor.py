@@ -65,6 +65,14 @@ def test_persistence() -> None:
         assert words(doctor_server.persistence(True, {"aof_last_write_status": "ok"}, fsync)) == {"persistence": "ok"}
 
 
+def test_messages_that_a_server_does_not_count_for_a_listener() -> None:
+    assert words(doctor_server.buffers("16384")) == {"buffers": "warning"}
+    assert "16,384 bytes" in doctor_server.buffers("16384")[0].says
+    # Copied always, more than any message, a server without the setting or one that hides it.
+    for setting in ("0", "2147483647", ""):
+        assert doctor_server.buffers(setting) == []
+
+
 def test_memory() -> None:
     assert doctor_server.memory({"used_memory": 5 << 20}).word == "ok"
     unbounded = {"maxmemory": 0, "total_system_memory": int(1e9)}

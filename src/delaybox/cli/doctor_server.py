@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from delaybox.cli.findings import SKEW_MS, Finding
 from delaybox.core.errors import ConfigError, DelayBoxError, StoreUnavailable
+from delaybox.core.limits import MAX_PAYLOAD_BYTES
 from delaybox.store.apart import Apart
 from delaybox.store.durability import unfit
 from delaybox.store.writable import SERVER_PATIENCE_S, writable
@@ -67,7 +68,7 @@ async def _asked(config: Config, nodes: Collection[str]) -> list[Finding]:
         for one in reports:
             aof = bool(int(one.info.get("aof_enabled", 0))) if one.info else features.aof
             at = [*persistence(aof, one.info, one.fsync), *replication(one, config.durability.rules())]
-            at += [memory(one.info), server_clock(one.clock_offset_ms)]
+            at += [memory(one.info), *buffers(one.uncounted_from), server_clock(one.clock_offset_ms)]
             found += [replace(finding, says=f"{one.place}: {finding.says}") if one.place else finding for finding in at]
         found += await _opened(servers, config.storage.prefix, nodes)
     return found
@@ -198,6 +199,23 @@ def memory(info: Mapping[str, Any]) -> Finding:
         text,
         "a full server takes no new tasks (503): raise maxmemory, or shorten what is kept",
     )
+
+
+def buffers(uncounted_from: str) -> list[Finding]:
+    """Whether the server bounds what it holds for a listener that does not read."""
+    size = int(uncounted_from) if uncounted_from.isdecimal() else 0
+    # 0: it copies them all.
+    if not 0 < size <= MAX_PAYLOAD_BYTES:
+        return []
+    return [
+        Finding(
+            "buffers",
+            "warning",
+            f"messages of {size:,} bytes and more are not counted in a listener's output buffer: one that does not "
+            "read them fills the server's memory, whatever client-output-buffer-limit says",
+            "`CONFIG SET min-string-size-avoid-copy-reply 2147483647` on it, and in its configuration file",
+        )
+    ]
 
 
 def server_clock(offset_ms: float) -> Finding:

@@ -27,6 +27,7 @@ _LOG_IN = (
 _OWN_FILES = "storage.redisCertFile and storage.redisKeyFile (cert_file and key_file of a client or worker)"
 # Runs only where scripts may carry flags (Redis 7.0) and have `struct`; both are what the store's scripts need.
 _CLOCK_LOOKS = 5
+_UNCOUNTED = "min-string-size-avoid-copy-reply"
 _PROBE_SCRIPT = "#!lua flags=allow-oom\nreturn struct.pack('>I2', 1)"
 
 
@@ -49,8 +50,8 @@ class ServerReport:
     """What one server reports of itself.
 
     ``place``: which one, where there are several. ``info``: INFO's fields, none where an ACL forbids it. ``fsync``,
-    ``full_coverage``, ``min_replicas``: settings, empty where they are hidden from us. ``clock_offset_ms``: see that
-    function.
+    ``full_coverage``, ``min_replicas``: settings, empty where they are hidden from us; so is ``uncounted_from``, the
+    size from which messages are not counted in a listener's output buffer. ``clock_offset_ms``: see that function.
     """
 
     place: str
@@ -59,16 +60,17 @@ class ServerReport:
     full_coverage: str
     clock_offset_ms: float
     min_replicas: str = ""
+    uncounted_from: str = ""
 
 
 async def report(client: Redis, place: str, *, settings: bool = True) -> ServerReport:
     """Asks one server. ``settings``: also for its settings; a server whose ACL hides them notes each time that it was
     asked. RedisError or OSError."""
     info = await info_of(client)
-    names = ("appendfsync", "cluster-require-full-coverage", "min-replicas-to-write")
-    fsync, full_coverage, min_replicas = [await _setting(client, name) if settings else "" for name in names]
+    names = ("appendfsync", "cluster-require-full-coverage", "min-replicas-to-write", _UNCOUNTED)
+    fsync, full_coverage, *more = [await _setting(client, name) if settings else "" for name in names]
     offset_ms = await clock_offset_ms(roundtrips.of(client).send)
-    return ServerReport(place, info, fsync, full_coverage, offset_ms, min_replicas)
+    return ServerReport(place, info, fsync, full_coverage, offset_ms, *more)
 
 
 async def clock_offset_ms(send: Callable[[Sequence[tuple[Any, ...]]], Awaitable[list[Any]]]) -> float:
