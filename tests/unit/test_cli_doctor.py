@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from delaybox import __version__
-from delaybox.cli import doctor_server
-from delaybox.cli.client import NodeAnswer
+from delaybox.cli import doctor, doctor_server, scrape
+from delaybox.cli.client import NodeAnswer, RestClient
 from delaybox.cli.doctor import node_clock, of_nodes
 from delaybox.cli.findings import Finding
 from delaybox.config import Config
@@ -55,6 +55,15 @@ def test_nodes() -> None:
 def test_a_node_whose_machine_has_another_time_is_named(offset_ms: int | None, word: str) -> None:
     members = [{"clock_offset_ms": 0}, {"clock_offset_ms": offset_ms}, {}]
     assert words(of_nodes([{**NODE, "id": "n", "members": members}])).get("node clock", "") == word
+
+
+@pytest.mark.parametrize(("up", "expected"), [(1, {"tasks": "ok", "dead": "warning"}), (0, {"tasks": "skipped"})])
+def test_numbers_of_a_store_that_did_not_answer_are_not_shown(
+    monkeypatch: pytest.MonkeyPatch, up: int, expected: dict[str, str]
+) -> None:
+    numbers = scrape.parse(f"delaybox_store_up {up}\ndelaybox_pending_tasks 4\ndelaybox_dead_tasks 1\n")
+    monkeypatch.setattr(doctor, "read_metrics", lambda _: numbers)
+    assert words(doctor.of_numbers(RestClient("http://127.0.0.1:1"))) == expected
 
 
 def test_persistence() -> None:

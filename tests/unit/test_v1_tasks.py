@@ -157,7 +157,7 @@ def test_a_float_is_not_rounded_to_a_whole_number():
         ({"at": {"local": "2030-01-01T00:00:00", "tz": "UTC"}}, "at.tz", "; there are local, zone, fold"),
         ({"payload_base64": "YWF="}, "payload_base64", "is not standard base64"),
         ({"payload_base64": "YWFh\nYWFh"}, "payload_base64", "is not standard base64"),
-        ({"headers": {"a": 1}}, "headers", "a value in headers must be a string, not the number 1"),
+        ({"headers": {"a": 1}}, "headers", "headers: the value of 'a' must be a string, not the number 1"),
         ({"headers": []}, "headers", "headers must be an object, not a list"),
         ({"labels": {str(i): "" for i in range(17)}}, "labels", "labels holds 17 pairs; give at most 16"),
         ({"labels": {"a b": ""}}, "labels", "'a b' is not a label's name"),

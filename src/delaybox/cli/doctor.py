@@ -263,7 +263,12 @@ def of_numbers(client: RestClient) -> list[Finding]:
         return [Finding("tasks", "skipped", f"/metrics answers {error.status}")]
     counts = {name: numbers.get(f"{name}_tasks") for name in ("pending", "ready", "in_flight", "dead", "quarantined")}
     about = " (pending and ready are estimates)" if numbers.get("task_counts_estimated") else ""
-    found = [Finding("tasks", "ok", ", ".join(f"{name.replace('_', ' ')} {n:,}" for name, n in counts.items()) + about)]
+    text = ", ".join(f"{name.replace('_', ' ')} {n:,}" for name, n in counts.items()) + about
+    found = [Finding("tasks", "ok", text)]
+    if not numbers.get("store_up"):
+        # Its numbers of tasks are then of an earlier moment, or none.
+        found = [Finding("tasks", "skipped", "the store did not answer the node that was asked for its numbers")]
+        counts = dict.fromkeys(counts, 0)
     if counts["quarantined"]:
         found.append(
             Finding(

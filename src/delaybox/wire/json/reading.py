@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from delaybox.core.errors import InvalidTask
-from delaybox.core.words import unknown
+from delaybox.core.words import show, unknown
 from delaybox.wire import strictjson
 from delaybox.wire.strictjson import Number, has_escapes, kind_of
 
@@ -112,12 +112,14 @@ class JsonReader(Generic[T]):
             full = f"{field}.{match[1]}" if field else match[1]
             raise InvalidTask(full, f"{full} is missing; add it")
         if match := _EXPECTED.match(message):
-            value = self._value_at(body, names)
+            name, value = self._value_at(body, names)
             wanted = [_WANTED[kind] for kind in ("object", "array", "bool", "str", "float", "int")
                       if kind in match[1].split(" | ")]  # fmt: skip
             if "a number" in wanted and "a whole number" in wanted:
                 wanted.remove("a whole number")
-            what = f"a value in {field}" if names and names[-1] == "..." else field or "body"
+            what = field or "body"
+            if names and names[-1] == "...":
+                what = f"{field}: the value of {show(name)}"
             mend = "; give JSON as payload_json" if names and names[-1] == "payload" else ""
             raise InvalidTask(field or "body", f"{what} must be {' or '.join(wanted)}, not {value}{mend}")
         if message == "Number out of range":
@@ -135,14 +137,16 @@ class JsonReader(Generic[T]):
             kind = inner
         return kind
 
-    def _value_at(self, body: bytes, names: list[str]) -> str:
-        value = self.strictly(body)
+    def _value_at(self, body: bytes, names: list[str]) -> tuple[str, str]:
+        """The last name on the way to the wrong value, and what kind of value that is."""
+        value, last = self.strictly(body), ""
         for name in names:
             if name == "...":
-                value = next((v for v in value.values() if not isinstance(v, str) or isinstance(v, Number)), None)
+                wrong = ((n, v) for n, v in value.items() if not isinstance(v, str) or isinstance(v, Number))
+                last, value = next(wrong, ("", None))
             elif isinstance(value, dict):
-                value = value.get(name)
-        return kind_of(value)
+                last, value = name, value.get(name)
+        return last, kind_of(value)
 
 
 def _structs_in(kind: Any) -> Iterator[type[Struct]]:
