@@ -67,6 +67,7 @@ class HeldLeases:
         replies = await self._store.runner.run_many(
             [self._store.extend_call(partition, lease_ids, self._lease_ms) for partition, lease_ids in groups]
         )
+        failpoints.hit("after_extend_reply")
         problem: BaseException | None = None
         suspects = {key for key in self._suspects if key[0] not in by}
         gone = 0

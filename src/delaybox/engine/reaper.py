@@ -6,7 +6,7 @@ import contextlib
 import logging
 from collections.abc import Sequence
 
-from delaybox import metrics
+from delaybox import failpoints, metrics
 from delaybox.core.errors import DelayBoxError
 from delaybox.core.membership import holders, most_left
 from delaybox.engine.options import EngineOptions
@@ -81,6 +81,7 @@ class Reaper:
             )
             for p in due
         ]
+        failpoints.hit("before_reap")
         more: list[int] = []
         graces: list[int] = []
         problem: BaseException | None = None
@@ -89,6 +90,8 @@ class Reaper:
                 problem = reply
                 continue
             r = Reaped(*reply)
+            if r.leases:
+                failpoints.hit("after_reap_reply")
             _report(r, failing=failing)
             if r.dead and self._store.events.wanted:
                 await self._report_dead(p, r.dead)

@@ -34,8 +34,15 @@ from delaybox.store.store import MAX_ITEMS, Store
 
 log = logging.getLogger("delaybox.engine")
 
-_ACKS = ("ack", "complete")
-"""The scripts that end a task well; their calls come first in a round trip."""
+_AFTER = {
+    "ack": "after_ack_reply",
+    "complete": "after_ack_reply",
+    "fail": "after_fail_reply",
+    "snooze": "after_fail_reply",
+    "lose": "after_release_reply",
+    "release": "after_release_reply",
+}
+"""The named place behind the answer of each script."""
 _Lease = tuple[int, bytes]
 _Item = tuple[Delivery, Outcome]
 """An outcome that is no plain ack."""
@@ -139,8 +146,8 @@ class Settler:
         if not calls:
             return True
         replies = iter(await self._sent(calls))
-        if calls[0].script in _ACKS:
-            failpoints.hit("after_ack_reply")
+        for script in {call.script for call in calls}:
+            failpoints.hit(_AFTER[script])
         ok = True
         for group in groups:
             ok &= self._acked(group, next(replies))

@@ -59,8 +59,9 @@ class Process:
     def running(self) -> bool:
         return self._process is not None and self._process.returncode is None
 
-    async def start(self) -> None:
-        """Returns when it is ready; AssertionError with its output when it is not."""
+    async def start(self, *, ready: bool = True) -> None:
+        """Returns when it is ready; AssertionError with its output when it is not. ``ready`` False: it may die before
+        it is, and is not waited for."""
         self._file.unlink(missing_ok=True)
         self._log = Log(self._file)
         try:
@@ -76,7 +77,8 @@ class Process:
             )
         finally:
             self._log.started()
-        await self.logged(self._ready)
+        if ready:
+            await self.logged(self._ready)
 
     async def logged(self, text: str) -> str:
         """Waits until its output holds ``text``; that line. AssertionError when it ends or time is up before."""

@@ -124,8 +124,11 @@ class Rig:
         """Use-cases in this process: what a front end of a node would call."""
         return Service(await self.store(url, timeout_s=timeout_s))
 
-    async def worker(self, *, env: Mapping[str, str] | None = None, root: Path = ROOT, **settings: Any) -> Process:
-        """A leased-path node, running, of the tree at ``root``. ``settings`` go to harness/node.py."""
+    async def worker(
+        self, *, env: Mapping[str, str] | None = None, root: Path = ROOT, ready: bool = True, **settings: Any
+    ) -> Process:
+        """A leased-path node, running, of the tree at ``root``. ``settings`` go to harness/node.py, ``ready`` to
+        `Process.start`."""
         whole = {
             "url": self.server.url,
             "prefix": self.prefix,
@@ -135,7 +138,7 @@ class Rig:
         }
         process = worker(self.folder, f"worker-{len(self.processes)}", whole, env, root)
         self.processes.append(process)
-        await process.start()
+        await process.start(ready=ready)
         return process
 
     async def workers(self, count: int, **settings: Any) -> list[Process]:
