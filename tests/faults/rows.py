@@ -31,14 +31,14 @@ ROWS = (
         "the oracle, the checker, the proxy and the failpoints are tried themselves",
         _faults("checker", "oracle", "proxy", "server_control", "failpoints", "suite"), together=3),
     Row("controls", "the product is broken on purpose",
-        "one change for each of I1 to I8 and I10, such as an ack without its fence; each must be found",
+        "one change for each of I1 to I10, such as an ack without its fence; each must be found",
         _faults("controls")),
     Row("T1", "SIGKILL of nodes and workers",
         "50 kills of claiming nodes and 20 of whole nodes under 100,000 tasks each; kills while a rate and a "
         "concurrency are in force; workers of a node and straight on Redis killed, frozen, cut off, restarted in turn",
         _faults("t01_kill", "t01_limits", "workers")),
     Row("T2", "death at a named place in the code",
-        "20 deaths at each of nine places, before a call leaves and after its reply came",
+        "20 deaths at each of 14 places, before a call leaves and after its reply came",
         _faults("t02_failpoints"), together=4),
     Row("T3", "a process stands still for longer than its lease, then goes on",
         "its late answers must be refused, and are accepted where the fence is taken out", (

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
-from tests.faults.harness.checker import Final, Limits, check
+from tests.faults.harness.checker import Final, Harm, Limits, check
 from tests.faults.harness.oracle import Ack, Call, End, Fault, History, Start
 from tests.faults.harness.starved import Starved
 
@@ -237,6 +237,19 @@ def unpunctual() -> Run:
     return run
 
 
+def held_up_by_harm_elsewhere(after_ms: int = 160) -> Run:
+    """A calm task 60 ms late, and one that a harm should have spared."""
+    run = Run(limits=Limits(harms=[Harm(T + 900_000, T + 1_500_000, lambda task: task == "u")]))
+    run.call()
+    run.run(at=60)
+    run.ack(at=61)
+    run.call(key="l", task="u", due=DUE + 1_000)
+    run.run(at=1_000 + after_ms, key="l", task="u")
+    run.ack(at=1_001 + after_ms, task="u")
+    run.fault("net", 0, 900, 1_500)
+    return run
+
+
 def older_turn_for_nothing() -> Run:
     run = Run()
     run.call()
@@ -273,6 +286,7 @@ CONTROLS: list[tuple[Callable[[], Run], str]] = [
     (slow_recovery, "I7"),
     (slow_second_run, "I7"),
     (unpunctual, "I8"),
+    (held_up_by_harm_elsewhere, "I9"),
     (torn, "oracle"),
 ]
 
@@ -407,6 +421,15 @@ def test_time_without_a_processor_is_no_slow_recovery() -> None:
 
     # It took 1,490 ms of the 1,000 that it may.
     assert (judged(400), judged(600)) == ({"I7"}, set())
+
+
+def test_what_a_harm_spares_may_be_a_little_later_than_usual() -> None:
+    run = held_up_by_harm_elsewhere(130)
+    assert run.broken() == set(), "1.5 times 60 ms, and 50 ms"
+    run = held_up_by_harm_elsewhere()
+    assert not check(run.history, run.final, run.limits, starved=lambda _, __: 30.0).broken()
+    run.limits = replace(run.limits, harms=[replace(run.limits.harms[0], spares=lambda task: False)])
+    assert run.broken() == set(), "it was not spared"
 
 
 def test_the_longest_wait_of_one_process_counts() -> None:

@@ -6,6 +6,7 @@ Most break a script's text in the process under test, which fails loudly once th
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sys
 from pathlib import Path
@@ -13,10 +14,10 @@ from pathlib import Path
 import pytest
 
 from delaybox.core.task import NewTask, TaskType
-from tests.faults.harness.checker import Limits
+from tests.faults.harness.checker import Harm, Limits
 from tests.faults.harness.leaks import leaks, used
 from tests.faults.harness.look import payload
-from tests.faults.harness.oracle import OK, Ack
+from tests.faults.harness.oracle import OK, Ack, now_us
 from tests.faults.harness.rig import LEASE_MS, Rig, soon
 from tests.faults.harness.spy import mutated
 
@@ -160,6 +161,27 @@ async def test_i8_a_slow_clock_in_claim_is_unpunctual(tmp_path: Path) -> None:
             return
         assert found == {"I8"}
     raise AssertionError("the right one is as late as the slow one")
+
+
+async def test_i9_what_shares_a_server_that_stands_still_is_not_spared(tmp_path: Path) -> None:
+    """All tasks are said to lie elsewhere, but there is one server."""
+    async with Rig(tmp_path, "control-I9") as rig:
+        await rig.worker()
+        service = await rig.service()
+        await rig.produce(service, COUNT, due_ms=lambda n: soon(200 + 10 * n))
+        await rig.drained(COUNT)
+        first = soon(2_000)
+        await rig.produce(service, COUNT, start=COUNT, due_ms=lambda n: first + 10 * (n - COUNT))
+        await asyncio.sleep(max(0, first - 100 - soon()) / 1_000)
+        began = now_us()
+        async with rig.nemesis.during("net"):
+            os.kill(rig.server.pid, signal.SIGSTOP)
+            await asyncio.sleep(max(0, first + 10 * COUNT + 600 - soon()) / 1_000)
+            os.kill(rig.server.pid, signal.SIGCONT)
+        harm = Harm(began, now_us(), lambda task_id: True)
+        await rig.drained(2 * COUNT)
+        verdict = await rig.judge(Limits(harms=[harm]))
+        assert verdict.broken() == {"I9"}
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

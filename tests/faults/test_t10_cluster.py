@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from functools import partial
 from pathlib import Path
 from uuid import UUID
 
@@ -18,7 +19,7 @@ from delaybox.core.durability import Durability, DurabilityMode
 from delaybox.core.task import NewTask, TaskType
 from delaybox.service import Service
 from delaybox.store import keys
-from tests.faults.harness.checker import Limits
+from tests.faults.harness.checker import Harm, Limits
 from tests.faults.harness.cluster import KINDS, Cluster
 from tests.faults.harness.look import payload
 from tests.faults.harness.oracle import OK, History
@@ -69,6 +70,10 @@ def partition_of(task_id: str) -> int:
     return ids.partition(UUID(task_id).bytes)
 
 
+def lies_elsewhere(mine: frozenset[int], task_id: str) -> bool:
+    return partition_of(task_id) not in mine
+
+
 def late_ms(history: History) -> dict[int, list[tuple[int, float]]]:
     """Partition → (due µs, how late it first ran) of each task that was stored in time."""
     due = {c.task_id: c.due_ms for c in history.calls if c.outcome == OK and c.answered_us < c.due_ms * 1_000}
@@ -105,23 +110,19 @@ async def test_a_cluster_loses_nothing_and_goes_on_elsewhere(tmp_path: Path) -> 
         await rig.drained(sent, timeout_s=scaled(60, 600))
         late = late_ms(rig.reader.history)
         killed = [(mine, began, ended) for kind, mine, began, ended in struck if kind == "kill"]
-        others = [
-            ms
-            for mine, began, ended in killed
-            for p in set(range(PARTITIONS)) - mine
-            for due, ms in late[p]
-            if began < due < ended
-        ]
+        harms = [Harm(a, b, partial(lies_elsewhere, mine)) for mine, a, b in killed]
         windows = [(began - 500_000, ended + 2_000_000) for _, _, began, ended in struck]
         calm = [ms for some in late.values() for due, ms in some if not any(a < due < b for a, b in windows)]
         starts = [(start.at_us, partition_of(start.task_id)) for start in rig.reader.history.starts]
         first = [(ended, min((at for at, p in starts if at > ended and p in mine))) for mine, _, ended in killed]
         again = [at - ended - 1_000 * rig.starved_ms(ended, at) for ended, at in first]
         extra = {
-            "others_p99_ms": round(p99(others), 1),
             "calm_p99_ms": round(p99(calm), 1),
             "resumed_s": round(max(again) / 1e6, 2),
         }
-        await rig.passes(Limits(recovery_ms=LEASE_MS + 6_000), extra=extra)
+        # In a short run one kill is all, and some dozen tasks fall due elsewhere meanwhile.
+        limits = Limits(recovery_ms=LEASE_MS + 6_000, harms=harms, spared_ms=scaled(500.0, 50.0))
+        verdict = await rig.passes(limits, extra=extra)
+        assert verdict.figures["spared"] >= scaled(1, 100)
         # Two seconds are promised; the machine that runs the tests may be busy.
         assert max(again) < 4e6, extra

@@ -1,4 +1,4 @@
-"""Judges a run: computes invariants I1 to I8 (docs/storage.md) from the oracle's history and a final look.
+"""Judges a run: computes invariants I1 to I9 (docs/storage.md) from the oracle's history and a final look.
 
 Pure: no I/O, no clock. The history comes from files outside Redis; `Final` is the accused's own last statement (what
 the store lists once traffic has stopped, and fsck). A violation is a sentence; no violations is a pass.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
 
@@ -27,6 +27,15 @@ class Final:
     fsck: Sequence[str] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Harm:
+    """Harm to a part of the store from when until when (µs). ``spares``: whether the task of this id lies elsewhere."""
+
+    from_us: int
+    to_us: int
+    spares: Callable[[str], bool]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """What this row allows. ``None`` is not judged, only reported."""
@@ -38,6 +47,11 @@ class Limits:
     """Beyond the p99 lateness of tasks that no fault touched, and without the time that processes got no processor: on
     a busy machine everything waits."""
     lateness_p99_ms: float | None = None
+    harms: Sequence[Harm] = ()
+    """What lies elsewhere may be (p99) ``isolation`` times as late as what no fault touched, and ``spared_ms`` more: of
+    few tasks p99 is the latest one. Time without a processor is left out."""
+    isolation: float = 1.5
+    spared_ms: float = 50.0
     lease_ms: float = 0.0
     """Of the store: a task whose holders die again and again waits in between, by the length of its lease."""
 
@@ -298,9 +312,8 @@ class _Judge:
         self.violate("I6", "things fsck found wrong", list(self.final.fsck))
         self.violate("I6", "tasks both live and dead", sorted(self.final.live.keys() & self.final.dead.keys()))
 
-    # I7, I8 --------------------------------------------------------------------------------------------------------
-    def recovery_and_lateness(self) -> None:
-        first: list[tuple[int, int]] = []  # (due µs, first start µs) of every task that ran
+    def first_runs(self) -> Iterator[tuple[int, int, str]]:
+        """Due µs, first start µs and id of every task that ran."""
         for task_id, starts in self.starts.items():
             due = self.due_in_effect(task_id, starts[0].at_us)
             if due is not None:
@@ -308,11 +321,14 @@ class _Judge:
                 known = min(
                     (c.answered_us for c in self.known_by(task_id) if c.op == "schedule"), default=starts[0].at_us
                 )
-                first.append((max(due * 1000, min(known, starts[0].at_us)), starts[0].at_us))
+                yield max(due * 1000, min(known, starts[0].at_us)), starts[0].at_us, task_id
+
+    # I7, I8 --------------------------------------------------------------------------------------------------------
+    def recovery_and_lateness(self) -> None:
+        first = sorted((due, at) for due, at, _ in self.first_runs())
         faults = [f for f in self.h.faults if f.kind != "rollback"]
         fires, drains, net = [0.0], [0.0], [0.0]
         # Only those can span a moment that were due within the longest lateness before it: there may be many faults.
-        first.sort()
         dues = [due for due, _ in first]
         longest = max((at - due for due, at in first), default=0)
         for fault in faults:
@@ -357,6 +373,22 @@ class _Judge:
         if limit is not None and self.figures["late_p99_ms"] > limit:
             self.violate("I8", f"p99 lateness outside faults above {limit} ms", [self.figures["late_p99_ms"]])
 
+    # I9 ------------------------------------------------------------------------------------------------------------
+    def isolation(self) -> None:
+        if not self.limits.harms:
+            return
+        spared = sorted(
+            (at - due) / 1000 - self.starved(due, at)
+            for due, at, task_id in self.first_runs()
+            if any(harm.from_us <= due <= harm.to_us and harm.spares(task_id) for harm in self.limits.harms)
+        )
+        late = spared[min(len(spared) - 1, int(len(spared) * 0.99))] if spared else 0.0
+        self.figures |= {"spared": len(spared), "late_spared_p99_ms": round(late, 2)}
+        usual = self.figures["late_p99_ms"]
+        limit = self.limits.isolation * usual + self.limits.spared_ms
+        what = f"p99 lateness of what the harm spared above {limit:.0f} ms (calm tasks: {usual:.0f} ms)"
+        self.violate("I9", what, [f"{late:.0f} ms"] if late > limit else [])
+
 
 def check(
     history: History, final: Final, limits: Limits | None = None, *, starved: Starved = lambda _, __: 0.0
@@ -371,6 +403,7 @@ def check(
     judge.completed_once()
     judge.structure()
     judge.recovery_and_lateness()
+    judge.isolation()
     # SIGKILL ends a write half-way now and then. What was to be written had not been begun, or not been answered.
     if history.torn > sum(1 for fault in history.faults if fault.kind == "kill"):
         judge.violate("oracle", "lines of the oracle are torn, so this run proves nothing", [history.torn])
