@@ -16,7 +16,8 @@ COST = "server cost of a label"
 BYTES = "memory of a label"
 EACH = 10
 """Tasks of one customer."""
-ROUNDS = 3
+ROUNDS = 11
+"""Rounds of one kind drained 93,000 to 139,000 tasks a second within minutes."""
 LOOKS = 3
 """How often the entry of a task is looked at until it is dropped, about: as it is new, and twice in a list that is
 looked through when it has grown to twice its length (`engine/relister.py`)."""
@@ -31,8 +32,8 @@ def run(bench: Bench) -> None:
 def _drain(bench: Bench) -> Row:
     count = bench.size(100_000, 20_000)
     rates: dict[bool, list[float]] = {False: [], True: []}
-    for _ in range(ROUNDS):
-        for on in (False, True):
+    for turn in range(ROUNDS):
+        for on in (False, True) if turn % 2 else (True, False):
             with bench.server() as server:
                 rules = HistoryRules(keep_ms=KEEP_MS) if on else NO_HISTORY
                 drained = ours.run(ours.drain_herd(server, count, history=rules))
