@@ -39,6 +39,8 @@ async def process(shedding: Shedding) -> AsyncIterator[str]:
         server = make_server(settings, [Scheduler(service, settings.rules())], guard)
         await listen(server, front, listening)
         yield f"127.0.0.1:{listening.getsockname()[1]}"
+        # A client that has closed its channel may just have connected again: what is accepted is known a turn later.
+        front.refuse()
         await server.stop(None)
         await until_async(lambda: not (front._known or front._unknown))
         front.stop()
