@@ -40,19 +40,12 @@ end
 --@include lib/keys.lua
 --@include lib/record.lua
 --@include lib/ended.lua
-local idem_ttl, ended = ARGV[2], {}
+local idem_ttl = ARGV[2]
 if not extended then
-  for _, i in ipairs(special) do
-    local id, rec = ids[i], records[i]
-    local kind, flags, _, at = rec_head(id, rec)
-    if kind == 'ok' then
-      if is_keyed(flags) then touched[#touched + 1] = k_idem(rec_key(rec, at)) end
-      ended[#ended + 1] = { id, rec, flags, at }
-    end
-  end
+  local clear = ending.of_plain(ids, records, special, touched, idem_ttl)
   local err = guard(touched)
   if err then return err end
-  for _, s in ipairs(ended) do ending.clear(s[1], s[2], s[3], s[4], idem_ttl) end
+  clear()
   leave()
   return stale
 end
@@ -70,7 +63,7 @@ end
 --@include lib/forget.lua
 --@include lib/finish.lua
 --@include lib/callback.lua
-local lent = {}
+local lent, ended = {}, {}
 for _, i in ipairs(special) do
   local id, rec = ids[i], records[i]
   local kind, flags, _, at = rec_head(id, rec)

@@ -67,18 +67,8 @@ if usual and #special == 0 then return finish({}) end
 --@include lib/record.lua
 --@include lib/ended.lua
 if usual then
-  local kept_apart, touched = {}, {}
-  for _, n in ipairs(special) do
-    local id, rec = ids[n], records[n]
-    local kind, flags, _, at = rec_head(id, rec)
-    if kind == 'ok' then
-      if is_keyed(flags) then touched[#touched + 1] = k_idem(rec_key(rec, at)) end
-      kept_apart[#kept_apart + 1] = { id, rec, flags, at }
-    end
-  end
-  return finish(touched, function()
-    for _, s in ipairs(kept_apart) do ending.clear(s[1], s[2], s[3], s[4], idem_ttl) end
-  end)
+  local touched = {}
+  return finish(touched, ending.of_plain(ids, records, special, touched, idem_ttl))
 end
 --@rest
 --@include lib/extension.lua

@@ -35,3 +35,19 @@ function ending.clear(id, rec, flags, at, idem_ttl, lock)
   end
   if is_stub(flags) then redis.call('UNLINK', k_body(id)) end
 end
+-- The same for tasks without an extension: those of ids and records whose places are given. touched: gets the keys to be asked for first.
+-- Returns what does it.
+function ending.of_plain(ids, records, places, touched, idem_ttl)
+  local found = {}
+  for _, i in ipairs(places) do
+    local id, rec = ids[i], records[i]
+    local kind, flags, _, at = rec_head(id, rec)
+    if kind == 'ok' then
+      if is_keyed(flags) then touched[#touched + 1] = k_idem(rec_key(rec, at)) end
+      found[#found + 1] = { id, rec, flags, at }
+    end
+  end
+  return function()
+    for _, one in ipairs(found) do ending.clear(one[1], one[2], one[3], one[4], idem_ttl) end
+  end
+end
