@@ -11,21 +11,21 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import uvloop
 
 from delaybox.config import Config
 from delaybox.config.model import ROLES
+from delaybox.config.ports import ports
 from delaybox.config.specs import counts, specs
-from delaybox.core.errors import ConfigError, StoreFull, StoreLost, StoreRefused, StoreUnavailable
 from delaybox.embedded import EmbeddedServer
 from delaybox.embedded.temporary import find_room
 from delaybox.processes import counters, files, hardening, logs, service_manager, telemetry
 from delaybox.processes.settings import ProcessSettings
 from delaybox.processes.sockets import bind, bracketed, port_of
-from delaybox.processes.spawn import KILL_AFTER_S, ChildFailed
+from delaybox.processes.spawn import KILL_AFTER_S, errors_of_children
 from delaybox.processes.spec import ProcessKind
 from delaybox.processes.supervise import Supervisor
 from delaybox.store.address import ServerSettings
@@ -138,18 +138,10 @@ class _Node:
         self._stop.set()
 
     def _listen(self, stack: contextlib.AsyncExitStack) -> dict[ProcessKind, socket.socket]:
-        c, wanted = self._config, counts(self._config)
-        addresses = {
-            ProcessKind.REST: (c.http_server.host, c.http_server.port, "--http-port"),
-            ProcessKind.GRPC: (c.grpc_host, c.grpc_server.port, "--grpc-port"),
-            ProcessKind.PROBE: (c.probe.host, c.probe.port or 0, "--set probe.port=PORT"),
-            ProcessKind.DASHBOARD: (c.dashboard_host, c.dashboard.port or 0, "--set dashboard.port=PORT"),
+        return {
+            kind: stack.enter_context(bind(port.host, port.number, _BACKLOG, option=port.option))
+            for kind, port in ports(self._config).items()
         }
-        listening: dict[ProcessKind, socket.socket] = {}
-        for kind, (host, port, option) in addresses.items():
-            if kind in wanted:
-                listening[kind] = stack.enter_context(bind(host, port, _BACKLOG, option=option))
-        return listening
 
     async def _start(self, children: Supervisor, stack: contextlib.AsyncExitStack) -> None:
         """Starts everything. If a child cannot start, its own error is raised."""
@@ -157,32 +149,20 @@ class _Node:
         await children.start()
         server, fresh = await self._server(stack)
         children.learn(server=server, await_subscribers=fresh)
-        with _own_errors():
+        with errors_of_children():
             # The first child checks the server, and makes the store if need be, before the others begin.
             found = await children.begin_first(partitions=self._config.new_partitions)
         children.learn(**found)
         self._store_at = (server, found.get("store_id", ""))
         await children.begin((ProcessKind.PROBE, *_CALLERS))
-        with _own_errors():
+        with errors_of_children():
             # Children that fire tasks begin last, so that a node that fails at its start fires nothing.
             await children.begin(_ENGINES)
 
     def _announce(self, listening: Mapping[ProcessKind, socket.socket]) -> None:
         c = self._config
-        if ProcessKind.PROBE in listening:
-            log.info(
-                "probes and metrics on http://%s:%d", bracketed(c.probe.host), port_of(listening[ProcessKind.PROBE])
-            )
-        if ProcessKind.GRPC in listening:
-            log.info("grpc listening on %s:%d", bracketed(c.grpc_host), port_of(listening[ProcessKind.GRPC]))
-        if ProcessKind.REST in listening:
-            address = f"{bracketed(c.http_server.host)}:{port_of(listening[ProcessKind.REST])}"
-            log.info("listening on http://%s%s", address, c.http_server.context_path)
-        if ProcessKind.DASHBOARD in listening:
-            port = port_of(listening[ProcessKind.DASHBOARD])
-            log.info(
-                "the dashboard is on http://%s:%d%s", bracketed(c.dashboard_host), port, c.http_server.context_path
-            )
+        for kind, port in ports(c).items():
+            log.info("%s%s:%d%s", port.opened, bracketed(port.host), port_of(listening[kind]), port.path)
         if ProcessKind.KAFKA in counts(c):
             log.info("tasks are taken from Kafka: %s", ", ".join(c.kafka.scheduler_topics))
         if c.duties != ROLES:
@@ -212,17 +192,3 @@ def _grace_s(kind: ProcessKind) -> float:
     """How long a process has to finish, so that all have ended when the node has to."""
     grace_s = STOP_S - _MARGIN_S - KILL_AFTER_S
     return grace_s if kind in _CALLERS else grace_s - _CALLERS_FIRST_S
-
-
-@contextlib.contextmanager
-def _own_errors() -> Iterator[None]:
-    """Raises a child's error as the same class that it was in the child, because the node's exit code follows from
-    it."""
-    try:
-        yield
-    except ChildFailed as failed:
-        kind = _ERRORS.get(failed.cause_code)
-        raise failed if kind is None else kind(str(failed)) from None
-
-
-_ERRORS = {kind.code: kind for kind in (ConfigError, StoreRefused, StoreUnavailable, StoreLost, StoreFull)}

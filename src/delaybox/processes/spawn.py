@@ -7,10 +7,17 @@ import asyncio
 import contextlib
 import json
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Self
 
-from delaybox.core.errors import DelayBoxError
+from delaybox.core.errors import (
+    ConfigError,
+    DelayBoxError,
+    StoreFull,
+    StoreLost,
+    StoreRefused,
+    StoreUnavailable,
+)
 from delaybox.processes import counters
 from delaybox.processes.hardening import python_module
 from delaybox.processes.settings import ProcessSettings, encode
@@ -31,6 +38,20 @@ class ChildFailed(DelayBoxError):
     def __init__(self, message: str, cause_code: str = "") -> None:
         super().__init__(message)
         self.cause_code = cause_code
+
+
+_EXITS = {kind.code: kind for kind in (ConfigError, StoreRefused, StoreUnavailable, StoreLost, StoreFull)}
+"""The errors that a node's exit code follows from."""
+
+
+@contextlib.contextmanager
+def errors_of_children() -> Iterator[None]:
+    """Raises a child's error as the same class that it was in the child, where the exit code follows from it."""
+    try:
+        yield
+    except ChildFailed as failed:
+        kind = _EXITS.get(failed.cause_code)
+        raise failed if kind is None else kind(str(failed)) from None
 
 
 class ChildProcess:
