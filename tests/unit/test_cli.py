@@ -158,6 +158,7 @@ def test_the_variables_of_the_command_line_are_no_configuration(run: Run, monkey
         ("get ''", "an id or name is empty; give it"),
         ("cancel ''", "an id or name is empty; give it"),
         ("queues set '' --pause", "an id or name is empty; give it"),
+        ("queues set a --resume --clear paused", "--resume and --clear paused are both given; give one of them"),
         ("queues set a --weight nan", "'--weight': nan is no finite number"),
         (
             "worker app:w --metrics-port x",

@@ -73,7 +73,13 @@ def test_the_command_ends_with_the_words_and_code_2(
     done = command("worker", "launch_good:wrong")
     assert (done.code, done.err) == (2, "error: module 'launch_good' has no 'wrong'; it has mailer, worker\n")
     done = command("worker", "launch_good", "--server", "http://x")
-    assert (done.code, "endpoint 'http://x' is not one" in done.err) == (2, True)
+    words = "--server 'http://x' is no gRPC address; write host:port, such as localhost:9088"
+    assert (done.code, words in done.err) == (2, True)
+    for option in ("--grace", "--lease"):
+        for text in ("soon", "10", "-1s"):
+            done = command("worker", "launch_good", option, text)
+            words = f"error: {option} {text!r} is no duration; write it as 500ms, 10s or 1m30s\n"
+            assert (done.code, done.err) == (2, words)
     done = command("worker", "launch_good")
     assert (done.code, "worker 'w' has no task to serve" in done.err) == (2, True)
 

@@ -145,6 +145,8 @@ def set_(
         raise ConfigError("--pause and --resume are both given; give one of them")
     if drain and not pause:
         raise ConfigError("--drain waits for a paused queue to run empty; give --pause with it")
+    if (pause or resume) and "paused" in (clear or ()):
+        raise ConfigError(f"{'--pause' if pause else '--resume'} and --clear paused are both given; give one of them")
     body: dict[str, Any] = dict.fromkeys(clear or ())
     if pause or resume:
         # With '*' paused, one queue is resumed by a rule of its own.

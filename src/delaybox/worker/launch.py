@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from delaybox.client.transports import direct_url, loaded
-from delaybox.core.errors import ConfigError, DelayBoxError
+from delaybox.core.durations import span_ms
+from delaybox.core.errors import ConfigError, DelayBoxError, InvalidTask
 from delaybox.otel.environment import begin_logs, begin_program
 from delaybox.processes import counters, telemetry
 from delaybox.processes.logs import FORMATS, LEVELS
@@ -82,6 +83,9 @@ def run(launch: Launch) -> int:
         return _report(error)
     if launch.processes < 1:
         return _report(ConfigError(f"--processes {launch.processes}: at least 1"))
+    for option, text in (("--grace", launch.grace), ("--lease", launch.lease)):
+        if text is not None and not _is_duration(text):
+            return _report(ConfigError(f"{option} {text!r} is no duration; write it as 500ms, 10s or 1m30s"))
     with contextlib.ExitStack() as stack:
         pushed = pushing.wanted(os.environ)
         if (pushed or launch.metrics_port is not None) and counters.VARIABLE not in os.environ:
@@ -94,6 +98,13 @@ def run(launch: Launch) -> int:
         if launch.dev:
             return _develop(launch, end)
         return _supervise(launch, end) if launch.processes > 1 else _run(launch, end, until=None)
+
+
+def _is_duration(text: str) -> bool:
+    try:
+        return span_ms("option", text, least=0) >= 0
+    except InvalidTask:
+        return False
 
 
 def _supervise(launch: Launch, end_push: telemetry.End) -> int:
@@ -246,6 +257,11 @@ def servers_of(redis: str | None, nodes: Sequence[str] | None) -> tuple[str, ...
             f"--redis (or {VARIABLE}) takes a URL, and this one starts with no known scheme: write "
             "redis://host:6379, rediss:// for TLS, unix:///path/to/socket, or file:FOLDER"
         )
+    for node in nodes or ():
+        scheme = node.partition("://")[0]
+        if scheme in ("http", "https"):
+            tls = ", and --tls" if scheme == "https" else ""
+            raise ConfigError(f"--server {node!r} is no gRPC address; write host:port{tls}, such as localhost:9088")
     return ((redis,) if redis else ()) + tuple(nodes or ()) or None
 
 
