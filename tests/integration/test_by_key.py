@@ -111,8 +111,11 @@ def test_what_runs_is_stopped_by_its_key(served: Node, command: Command) -> None
 
     with Client(f"127.0.0.1:{served.grpc_port}") as api:
         for key, stop in (("stop-rest", rest), ("stop-command", shell)):
-            made = api.shell("sleep 600", key=key)
-            for event in api.watch(made.id):
+            api.shell("sleep 600", key=key)
+            for event in api.watch(key=key):
                 if event.state == "running":
                     stop(key)
             assert api.get(key=key).state == "cancelled"
+            assert [event.state for event in api.watch(key=key, timeout=0)] == ["cancelled"]
+        with pytest.raises(InvalidTask, match="one of them"):
+            api.watch(["an id"], key="stop-rest")

@@ -222,14 +222,15 @@ class AsyncClient(Base):
 
     def watch(
         self,
-        ids: str | Iterable[str],
+        ids: str | Iterable[str] | None = None,
         /,
         *,
+        key: str | None = None,
         ends_only: bool = False,
         timeout: Duration | None = None,
     ) -> AsyncIterator[Event]:
         """See `Client.watch`."""
-        return self._carrier.iterate(self._watch(ids, ends_only=ends_only, timeout=timeout))
+        return self._carrier.iterate(self._watch(ids, key, ends_only=ends_only, timeout=timeout))
 
     async def cancel(
         self,

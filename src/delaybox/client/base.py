@@ -173,12 +173,19 @@ class Base:
         )
         return reported(steps.steps(), shown(progress, items, "done", total))
 
-    def _watch(self, ids: str | Iterable[str], *, ends_only: bool, timeout: Any) -> Steps[Any]:
+    def _watch(self, ids: str | Iterable[str] | None, key: str | None, *, ends_only: bool, timeout: Any) -> Steps[Any]:
+        limit_s = span_s("timeout", timeout)
+        if ids is None or key is not None:
+            named = calls.named(None if ids is None else "", key)
+            return self._watch_key(named["idempotency_key"], ends_only, limit_s)
         wanted = [ids] if isinstance(ids, str) else list(ids)
-        steps = streams.watched(
-            self._session, map(watched_id, wanted), ends_only=ends_only, limit_s=span_s("timeout", timeout)
-        )
+        steps = streams.watched(self._session, map(watched_id, wanted), ends_only=ends_only, limit_s=limit_s)
         return each(steps, Event.of)
+
+    def _watch_key(self, key: str, ends_only: bool, limit_s: float | None) -> Steps[Any]:
+        task_id = yield from streams.id_of_key(self._session, key)
+        steps = streams.watched(self._session, [watched_id(task_id)], ends_only=ends_only, limit_s=limit_s)
+        yield from each(steps, Event.of)
 
     def _result(self, task_id: str | None, timeout: Any, key: str | None = None) -> Steps[Any]:
         limit_s = span_s("timeout", timeout)

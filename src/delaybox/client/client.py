@@ -278,17 +278,19 @@ class Client(Base):
 
     def watch(
         self,
-        ids: str | Iterable[str],
+        ids: str | Iterable[str] | None = None,
         /,
         *,
+        key: str | None = None,
         ends_only: bool = False,
         timeout: Duration | None = None,
     ) -> Iterator[Event]:
         """The state changes of up to 10,000 tasks, the present state first, until all have ended or the time is over.
 
-        After a broken connection the present states come again.
+        After a broken connection the present states come again. ``key``: the idempotency key of one task, in place of
+        ids.
         """
-        return self._carrier.iterate(self._watch(ids, ends_only=ends_only, timeout=timeout))
+        return self._carrier.iterate(self._watch(ids, key, ends_only=ends_only, timeout=timeout))
 
     def cancel(
         self,
