@@ -15,6 +15,7 @@ from delaybox.core.history import HistoryRules
 from delaybox.core.task import TaskState
 from delaybox.engine.lag import Lag
 from delaybox.engine.loops import Loop, Walk
+from delaybox.engine.store_outage import AGAIN_S
 from delaybox.processes.waking import rest, together
 from delaybox.service.recorder import Recorder
 from delaybox.store.loader import ScriptCall
@@ -43,6 +44,40 @@ async def passed(seconds: float, *loops: Loop) -> None:
     await asyncio.sleep(seconds)
     for loop in loops:
         await loop.stop()
+
+
+def test_an_outage_is_told_once_by_all_loops_of_a_process(
+    virtual: VirtualLoop, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each loop told it for itself: twenty lines for one server that was away."""
+    why: list[str] = []
+
+    async def step() -> float:
+        if why:
+            raise StoreUnavailable(why[0])
+        return 0.05
+
+    async def three() -> None:
+        loops = [Loop(name, step) for name in ("one", "two", "three", "stopped")]
+        for loop in loops:
+            loop.start()
+        await asyncio.sleep(0.2)
+        why.append("Redis is away")
+        await asyncio.sleep(5.0)
+        why[0] = "Redis loads"
+        await loops.pop().stop()
+        await asyncio.sleep(AGAIN_S + 5.0)
+        why.clear()
+        await asyncio.sleep(2.0)
+        why.append("Redis is away")
+        await asyncio.sleep(1.0)
+        for loop in loops:
+            await loop.stop()
+
+    with caplog.at_level("INFO", "delaybox.engine"):
+        virtual.run_until_complete(three())
+    told = [line.partition(", after")[0].partition(": ")[2] or line.partition(", after")[0] for line in caplog.messages]
+    assert told == ["Redis is away", "Redis loads", "Redis loads", "the store answers again", "Redis is away"]
 
 
 def test_loops_of_a_process_wake_together(virtual: VirtualLoop):

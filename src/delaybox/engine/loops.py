@@ -8,10 +8,13 @@ import math
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 from delaybox.core.errors import StoreUnavailable
+from delaybox.engine.store_outage import StoreOutage
 from delaybox.processes.waking import together
 from delaybox.store.asyncio_end import end
 
 log = logging.getLogger("delaybox.engine")
+
+_OUTAGE = StoreOutage()
 
 
 class Loop:
@@ -19,7 +22,7 @@ class Loop:
 
     ``step`` returns the seconds to wait until the next one, which may end a little earlier so that the loops of a
     process wake together (`together`); `math.inf`: until `wake`. While the store is away it is tried again with
-    back-off of at most ``away_s``; that is logged once when it begins and once when it ends. Any other error is logged
+    back-off of at most ``away_s``; the loops of a process log that together (`StoreOutage`). Any other error is logged
     and does not end the loop.
     """
 
@@ -50,6 +53,7 @@ class Loop:
         if task is not None:
             await asyncio.wait({task}, timeout=patience_s)
             await end(task)
+        _OUTAGE.left(self)
 
     async def _run(self) -> None:
         away = 0
@@ -58,8 +62,7 @@ class Loop:
             try:
                 pause = await self._step()
             except StoreUnavailable as error:
-                if not away:
-                    log.warning("%s: %s", self._name, error)
+                _OUTAGE.met(self, self._name, error)
                 away += 1
                 await self._back_off(min(0.05 * 2 ** min(away, 6), self._away_s))
             except Exception:
@@ -67,7 +70,7 @@ class Loop:
                 await self._back_off(1.0)
             else:
                 if away:
-                    log.info("%s: the store answers again", self._name)
+                    _OUTAGE.over(self)
                 away = 0
                 await self._rest(pause)
 
