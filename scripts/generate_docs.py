@@ -18,7 +18,7 @@ import typer
 from prometheus_client import CollectorRegistry
 
 from delaybox import metrics
-from delaybox.api import policy
+from delaybox.api import call_scopes
 from delaybox.cli.app import app as cli
 from delaybox.cli.exits import MEANINGS
 from delaybox.config import FLAGS
@@ -323,11 +323,11 @@ def policy_table() -> Iterator[str]:
     """Every REST call and what it takes."""
     yield "| call | needs |"
     yield "| --- | --- |"
-    words: dict[policy.Rule, str] = {
-        policy.WithoutToken.PROBE: "nothing; `Host` and `Origin` are not looked at",
-        policy.WithoutToken.PAGE: "no token",
+    words: dict[call_scopes.Rule, str] = {
+        call_scopes.WithoutToken.PROBE: "nothing; `Host` and `Origin` are not looked at",
+        call_scopes.WithoutToken.PAGE: "no token",
     }
-    for (method, route), rule in policy.RULES.items():
+    for (method, route), rule in call_scopes.RULES.items():
         yield f"| `{method} {route}` | {words.get(rule) or f'`{rule}`'} |"
 
 
@@ -338,7 +338,7 @@ def grpc_table() -> Iterator[str]:
     for file in (scheduler_pb2, worker_pb2):
         for service in file.DESCRIPTOR.services_by_name.values():
             for method in service.methods:
-                rule = policy.grpc_rule(f"/{service.full_name}/{method.name}")
+                rule = call_scopes.grpc_rule(f"/{service.full_name}/{method.name}")
                 takes = "a stream of " * method.client_streaming + f"`{method.input_type.name}`"
                 answers = "a stream of " * method.server_streaming + f"`{method.output_type.name}`"
                 yield f"| `{service.name}.{method.name}` | {takes} | {answers} | {rule.value} |"

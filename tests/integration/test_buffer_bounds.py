@@ -25,7 +25,7 @@ from delaybox.store.servers import Servers
 from delaybox.store.store import Store
 from delaybox.targets import http_hosts
 from delaybox.targets.http_hosts import Hosts
-from delaybox.targets.worker_outage import _PAST, Lives
+from delaybox.targets.worker_lost import _PAST, Lives
 from delaybox.wire.gen import task_pb2
 from tests.engines import until
 from tests.lab import Lab, leased

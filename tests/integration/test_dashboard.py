@@ -15,8 +15,8 @@ from redis.asyncio import Redis
 
 from delaybox.api.dashboard.sessions import Brake
 from delaybox.api.dashboard.settings import DashboardSettings
-from delaybox.core.access import Access, Token
 from delaybox.core.query import BulkResult, TaskQuery
+from delaybox.core.scopes import Access, Token
 from delaybox.core.task import NewTask, TaskType
 from delaybox.service import Selection, Service
 from delaybox.store import labels

@@ -9,7 +9,7 @@ from typing import Any
 from redis.asyncio import Redis
 
 from delaybox.api.dashboard.settings import DashboardSettings
-from delaybox.core.access import Access, Token
+from delaybox.core.scopes import Access, Token
 from tests.rest import rest_process
 from tests.servers import RealServer
 from tests.shared import a_prefix, kept

@@ -13,8 +13,8 @@ import grpc
 import pytest
 from redis.asyncio import Redis
 
-from delaybox.api import policy
-from delaybox.core.access import Access, Token
+from delaybox.api import call_scopes
+from delaybox.core.scopes import Access, Token
 from delaybox.wire.gen import scheduler_pb2 as pb
 from tests.children import Served
 from tests.rest import rest_process
@@ -136,7 +136,7 @@ async def test_rest_shows_id_due_and_state_alone(both: Both):
     # What the dashboard's pages show without read: test_dashboard.py.
     asked = {
         (method, route)
-        for (method, route), rule in policy.RULES.items()
+        for (method, route), rule in call_scopes.RULES.items()
         if isinstance(rule, Access) and rule is not Access.READ and not route.startswith("/dashboard")
     }
     assert set(calls) == asked, "say of every call what it shows without the scope read"
@@ -188,7 +188,7 @@ async def test_grpc_shows_id_due_and_state_alone(both: Both):
         "DiscardDeadMany": [pb.DiscardDeadManyRequest(selection=all_)],
         "DiscardDead": [pb.DiscardDeadRequest(id=task_id)],
     }
-    rules = {name.rpartition("/")[2]: rule for name, rule in policy.GRPC_RULES.items() if "v1.Scheduler" in name}
+    rules = {name.rpartition("/")[2]: rule for name, rule in call_scopes.GRPC_RULES.items() if "v1.Scheduler" in name}
     asked = {name for name, rule in rules.items() if isinstance(rule, Access) and rule is not Access.READ}
     assert set(calls) == asked, "say of every call what it shows without the scope read"
     for method, requests in calls.items():

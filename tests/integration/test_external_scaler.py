@@ -8,7 +8,7 @@ from typing import Any
 import grpc
 import pytest
 
-from delaybox.core.access import Access, Token
+from delaybox.core.scopes import Access, Token
 from delaybox.wire.gen import externalscaler_pb2 as keda
 from delaybox.wire.gen import scheduler_pb2 as pb
 from delaybox.wire.gen.externalscaler_pb2_grpc import ExternalScalerStub

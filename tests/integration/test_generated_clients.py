@@ -21,7 +21,7 @@ from urllib.request import urlopen
 import pytest
 
 from delaybox.api.rest.settings import ApiSettings
-from delaybox.core.access import Token
+from delaybox.core.scopes import Token
 from tests.children import serving
 from tests.servers import RealServer
 

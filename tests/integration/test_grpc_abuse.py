@@ -14,7 +14,7 @@ import grpc
 import pytest
 
 from delaybox.api.grpc.front import FIRST_FRAMES, UNKNOWN_FRAMES
-from delaybox.core.access import Access, Token
+from delaybox.core.scopes import Access, Token
 from delaybox.wire.gen import scheduler_pb2 as pb
 from tests.rawgrpc import ACK, PREFACE, SETTINGS, Raw, frame, message
 from tests.rpc import Rpc, refused, rpc_process

@@ -19,8 +19,8 @@ from grpc_reflection.v1alpha import reflection_pb2
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from delaybox.api import policy
-from delaybox.core.access import Access, Token
+from delaybox.api import call_scopes
+from delaybox.core.scopes import Access, Token
 from delaybox.processes.spawn import ChildFailed
 from delaybox.wire.gen import scheduler_pb2 as pb
 from tests.rpc import Refused, Rpc, refused, rpc_process
@@ -184,12 +184,12 @@ async def test_every_method_against_every_kind_of_caller(server: RealServer, pre
     tokens = tuple(Token.of(token(*grant), grant) for grant in grants)
     wrong = "wrong-wrong-wrong-wrong"
     async with rpc_process(server=server.settings, prefix=prefix, tokens=tokens) as rpc:
-        assert len(policy.GRPC_RULES) > 20
-        for method, rule in policy.GRPC_RULES.items():
+        assert len(call_scopes.GRPC_RULES) > 20
+        for method, rule in call_scopes.GRPC_RULES.items():
             for given in (None, wrong, *(token(*grant) for grant in grants)):
-                if rule is policy.WithoutToken.IN_MESSAGE:
+                if rule is call_scopes.WithoutToken.IN_MESSAGE:
                     continue  # see test_external_scaler
-                allowed = isinstance(rule, policy.WithoutToken) or given == token(rule)
+                allowed = isinstance(rule, call_scopes.WithoutToken) or given == token(rule)
                 if allowed and method.endswith(("/Work", "Health/Watch")):
                     continue  # they would wait for ever
                 answer = None
@@ -368,7 +368,7 @@ async def test_every_wrong_field_is_named_alone_and_in_a_batch(rpc: Rpc):
 
 METHODS = sorted(
     method
-    for method in policy.GRPC_RULES
+    for method in call_scopes.GRPC_RULES
     if method.startswith("/delaybox.v1.Scheduler/") and not method.endswith("Stream")
 )
 raw_fields = st.lists(

@@ -13,7 +13,7 @@ from delaybox.core.delivery import DONE
 from delaybox.core.lane import lane_of
 from delaybox.core.membership import Activity, ConnectedWorker, Member
 from delaybox.core.task import NewTask, TaskType
-from delaybox.engine import handover, leftovers, standin, stays
+from delaybox.engine import handover, leftovers, lost_owners, stays
 from delaybox.engine.calls import WorkerCalls
 from delaybox.engine.engine import Engine
 from delaybox.engine.lag import Lag
@@ -57,7 +57,7 @@ async def test_engines_share_the_partitions_and_each_task_is_asked_for_once(
     client: Redis, prefix: str, monkeypatch: pytest.MonkeyPatch
 ):
     # On a slow machine a stand-in must not help.
-    monkeypatch.setattr(standin, "PATIENCE_MS", 60_000.0)
+    monkeypatch.setattr(lost_owners, "PATIENCE_MS", 60_000.0)
     store = await opened(client, prefix)
     one, two = Recorder(), Recorder()
     async with (

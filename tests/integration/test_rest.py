@@ -19,7 +19,7 @@ import pytest
 from redis.asyncio import Redis
 
 from delaybox.api.rest.settings import ApiSettings
-from delaybox.core.access import Token
+from delaybox.core.scopes import Token
 from delaybox.processes.settings import encode
 from delaybox.processes.sockets import CannotListen
 from delaybox.processes.spawn import ChildFailed

@@ -10,7 +10,7 @@ import pytest
 from redis.asyncio import Redis
 
 from delaybox.core.task import NewTask, TaskType
-from delaybox.engine import standin, successors
+from delaybox.engine import lost_owners, successors
 from delaybox.engine.engine import Engine
 from delaybox.store.loader import ScriptCall
 from delaybox.store.promises import promises
@@ -58,7 +58,7 @@ class Pair:
 async def pair(client: Redis, prefix: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Pair]:
     # On a slow machine the former owner must not give up, nor a stand-in help it.
     monkeypatch.setattr(successors, "PATIENCE_MS", 60_000.0)
-    monkeypatch.setattr(standin, "PATIENCE_MS", 60_000.0)
+    monkeypatch.setattr(lost_owners, "PATIENCE_MS", 60_000.0)
     stores = [await Store.open(Servers(client), prefix=prefix, partitions=PARTITIONS) for _ in range(2)]
     made = Pair(client, prefix, stores)
     yield made

@@ -24,7 +24,7 @@ from delaybox.engine.ownership import Ownership
 from delaybox.engine.permit_dealer import PermitDealer
 from delaybox.service import Selection, Service
 from delaybox.service.rules import Rules
-from delaybox.service.why_waiting import Served
+from delaybox.service.served import Served
 from delaybox.store import rules
 from delaybox.store.leases import new_lease
 from delaybox.store.record import draft

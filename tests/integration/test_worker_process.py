@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 
-from delaybox.core.access import Token
+from delaybox.core.scopes import Token
 from delaybox.store.servers import Servers
 from delaybox.store.store import Store
 from tests.engines import until

@@ -16,7 +16,7 @@ import pytest
 from delaybox import __version__
 from delaybox.cli import main
 from delaybox.config import Config, load
-from delaybox.core.access import Access, Token
+from delaybox.core.scopes import Access, Token
 
 Run = Callable[..., tuple[int, str, str]]
 

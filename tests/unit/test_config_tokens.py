@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from delaybox.config import load
-from delaybox.core.access import Token
+from delaybox.core.scopes import Token
 from tests.configurations import elsewhere, refused, written
 
 __all__ = ["elsewhere"]

@@ -15,7 +15,7 @@ from delaybox.core.task import TaskType
 from delaybox.engine.costs import MOST_LANES, Costs
 from delaybox.engine.options import EngineOptions
 from delaybox.roles.webhook import webhook_lanes
-from delaybox.service.why_waiting import Served
+from delaybox.service.served import Served
 from delaybox.targets.places import PlacesInTurn
 
 

@@ -18,9 +18,9 @@ from delaybox.api.dashboard.totals import NodeTotals
 from delaybox.api.rest.app import build_app
 from delaybox.api.rest.settings import ApiSettings
 from delaybox.core import ids
-from delaybox.core.access import Access, Token
 from delaybox.core.errors import InvalidTask
 from delaybox.core.membership import Activity, Member, nodes_of
+from delaybox.core.scopes import Access, Token
 from delaybox.core.task import FailedAttempt, Priority, TaskState, TaskType, TaskView
 
 READER, OTHER = Token.of("reader-of-tasks-0001", (Access.READ,)), Token.of("another-token-000002", (Access.ADMIN,))

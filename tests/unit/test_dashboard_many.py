@@ -8,8 +8,8 @@ from delaybox.api.dashboard.frame import Frames
 from delaybox.api.dashboard.pages.many import ManyPages
 from delaybox.api.dashboard.sessions import Sessions
 from delaybox.api.dashboard.visit import Visit
-from delaybox.core.access import Access
 from delaybox.core.query import BulkResult
+from delaybox.core.scopes import Access
 
 
 def page(action: str, form: dict[str, str]) -> tuple[ManyPages, Visit]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from delaybox.api import disclosure, policy
+from delaybox.api import call_scopes, disclosure
 from delaybox.api.rest.v1.routes import CALLS
-from delaybox.core.access import Access
+from delaybox.core.scopes import Access
 from delaybox.wire.gen import scheduler_pb2, worker_pb2
 from delaybox.wire.json import types
 
@@ -15,7 +15,7 @@ def test_an_answer_without_a_line_is_not_served_to_whoever_lacks_read():
     with pytest.raises(LookupError, match="TaskPage answers a call that needs cancel alone"):
         disclosure.limits(Access.CANCEL, "TaskPage")
     assert disclosure.limits(Access.READ, "TaskPage") is None
-    assert disclosure.limits(policy.WithoutToken.PROBE, "HealthCheckResponse") is None
+    assert disclosure.limits(call_scopes.WithoutToken.PROBE, "HealthCheckResponse") is None
 
 
 def test_every_line_is_of_an_answer_and_names_its_fields():

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import typer
 
-from delaybox.api import policy
+from delaybox.api import call_scopes
 from delaybox.cli.app import app as cli
 from delaybox.config.load import _FIELDS, _VARIABLES, ORIGINAL_VARIABLES, _plain
-from delaybox.core.access import Access
+from delaybox.core.scopes import Access
 
 ROOT = Path(__file__).parents[2]
 # Of the past: decisions and what changed keep the names of their time.
@@ -72,8 +72,8 @@ def test_commands_and_options_exist(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_routes_exist(page: Path) -> None:
-    routes = {re.sub(r"\{[^}]*\}", "{}", route) for _, route in policy.RULES}
-    shapes = {(method, re.sub(r"\{[^}]*\}", "{}", route)) for method, route in policy.RULES}
+    routes = {re.sub(r"\{[^}]*\}", "{}", route) for _, route in call_scopes.RULES}
+    shapes = {(method, re.sub(r"\{[^}]*\}", "{}", route)) for method, route in call_scopes.RULES}
     for piece in pieces(page):
         for method, path in re.findall(r"\b(GET|POST|PUT|PATCH|DELETE) (/[A-Za-z0-9_{}./$<>-]*)", piece):
             shape = re.sub(r"\{[^}]*\}|<[^>]*>|\$[A-Z_]+", "{}", path.rstrip("."))
@@ -123,8 +123,8 @@ def test_every_command_is_told_of_by_hand() -> None:
 
 def test_every_route_and_method_is_in_a_table() -> None:
     pages = "\n".join(text(page) for page in PAGES)
-    assert [route for route in policy.RULES if f"`{' '.join(route)}`" not in pages] == []
-    ours = [name for name in policy.GRPC_RULES if name.startswith("/delaybox.")]
+    assert [route for route in call_scopes.RULES if f"`{' '.join(route)}`" not in pages] == []
+    ours = [name for name in call_scopes.GRPC_RULES if name.startswith("/delaybox.")]
     assert [name for name in ours if f"`{name.split('.')[-1].replace('/', '.')}`" not in pages] == []
 
 

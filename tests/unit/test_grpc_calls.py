@@ -8,7 +8,7 @@ import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool
 from google.protobuf.descriptor import ServiceDescriptor
 
-from delaybox.api import policy
+from delaybox.api import call_scopes
 from delaybox.api.grpc.calls import handler_of
 from delaybox.api.grpc.guard import Guard
 from delaybox.api.tokens import Tokens
@@ -53,7 +53,7 @@ def test_of_a_foreign_contract_only_what_has_code_is_served() -> None:
 
 
 def test_our_own_contract_is_served_whole_or_not_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    rules = {f"/delaybox.v9.Health/{name}": policy.WithoutToken.PROBE for name in ("Check", "List")}
-    monkeypatch.setattr(policy, "GRPC_RULES", rules)
+    rules = {f"/delaybox.v9.Health/{name}": call_scopes.WithoutToken.PROBE for name in ("Check", "List")}
+    monkeypatch.setattr(call_scopes, "GRPC_RULES", rules)
     with pytest.raises(AttributeError, match="list"):
         handler_of(Service(described("delaybox.v9")), guard())

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from delaybox.api import policy
+from delaybox.api import call_scopes
 from delaybox.api.rest.v1.openapi import build, semantic
 from delaybox.api.rest.v1.routes import CALLS
-from delaybox.core.access import Token
+from delaybox.core.scopes import Token
 from tests.v1_apps import JSON, FakeService, call
 
 
@@ -23,11 +23,11 @@ def test_the_document_is_whole():
     assert document["security"] == [{"token": []}]
     items = document["paths"].items()
     made = {(method.upper(), path) for path, methods in items for method in methods if method != "servers"}
-    described = {route for route, rule in policy.RULES.items() if rule is not policy.WithoutToken.PAGE}
+    described = {route for route, rule in call_scopes.RULES.items() if rule is not call_scopes.WithoutToken.PAGE}
     assert made == {route for route in described if not route[1].startswith("/dashboard")}
     for path, methods in items:
         for method in methods.keys() - {"servers"}:
-            open_ = policy.RULES[method.upper(), path] is policy.WithoutToken.PROBE
+            open_ = call_scopes.RULES[method.upper(), path] is call_scopes.WithoutToken.PROBE
             assert (methods[method].get("security") == []) == open_ == ("servers" in methods)
     names = set(document["components"]["schemas"])
     used = set(re.findall(r"#/components/schemas/(\w+)", json.dumps(document)))

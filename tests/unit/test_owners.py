@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from delaybox.engine.clock_estimate import RedisClock
+from delaybox.engine.lost_owners import PATIENCE_MS, StandIn
 from delaybox.engine.ownership import Ownership
-from delaybox.engine.standin import PATIENCE_MS, StandIn
 from delaybox.engine.successors import _Awaited
 from delaybox.store.promises import Promise
 

@@ -15,8 +15,8 @@ import pytest
 from delaybox.api.grpc import guard as grpc_guard
 from delaybox.api.grpc.guard import Guard
 from delaybox.api.tokens import Tokens
-from delaybox.core.access import Access
 from delaybox.core.errors import Overloaded
+from delaybox.core.scopes import Access
 from delaybox.engine import calls
 from delaybox.engine.calls import WorkerCalls
 from delaybox.targets import http_client

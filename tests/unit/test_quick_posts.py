@@ -17,8 +17,8 @@ from delaybox.api.rest.http1.connection import HttpConnection
 from delaybox.api.rest.http1.server import HttpServer
 from delaybox.api.rest.request_body import RequestBodies
 from delaybox.api.rest.settings import ApiSettings
-from delaybox.core.access import Access, Token
 from delaybox.core.errors import DelayBoxError, Overloaded, StoreUnavailable
+from delaybox.core.scopes import Access, Token
 from delaybox.core.task import NewTask, Submitted, TaskType
 from delaybox.service import Service
 from delaybox.service.shedding import Shedding

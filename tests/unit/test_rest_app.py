@@ -15,7 +15,6 @@ from delaybox.api.rest.app import build_app
 from delaybox.api.rest.request_body import RequestBodies
 from delaybox.api.rest.settings import ApiSettings
 from delaybox.api.tokens import Tokens
-from delaybox.core.access import Token
 from delaybox.core.errors import (
     ConfigError,
     DelayBoxError,
@@ -28,6 +27,7 @@ from delaybox.core.errors import (
 )
 from delaybox.core.query import QueueStats, QueueWait
 from delaybox.core.scaling import ScalingAnswer, ScalingQuery
+from delaybox.core.scopes import Token
 from delaybox.core.task import NewTask, Submitted, TaskType, TaskView
 from delaybox.processes.settings import decode, encode
 from delaybox.service import Readiness, Service, StoreCounts

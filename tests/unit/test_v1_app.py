@@ -7,10 +7,9 @@ from typing import Any
 
 import pytest
 
-from delaybox.api import policy
+from delaybox.api import call_scopes
 from delaybox.api.rest.settings import ApiSettings
 from delaybox.api.rest.v1.routes import CALLS
-from delaybox.core.access import Access, Token
 from delaybox.core.errors import (
     DelayBoxError,
     IdempotencyConflict,
@@ -25,6 +24,7 @@ from delaybox.core.errors import (
 )
 from delaybox.core.query import TaskQuery
 from delaybox.core.queue import QueueRules
+from delaybox.core.scopes import Access, Token
 from delaybox.core.task import NewTask, Priority, TaskResult, TaskState, TaskType
 from delaybox.service import Selection
 from tests.overload import overloaded
@@ -293,7 +293,7 @@ async def test_a_call_without_parameters_refuses_them_by_name():
 
 def test_every_call_has_a_rule():
     for made in CALLS:
-        assert policy.rule(made.method, made.path) is not policy.WithoutToken.PROBE
+        assert call_scopes.rule(made.method, made.path) is not call_scopes.WithoutToken.PROBE
 
 
 # -- the document and the page ----------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from tests.desk import LANES, Desk, delivery, messages_of, tasks_of
 
 
 async def test_a_session_that_is_not_resumed_loses_its_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("delaybox.targets.worker_gateway.RESUME_S", 0.01)
+    monkeypatch.setattr("delaybox.targets.worker_lost.RESUME_S", 0.01)
     desk = Desk()
     session = desk.open(credit=1)
     over = await desk.deliver(delivery(), delivery())
@@ -117,7 +117,7 @@ async def test_what_dies_in_company_is_not_blamed_and_runs_alone_the_next_time()
 async def test_when_most_workers_go_at_once_it_is_said_of_what_they_held(
     monkeypatch: pytest.MonkeyPatch, workers: int, killed: int, together: bool
 ) -> None:
-    monkeypatch.setattr("delaybox.targets.worker_gateway.RESUME_S", 0.05)
+    monkeypatch.setattr("delaybox.targets.worker_lost.RESUME_S", 0.05)
     desk = Desk()
     sessions = [desk.open(credit=1, identity=f"w{n}") for n in range(workers)]
     # A second session of the same worker is no second worker.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from delaybox.api import policy
-from delaybox.core.access import Grant
+from delaybox.api import call_scopes
+from delaybox.core.scopes import Grant
 from delaybox.core.task import TaskChange, TaskView
 from delaybox.service import Service
 from delaybox.wire.shell_rules import ShellRules
@@ -11,9 +11,9 @@ from delaybox.wire.shell_rules import ShellRules
 
 async def change(service: Service, grant: Grant, task_id: str, wanted: TaskChange, shell: ShellRules) -> TaskView:
     """Returns the changed task. Raises the service's errors, and for a new payload those of
-    `policy.require_payload`."""
+    `call_scopes.require_payload`."""
     if wanted.payload is not None:
-        policy.require_payload(grant, await service.get(task_id), wanted.payload, shell)
+        call_scopes.require_payload(grant, await service.get(task_id), wanted.payload, shell)
     return await service.update(
         task_id,
         due_ms=wanted.due_ms,

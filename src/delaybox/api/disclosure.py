@@ -1,4 +1,4 @@
-"""Which fields of an answer a caller sees. One table for REST and gRPC, as `policy` is for who may call.
+"""Which fields of an answer a caller sees. One table for REST and gRPC, as `call_scopes` is for who may call.
 
 A token without the scope ``read`` may schedule, move or cancel tasks, but must not learn what others stored: payloads,
 headers, labels, results, lists of ids. So the answer to such a caller keeps only the fields that stand here. For an
@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from delaybox.api import policy
-from delaybox.core.access import Access, Grant
+from delaybox.api import call_scopes
+from delaybox.core.scopes import Access, Grant
 
 Fields = frozenset[str]
 
@@ -45,12 +45,12 @@ WITHOUT_READ: Final[Mapping[str, Fields | None]] = {
 """Type of an answer -> the fields that a caller without the scope read sees; None: all of them."""
 
 
-def limits(rule: policy.Rule, answer: str) -> Fields | None:
+def limits(rule: call_scopes.Rule, answer: str) -> Fields | None:
     """The fields of an ``answer`` to a call with that rule that are shown without ``read``; None: all of them.
 
     LookupError, which ends the start of the process, for an answer that has no line.
     """
-    if isinstance(rule, policy.WithoutToken) or rule is Access.READ:
+    if isinstance(rule, call_scopes.WithoutToken) or rule is Access.READ:
         return None
     try:
         return WITHOUT_READ[answer]

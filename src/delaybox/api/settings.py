@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from delaybox.core.access import Token
 from delaybox.core.limits import DEFAULT_PAYLOAD_BYTES
 from delaybox.core.queue import RuleBook
+from delaybox.core.scopes import Token
 from delaybox.core.webhook import NO_WEBHOOKS, WebhookRules
 from delaybox.store.settings import StoreSettings
 from delaybox.wire.topics import TopicRules

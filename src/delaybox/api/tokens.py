@@ -7,8 +7,8 @@ import hmac
 import time
 from collections.abc import Callable, Sequence
 
-from delaybox.core.access import EVERYTHING, Grant, Token
 from delaybox.core.errors import Unauthenticated
+from delaybox.core.scopes import EVERYTHING, Grant, Token
 from delaybox.wire.json.moments import render_moment
 
 _CACHE_CAP = 1024

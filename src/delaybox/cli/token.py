@@ -9,9 +9,9 @@ from collections.abc import Sequence
 
 import typer
 
-from delaybox.core.access import DEFAULT_SCOPES, Access, Token
 from delaybox.core.durations import duration_ms
 from delaybox.core.errors import ConfigError, InvalidTask
+from delaybox.core.scopes import DEFAULT_SCOPES, Access, Token
 from delaybox.wire.json.moments import moment_ms, render_moment
 
 PREFIX = "dbx_"

@@ -32,7 +32,6 @@ from delaybox.config.tokens import FORMS as TOKEN_FORMS
 from delaybox.config.tokens import parse as parse_tokens
 from delaybox.config.webhooks import Webhooks
 from delaybox.config.workers import WorkersSection
-from delaybox.core.access import Token
 from delaybox.core.errors import ConfigError
 from delaybox.core.limits import (
     BY_SERVER,
@@ -48,6 +47,7 @@ from delaybox.core.limits import (
 )
 from delaybox.core.queue import QueueRules
 from delaybox.core.scaling import LEAD_MS, LEAST_SPAN_MS, MAX_LEAD_MS
+from delaybox.core.scopes import Token
 from delaybox.embedded import default_data_dir
 from delaybox.store.address import URL_FORMS, ServerSettings
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from delaybox.config import yamltext
 from delaybox.config.sections import Mistake
-from delaybox.core.access import DEFAULT_SCOPES, Access, Token
 from delaybox.core.errors import InvalidTask
+from delaybox.core.scopes import DEFAULT_SCOPES, Access, Token
 from delaybox.wire.json.moments import moment_ms
 
 MIN_TOKEN = 16

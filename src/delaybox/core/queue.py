@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
-from datetime import UTC, datetime
 
 from delaybox.core.limit_keys import KeyLimit, read_name
 from delaybox.core.queue_limits import Pool, Rate
@@ -177,49 +176,3 @@ def has_pace(queue: str, effect: QueueRules, every: Iterable[QueueRules]) -> boo
     ``effect``: what holds for the queue; ``every``: of all queues, any of which may go by the burst of `OTHERS`."""
     among = (effect, *every) if queue == OTHERS else (effect,)
     return any(one.rate is not None or one.resume_rate is not None for one in among)
-
-
-def why_limited(what: str, pool: Pool, rate: Rate | None, used: int, next_ms: int, ramp: Ramp | None = None) -> str:
-    """Why tasks wait whose pool is used up, and until when. ``what``: of what they are, such as "queue 'mail'".
-
-    ``used``: permits in use over all partitions; ``next_ms``: when one comes free by time (Unix ms; -1: not by time).
-    ``ramp``: of the queue.
-    """
-    if used < pool.permits:
-        return ""
-    if not pool.hold_ms:
-        return f"waits: {used} tasks of {what} run, which is its concurrency; the next begins when one ends"
-    until = f"; the next begins at {_moment(next_ms)}" if next_ms >= 0 else ""
-    if ramp is not None:
-        end = _moment(ramp.until_ms)
-        return f"waits: what waited during the pause of {what} begins at {rate}, until about {end}{until}"
-    return f"waits: tasks of {what} begin at its rate of {rate}{until}"
-
-
-def _moment(ms: int) -> str:
-    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def may_wait(queue: str, rules: QueueRules) -> str:
-    """What to say of a due task of a queue with these rules that is not begun yet; "" for a queue without limits."""
-    if not rules.limited:
-        return ""
-    what = [f"concurrency {rules.concurrency}"] if rules.concurrency is not None else []
-    what += [f"rate {rules.pace}"] if rules.pace is not None else []
-    what += [str(limit) for limit in rules.keys or ()]
-    return f"waits: queue {queue!r} has limits ({', '.join(what)}); `delaybox queues {queue}` shows which it waits for"
-
-
-def why_paused(queue: str, stored: Mapping[str, QueueRules]) -> str:
-    """Why the tasks of a paused queue wait, and how to end it; '' where it is not paused. ``stored``: all rules."""
-    for name in (queue, OTHERS):
-        paused = stored.get(name, NO_RULES).paused
-        if paused is not None:
-            if not paused:
-                return ""
-            what = (
-                f"queue {queue!r} is paused" if name == queue else "all queues without a rule of their own are paused"
-            )
-            quoted = "'*'" if name == OTHERS else name
-            return f"waits: {what}; `delaybox queues set {quoted} --resume` ends that"
-    return ""

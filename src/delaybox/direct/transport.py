@@ -26,9 +26,9 @@ from delaybox.api.grpc.status import BY_NUMBER, field_of
 from delaybox.client.batches import StoredBatch, TaskBatch
 from delaybox.client.errors import REFUSALS, REFUSED_CODES, CallTimeout, Failure, closed
 from delaybox.client.steps import Invoke, OpenStream
-from delaybox.core.access import EVERYTHING
 from delaybox.core.errors import DelayBoxError, InvalidTask
 from delaybox.core.limits import DEFAULT_PAYLOAD_BYTES
+from delaybox.core.scopes import EVERYTHING
 from delaybox.core.webhook import WebhookRules
 from delaybox.direct.address import DirectAddress, direct_address
 from delaybox.direct.opening import EVENTS, HISTORY, OpenedStore

@@ -22,7 +22,7 @@ from delaybox.core.task import DEFAULT_QUEUE
 from delaybox.engine.clock_estimate import Clocks, local_ms
 from delaybox.engine.ownership import Ownership
 from delaybox.processes.waking import rest_s
-from delaybox.service.why_waiting import Served
+from delaybox.service.served import Served
 from delaybox.store import permits
 from delaybox.store.apart import Apart
 from delaybox.store.loader import ScriptCall

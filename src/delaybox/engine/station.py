@@ -10,13 +10,13 @@ from delaybox.engine.expander import Expander
 from delaybox.engine.labeller import Labeller
 from delaybox.engine.leftovers import Leftovers
 from delaybox.engine.loops import Loop
+from delaybox.engine.lost_owners import StandIn
 from delaybox.engine.options import EngineOptions
 from delaybox.engine.ownership import Ownership
 from delaybox.engine.reaper import Reaper
 from delaybox.engine.relister import Relister
 from delaybox.engine.retention import Retention
 from delaybox.engine.scrubber import Scrubber
-from delaybox.engine.standin import StandIn
 from delaybox.store.store import Store
 
 

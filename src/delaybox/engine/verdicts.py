@@ -12,9 +12,9 @@ from google.protobuf.message import DecodeError
 from msgspec.structs import replace
 
 from delaybox.core.delivery import Delivery, Done, Failed, Snoozed
-from delaybox.core.keeping import stored_ms
 from delaybox.core.lane import split
 from delaybox.core.queue import LiveRules
+from delaybox.core.result_keeping import stored_ms
 from delaybox.core.retry import RetryPolicy
 from delaybox.core.task import DEFAULT_SNOOZE_MS
 from delaybox.store.replies import Verdict

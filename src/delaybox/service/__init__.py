@@ -7,9 +7,9 @@ from delaybox.service.counts import StoreCounts
 from delaybox.service.readiness import STALE_HEARTBEAT_MS, Readiness
 from delaybox.service.records import RecordService
 from delaybox.service.rules import ShownRules
+from delaybox.service.served import LIVE_NODE_MS
 from delaybox.service.tasks import Service
 from delaybox.service.watch import Change, Watch
-from delaybox.service.why_waiting import LIVE_NODE_MS
 
 __all__ = [
     "LIVE_NODE_MS",

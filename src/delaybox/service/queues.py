@@ -10,10 +10,10 @@ from dataclasses import replace
 
 from delaybox.core.lane import split
 from delaybox.core.query import QueueList, QueueStats, QueueWait
-from delaybox.core.queue import why_paused
 from delaybox.core.task import TaskType
 from delaybox.service.rules import Rules
-from delaybox.service.why_waiting import Served, functions_unserved, living
+from delaybox.service.served import Served, living
+from delaybox.service.why_waiting import functions_unserved, why_paused
 from delaybox.store import lanes
 from delaybox.store.oldest import oldest
 from delaybox.store.store import Store

@@ -19,12 +19,10 @@ from delaybox.core.queue import (
     Ramp,
     RuleBook,
     has_pace,
-    may_wait,
-    why_limited,
-    why_paused,
 )
 from delaybox.core.queue_limits import Pool, Rate
 from delaybox.core.task import DEFAULT_QUEUE, TaskState, TaskView
+from delaybox.service.why_waiting import by_rules, why_limited, why_paused
 from delaybox.store import permits, ramps, rules
 from delaybox.store.rules import StoredRules
 from delaybox.store.store import Store
@@ -126,12 +124,7 @@ class Rules:
             return views
         return [
             structs.replace(view, reason=waits)
-            if view.state is TaskState.READY
-            and (
-                waits := why_paused(view.queue, stored)
-                or view.reason
-                or may_wait(view.queue, self._live.of(view.queue))
-            )
+            if view.state is TaskState.READY and (waits := by_rules(view, stored, self._live.of(view.queue)))
             else view
             for view in views
         ]

@@ -28,7 +28,7 @@ from delaybox.core.scaling import (
 )
 from delaybox.core.task import TaskType
 from delaybox.service.rules import Rules
-from delaybox.service.why_waiting import living
+from delaybox.service.served import living
 from delaybox.store.lanes import DueByLane, all_waiting
 from delaybox.store.store import Store
 from delaybox.store.upcoming import Upcoming, lanes_due, upcoming

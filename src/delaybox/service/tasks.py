@@ -38,10 +38,11 @@ from delaybox.service.readiness import Readiness, look
 from delaybox.service.refusals import PLACES, UNREADABLE, no_dead_letter, refusal
 from delaybox.service.rules import Rules
 from delaybox.service.scaling import Scaler
+from delaybox.service.served import LIVE_NODE_MS, living
 from delaybox.service.shedding import Shedding
 from delaybox.service.submit import BatchItem, Submitter, Then, submitter_kind
 from delaybox.service.watch import Watch, Watcher
-from delaybox.service.why_waiting import LIVE_NODE_MS, Serving, living, put_off
+from delaybox.service.why_waiting import Serving, put_off
 from delaybox.store import by_key, dashboard_secret, offset_pages, pages
 from delaybox.store.apart import Apart
 from delaybox.store.by_id import Lookup

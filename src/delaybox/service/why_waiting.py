@@ -1,128 +1,34 @@
-"""Why a due task waits: which nodes and workers serve which tasks now. And how far a running task is."""
+"""Why a due task waits: nobody serves it, its queue is paused or at a limit, its host put it off. And how far a running
+task is."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 
 from google.protobuf.message import DecodeError
 from msgspec.structs import replace
 
 from delaybox.core import ids
 from delaybox.core.errors import InvalidTask
-from delaybox.core.lane import ANY_QUEUE, WITH_PLACES, Lane, cost_of, lane_of, split, without_needs
-from delaybox.core.membership import Activity, Member
-from delaybox.core.needs import MARK, NO_NEEDS, WorkerNeeds
+from delaybox.core.lane import Lane, lane_of, split
+from delaybox.core.needs import NO_NEEDS, WorkerNeeds
+from delaybox.core.queue import NO_RULES, OTHERS, QueueRules, Ramp
+from delaybox.core.queue_limits import Pool, Rate
 from delaybox.core.task import TaskState, TaskType, TaskView
 from delaybox.core.webhook import url_of
-from delaybox.store import nodes, progress
+from delaybox.service.served import Served, living
+from delaybox.store import progress
 from delaybox.store.lanes import waiting
 from delaybox.store.store import Store
 from delaybox.wire import progress as wire_progress
 
-LIVE_NODE_MS = 10_000
-SERVING_MS = 5_000
-"""A node whose last heartbeat is older than this counts as gone: heartbeats come once a second."""
 _CARRIED_OUT = {TaskType.SHELL_CMD: "shell", TaskType.HTTP: "http"}
 """Types whose tasks processes of nodes carry out, as callers name them."""
 _FRESH_S = 1.0
 _WAITS_FRESH_S = 2.0
 _LANES_NAMED = 5
-
-
-async def living(store: Store, within_ms: int = SERVING_MS) -> list[Member]:
-    """The living members: unless asked otherwise, those that carry out the tasks they announce."""
-    now = await store.ping()
-    return [member for member in await nodes.live(store) if abs(now - member.seen_ms) <= within_ms]
-
-
-@dataclass(frozen=True, slots=True)
-class Served:
-    """The lanes that living nodes and connected workers serve. ``workers`` None: some serve too many lanes to list
-    them.
-
-    ``others``: by the letter of a type, the lanes that its nodes are limited to (ANY_QUEUE for the queue); None: all.
-    """
-
-    workers: frozenset[bytes] | None
-    others: Mapping[str, frozenset[bytes] | None]
-    having: Sequence[Activity] = ()
-    """Of members that workers are connected to."""
-    carrying: Sequence[Activity] = ()
-    """Of members that carry out tasks of other types."""
-
-    @classmethod
-    def by(cls, found: Iterable[Member]) -> Served:
-        """By what living members report."""
-        members = list(found)
-        lanes: set[bytes] = set()
-        complete = True
-        others: dict[str, frozenset[bytes] | None] = {}
-        for member in members:
-            activity = member.activity
-            complete = complete and len(activity.lanes) >= activity.lane_count
-            lanes.update(activity.lanes)
-            for letter in activity.types:
-                own = frozenset(lane for lane in activity.limits if lane.startswith(letter.encode()))
-                known = others.get(letter, frozenset())
-                others[letter] = known | own if own and known is not None else None
-        having = [member.activity for member in members if member.activity.workers]
-        carrying = [member.activity for member in members if member.activity.types]
-        return cls(frozenset(lanes) if complete else None, others, having, carrying)
-
-    def lanes(self) -> list[bytes]:
-        """What is served of each type of which not every lane is: its lanes, and its letter with the mark of needs."""
-        worker = TaskType.WORKER.value
-        by_type = {one.value: self.others.get(one.value, frozenset[bytes]()) for one in WITH_PLACES}
-        # Whoever carries out such tasks and names no lane takes all of them.
-        any_lane = any(worker in activity.types and not activity.lane_count for activity in self.carrying)
-        by_type[worker] = None if any_lane else self.workers
-        some = [(letter, lanes) for letter, lanes in sorted(by_type.items()) if lanes is not None]
-        return [one for letter, lanes in some for one in (f"{letter}{MARK}".encode(), *sorted(lanes))]
-
-    def has(self, lane: bytes) -> bool:
-        """Whether any node or worker serves this lane, as far as known."""
-        letter = chr(lane[0])
-        if letter == TaskType.WORKER.value:
-            among = self.workers
-        elif letter in self.others:
-            if cost_of(lane) > 1:
-                return self._has_places(letter, lane)
-            among = self.others[letter]
-        else:
-            return False
-        if among is None or lane in among:
-            return True
-        try:
-            parts = split(lane)
-        except ValueError:
-            return True  # a newer node's task type
-        if parts.needs != NO_NEEDS:
-            return self._has_needs(lane, parts.needs)
-        return lane_of(parts.type, ANY_QUEUE, parts.name) in among
-
-    def _has_places(self, letter: str, lane: bytes) -> bool:
-        """Whether a process that carries such tasks out has as many places as one costs."""
-        parts = split(lane)
-        plain = lane_of(parts.type, ANY_QUEUE, parts.name)
-        return any(
-            activity.places.get(letter, parts.needs.cost) >= parts.needs.cost
-            and (plain in activity.limits or not any(chr(one[0]) == letter for one in activity.limits))
-            for activity in self.carrying
-            if letter in activity.types
-        )
-
-    def _has_needs(self, lane: bytes, needs: WorkerNeeds) -> bool:
-        """Whether a worker of the lane's function has what its tasks need. Members list such lanes when they have met
-        them, so until then it is judged by what their workers announced."""
-        plain = without_needs(lane)
-        return any(
-            activity.worker_count > len(activity.workers)
-            or any(needs.run_by(w.labels, w.places or w.concurrency) for w in activity.workers)
-            for activity in self.having
-            if plain in activity.lanes
-        )
 
 
 def _by_function(lanes: frozenset[bytes]) -> dict[str, list[str]]:
@@ -276,3 +182,55 @@ def _waits(lane: Lane, count: int) -> str:
     if lane.name:
         return f"{many} of command {lane.name!r} {where} wait: no living node{having} runs it"
     return f"{many} {where} wait: no living node{having} carries them out"
+
+
+def by_rules(view: TaskView, stored: Mapping[str, QueueRules], effect: QueueRules) -> str:
+    """The reason why a due task waits, with its queue's rules in view: a pause comes first, then what the view says
+    (nobody serves it), then limits. ``stored``: all rules; ``effect``: what holds for its queue."""
+    return why_paused(view.queue, stored) or view.reason or may_wait(view.queue, effect)
+
+
+def why_limited(what: str, pool: Pool, rate: Rate | None, used: int, next_ms: int, ramp: Ramp | None = None) -> str:
+    """Why tasks wait whose pool is used up, and until when. ``what``: of what they are, such as "queue 'mail'".
+
+    ``used``: permits in use over all partitions; ``next_ms``: when one comes free by time (Unix ms; -1: not by time).
+    ``ramp``: of the queue.
+    """
+    if used < pool.permits:
+        return ""
+    if not pool.hold_ms:
+        return f"waits: {used} tasks of {what} run, which is its concurrency; the next begins when one ends"
+    until = f"; the next begins at {_moment(next_ms)}" if next_ms >= 0 else ""
+    if ramp is not None:
+        end = _moment(ramp.until_ms)
+        return f"waits: what waited during the pause of {what} begins at {rate}, until about {end}{until}"
+    return f"waits: tasks of {what} begin at its rate of {rate}{until}"
+
+
+def _moment(ms: int) -> str:
+    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def may_wait(queue: str, rules: QueueRules) -> str:
+    """What to say of a due task of a queue with these rules that is not begun yet; "" for a queue without limits."""
+    if not rules.limited:
+        return ""
+    what = [f"concurrency {rules.concurrency}"] if rules.concurrency is not None else []
+    what += [f"rate {rules.pace}"] if rules.pace is not None else []
+    what += [str(limit) for limit in rules.keys or ()]
+    return f"waits: queue {queue!r} has limits ({', '.join(what)}); `delaybox queues {queue}` shows which it waits for"
+
+
+def why_paused(queue: str, stored: Mapping[str, QueueRules]) -> str:
+    """Why the tasks of a paused queue wait, and how to end it; '' where it is not paused. ``stored``: all rules."""
+    for name in (queue, OTHERS):
+        paused = stored.get(name, NO_RULES).paused
+        if paused is not None:
+            if not paused:
+                return ""
+            what = (
+                f"queue {queue!r} is paused" if name == queue else "all queues without a rule of their own are paused"
+            )
+            quoted = "'*'" if name == OTHERS else name
+            return f"waits: {what}; `delaybox queues set {quoted} --resume` ends that"
+    return ""

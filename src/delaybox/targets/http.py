@@ -18,9 +18,9 @@ from google.protobuf.message import DecodeError
 from delaybox import __version__
 from delaybox.core.delivery import DONE, HAND_BACK, Delivery, Done, Failed, HandBack, Outcome, Report
 from delaybox.core.errors import InvalidTask
-from delaybox.core.keeping import wished_ms
 from delaybox.core.lane import cost_of, split
 from delaybox.core.queue import LiveRules
+from delaybox.core.result_keeping import wished_ms
 from delaybox.core.task import TaskResult
 from delaybox.core.webhook import NO_EVENT, WITHOUT_BODY, Url, Webhook, WebhookRules, url_of
 from delaybox.targets import http_metrics

@@ -18,9 +18,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from delaybox.core.delivery import Delivery, Done, Failed, HandBack, Outcome, Report
-from delaybox.core.keeping import wished_ms
 from delaybox.core.lane import cost_of, split
 from delaybox.core.queue import LiveRules
+from delaybox.core.result_keeping import wished_ms
 from delaybox.core.task import CANCELLED, TaskResult
 from delaybox.targets.shell_pool import Ended, Job, ShellPool
 from delaybox.wire import body as wire_body

@@ -18,16 +18,14 @@ from delaybox.core.queue import LiveRules
 from delaybox.core.task import TaskType
 from delaybox.targets.worker_adoption import Adopting, Adoption
 from delaybox.targets.worker_confirmations import OutcomeStore
+from delaybox.targets.worker_lost import BrokenStreams, Lives
 from delaybox.targets.worker_needs import NeedyHost, NeedyPools
-from delaybox.targets.worker_outage import Lives
 from delaybox.targets.worker_pool import LanePool
 from delaybox.targets.worker_profile import Profile
 from delaybox.targets.worker_session import WorkerSession
 
 log = logging.getLogger("delaybox.workers")
 
-RESUME_S = 2.0
-"""How long a session whose stream broke is kept, so that its worker can come back to it."""
 _LANES_SHOWN = 2_000
 _WORKERS_SHOWN = 200
 _RUNNING_SHOWN = 200
@@ -73,7 +71,7 @@ class Gateway:
         """Lanes with needs that claims met, the last ones."""
         self._sessions: dict[str, WorkerSession] = {}
         self._alone: set[bytes] = set()
-        self._lingering: dict[str, asyncio.TimerHandle] = {}
+        self._broken = BrokenStreams(self.end)
         self._steps: set[asyncio.Future[None]] = set()
         self._answered = asyncio.Event()
 
@@ -126,9 +124,7 @@ class Gateway:
         session = self._sessions.get(session_id)
         if session is None or session.profile.lanes != profile.lanes:
             return None
-        handle = self._lingering.pop(session_id, None)
-        if handle is not None:
-            handle.cancel()
+        self._broken.forget(session_id)
         if not session.connect(seen):
             self.end(session)
             return None
@@ -145,14 +141,13 @@ class Gateway:
         if not session.held:
             self.end(session)
             return
-        loop = asyncio.get_running_loop()
-        self._lingering[session.id] = loop.call_later(RESUME_S, self.end, session)
+        self._broken.keep(session)
 
     def end(self, session: WorkerSession) -> None:
         """The session's worker is gone: its tasks go to others. Twice is harmless."""
         if self._sessions.pop(session.id, None) is None:
             return
-        self._lingering.pop(session.id, None)
+        self._broken.forget(session.id)
         if session.held:
             metrics.worker_lost()
             log.warning("worker %s went away with %d tasks; they go to others", session.profile.identity, session.held)

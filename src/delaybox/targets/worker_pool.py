@@ -12,13 +12,13 @@ from typing import Protocol
 from google.protobuf.message import DecodeError
 
 from delaybox.core.delivery import HAND_BACK, Delivery, HandBack, Report
-from delaybox.core.keeping import wished_ms
 from delaybox.core.lane import split
 from delaybox.core.queue import LiveRules
+from delaybox.core.result_keeping import wished_ms
 from delaybox.core.retry import LOSSES_CAP
 from delaybox.targets.worker_offers import ClaimedTasks, Offered, Wishes
 from delaybox.targets.worker_session import WorkerSession
-from delaybox.targets.worker_suspects import Suspects
+from delaybox.targets.worker_suspect_tasks import Suspects
 from delaybox.wire import body as wire_body
 from delaybox.wire.gen import task_pb2
 
@@ -47,7 +47,7 @@ class LanePool:
     ``cost``: places of a session that each task takes. ``beside``: pools of tasks with needs, which the same sessions
     run (`worker_needs`).
 
-    Tasks that are one loss short of the cap are suspects: they are handed out with care (`worker_suspects`).
+    Tasks that are one loss short of the cap are suspects: they are handed out with care (`worker_suspect_tasks`).
     ``same_process``: the workers run in this process, and all that was claimed is charged when it dies. So one suspect
     is claimed for at a time, and others are handed back.
 

@@ -61,7 +61,7 @@ class WorkerSession:
         self.since_ms = 0
         self.draining = False
         self.suspects: set[int] = set()
-        """Sequence numbers of the suspects that it holds (`worker_suspects`)."""
+        """Sequence numbers of the suspects that it holds (`worker_suspect_tasks`)."""
         self.alone = False
         """It holds a suspect that must be its only one."""
         self._suspects_ended: list[bytes] = []

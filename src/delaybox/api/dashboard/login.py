@@ -13,8 +13,8 @@ from delaybox.api.dashboard.sessions import Brake, Sessions
 from delaybox.api.dashboard.visit import Visit
 from delaybox.api.rest.edge import Edge
 from delaybox.api.rest.routing import Answer
-from delaybox.core.access import Token
 from delaybox.core.errors import Unauthenticated
+from delaybox.core.scopes import Token
 
 _log = logging.getLogger("delaybox.api")
 

@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from ipaddress import IPv6Address, ip_address
 from typing import Final, NamedTuple
 
-from delaybox.core.access import EVERYTHING, Grant, Token
+from delaybox.core.scopes import EVERYTHING, Grant, Token
 
 LASTS_S: Final = 12 * 3600
 _NOTE_S: Final = 30

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from msgspec.structs import replace
 
-from delaybox.api import policy
+from delaybox.api import call_scopes
 from delaybox.api.dashboard import filters, render
 from delaybox.api.dashboard.frame import Frames, see_other
 from delaybox.api.dashboard.login import Login
@@ -32,8 +32,8 @@ from delaybox.api.rest.refusal import Refusal
 from delaybox.api.rest.request_body import Disconnected, RequestBodies
 from delaybox.api.rest.routing import Answer, Handler, Route
 from delaybox.api.rest.settings import ApiSettings
-from delaybox.core.access import Grant
 from delaybox.core.errors import DelayBoxError, StoreFull, StoreUnavailable, Unauthenticated, Unconfirmed
+from delaybox.core.scopes import Grant
 from delaybox.service import Service
 from delaybox.wire.json.tasks import TaskRules
 from delaybox.wire.shell_rules import ShellRules
@@ -182,12 +182,12 @@ class Dashboard:
             allowed = ", ".join(route.handlers)
             raise Refusal(405, f"this page takes {allowed} alone", ((b"allow", allowed.encode()),))
         rule = route.rules[method]
-        if not isinstance(rule, policy.WithoutToken):
+        if not isinstance(rule, call_scopes.WithoutToken):
             visit.grant = self._grant(visit.session, headers)
-            policy.admit(visit.grant, rule)
+            call_scopes.admit(visit.grant, rule)
         if method == "POST":
             await self._take_form(visit, headers, receive)
-            if self._own.read_only and not isinstance(rule, policy.WithoutToken):
+            if self._own.read_only and not isinstance(rule, call_scopes.WithoutToken):
                 raise Refusal(403, READ_ONLY)
         answer = await handler(scope, headers, receive)
         if scope["method"] == "HEAD" and answer.parts is not None:

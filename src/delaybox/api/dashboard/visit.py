@@ -9,7 +9,7 @@ from urllib.parse import parse_qsl
 from delaybox.api.dashboard.sessions import Session
 from delaybox.api.rest.asgi import Headers
 from delaybox.api.rest.refusal import Refusal
-from delaybox.core.access import Access, Grant
+from delaybox.core.scopes import Access, Grant
 
 _MAX_FIELDS = 200
 

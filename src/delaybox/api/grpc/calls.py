@@ -24,12 +24,12 @@ from google.protobuf.message_factory import GetMessageClass
 from google.rpc import status_pb2
 
 from delaybox import metrics
-from delaybox.api import disclosure, errors, policy
+from delaybox.api import call_scopes, disclosure, errors
 from delaybox.api.grpc import took
 from delaybox.api.grpc.guard import Context, DeadlinePassed, Guard, MessageTooLong, TooSlow
 from delaybox.api.grpc.status import BY_NUMBER, DETAILS, status_of
-from delaybox.core.access import Grant
 from delaybox.core.errors import DelayBoxError, InvalidTask
+from delaybox.core.scopes import Grant
 from delaybox.otel import tracing
 from delaybox.service.arrivals import ArrivingCall
 from delaybox.wire.bounds import check_items
@@ -108,7 +108,7 @@ def attribute_of(method: str) -> str:
 def _method(
     name: str, method: MethodDescriptor, call: Callable[..., Any], guard: Guard, service: Servicer
 ) -> grpc.RpcMethodHandler[Any, Any]:
-    rule = policy.grpc_rule(name)
+    rule = call_scopes.grpc_rule(name)
     kind: type[Message] = GetMessageClass(method.input_type)
     unparsed = method.name in getattr(service, "unparsed", ())
     before: Callable[[], None] | None = getattr(service, "before", {}).get(method.name)

@@ -14,12 +14,12 @@ from typing import Final
 
 from google.protobuf.descriptor import ServiceDescriptor
 
-from delaybox.api import policy
+from delaybox.api import call_scopes
 from delaybox.api.grpc.calls import Caller
 from delaybox.api.tokens import Tokens
-from delaybox.core.access import Access
 from delaybox.core.errors import DelayBoxError, InvalidTask, Unauthenticated
 from delaybox.core.scaling import KINDS, WORKER, MemberNeed
+from delaybox.core.scopes import Access
 from delaybox.core.words import unknown
 from delaybox.service import Service
 from delaybox.store.store import Store
@@ -114,7 +114,7 @@ class ExternalScaler:
                 "the trigger's metadata as tokenFromEnv",
                 given=False,
             ) from error
-        policy.admit(grant, Access.READ)
+        call_scopes.admit(grant, Access.READ)
 
 
 def _target(given: Mapping[str, str]) -> int:

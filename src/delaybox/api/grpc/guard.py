@@ -14,11 +14,11 @@ from typing import Any, Final
 
 import grpc
 
-from delaybox.api import policy
+from delaybox.api import call_scopes
 from delaybox.api.grpc.frames import refusal
 from delaybox.api.tokens import Tokens
-from delaybox.core.access import Grant
 from delaybox.core.errors import InvalidTask, Overloaded, PayloadTooLarge, Unauthenticated
+from delaybox.core.scopes import Grant
 
 HELD_LIMIT: Final = 256 * 1024 * 1024
 """Most bytes of requests that are not answered yet, over all connections."""
@@ -62,7 +62,7 @@ class Guard:
         self._open_count = 0
 
     @contextlib.contextmanager
-    def admitted(self, context: Context, rule: policy.Rule) -> Iterator[Grant]:
+    def admitted(self, context: Context, rule: call_scopes.Rule) -> Iterator[Grant]:
         """What the caller may do, while the call goes on.
 
         Unauthenticated, ScopeMissing, Overloaded, DeadlinePassed.
@@ -72,7 +72,7 @@ class Guard:
         )  # None where there is no deadline, although grpc's type stubs exclude that
         if left is not None and left <= 0:
             raise DeadlinePassed
-        if isinstance(rule, policy.WithoutToken):
+        if isinstance(rule, call_scopes.WithoutToken):
             with self._opened(context.peer()):
                 yield frozenset()
             return
@@ -81,7 +81,7 @@ class Guard:
             raise Unauthenticated("the metadata authorization is given more than once; send it once", given=True)
         token = given[0] if given else b""
         grant = self._tokens.grant(token.encode() if isinstance(token, str) else token)
-        policy.admit(grant, rule)
+        call_scopes.admit(grant, rule)
         self._know(context.peer())
         if self._calls >= MAX_CALLS:
             raise Overloaded(f"{MAX_CALLS} calls are under way; try again in a moment")
@@ -123,7 +123,7 @@ class Guard:
         if not mine:
             del self._open[peer]
 
-    async def only(self, requests: AsyncIterator[bytes], rule: policy.Rule) -> bytes:
+    async def only(self, requests: AsyncIterator[bytes], rule: call_scopes.Rule) -> bytes:
         """The one message of a call. InvalidTask, Overloaded, MessageTooLong, TooSlow."""
         try:
             async with asyncio.timeout(self._message_s):
@@ -134,9 +134,9 @@ class Guard:
             raise InvalidTask("request", "the call has no request; send one message") from None
         return self.plain(raw, rule)
 
-    def plain(self, raw: bytes, rule: policy.Rule) -> bytes:
+    def plain(self, raw: bytes, rule: call_scopes.Rule) -> bytes:
         """Decompresses a message. InvalidTask, Overloaded, MessageTooLong."""
-        limit = OPEN_BYTES if isinstance(rule, policy.WithoutToken) else self._limit
+        limit = OPEN_BYTES if isinstance(rule, call_scopes.WithoutToken) else self._limit
         refused = refusal(raw)
         if refused is not None:
             is_long, size = refused

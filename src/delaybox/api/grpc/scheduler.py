@@ -10,7 +10,7 @@ from typing import Protocol
 
 from google.protobuf.descriptor import ServiceDescriptor
 
-from delaybox.api import changing, policy
+from delaybox.api import call_scopes, changing
 from delaybox.api.grpc.calls import Caller, Serialized
 from delaybox.api.grpc.status import error_of
 from delaybox.core.errors import DelayBoxError, IdempotencyConflict, InvalidTask, StoreUnavailable
@@ -177,7 +177,7 @@ class Scheduler:
     def _new(self, asked: pb.NewTask, caller: Caller) -> NewTask:
         task = tasks.new_task(asked, self._rules)
         if task.type is TaskType.SHELL_CMD:
-            policy.require_type(caller.grant, task.type)
+            call_scopes.require_type(caller.grant, task.type)
         return task
 
     # -- one task -----------------------------------------------------------------------------------------------

@@ -13,7 +13,8 @@ from delaybox.core.lane import check_name, lane_of
 from delaybox.core.limits import MAX_LABELS, MAX_LANES, MAX_WAIT_MS, STREAM_MESSAGE_BYTES
 from delaybox.core.retry import RetryPolicy
 from delaybox.core.task import DEFAULT_QUEUE, TaskType
-from delaybox.targets.worker_gateway import RESUME_S, Gateway
+from delaybox.targets.worker_gateway import Gateway
+from delaybox.targets.worker_lost import RESUME_S, SILENT_BEATS
 from delaybox.targets.worker_profile import DEFAULT_TAKES, Profile
 from delaybox.targets.worker_session import WorkerSession
 from delaybox.wire.gen import worker_pb2
@@ -23,7 +24,6 @@ from delaybox.wire.proto.tasks import retry_of
 HELLO_S = 10.0
 STORED_S = 2.0
 """How long the end of a worker's stream waits until all that it reported is stored."""
-SILENT_BEATS = 3
 _TEXT = 200
 
 

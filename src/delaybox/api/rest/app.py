@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import parse_qsl
 
 from delaybox import metrics
-from delaybox.api import policy
+from delaybox.api import call_scopes
 from delaybox.api.dashboard.site import Dashboard
 from delaybox.api.metrics_refresh import ShownMetrics
 from delaybox.api.readiness import Probe
@@ -31,9 +31,9 @@ from delaybox.api.rest.traces import trace_of_request
 from delaybox.api.rest.v1.docs import pages
 from delaybox.api.rest.v1.quick import quick_create
 from delaybox.api.rest.v1.routes import routes
-from delaybox.core.access import Grant
 from delaybox.core.errors import DelayBoxError, Denied
 from delaybox.core.limits import DEFAULT_PAGE, MAX_PAGE
+from delaybox.core.scopes import Grant
 from delaybox.core.task import NewTask, Submitted, TaskType
 from delaybox.service import Service
 from delaybox.service.shedding import Shed
@@ -99,7 +99,7 @@ def build_app(
                 headers = edge.headers(scope["headers"])
                 edge.origin(headers)
                 scope["auth"] = grant = edge.caller(headers)
-                policy.admit(grant, create_rule)
+                call_scopes.admit(grant, create_rule)
                 answer = await create(scope, headers, receive)
             else:
                 route = router.find(scope)
@@ -148,7 +148,7 @@ def quick_posts(service: Service, settings: ApiSettings, bodies: RequestBodies, 
     if not settings.probes_only and not (settings.dashboard is not None and settings.dashboard.alone):
         original = _Original(settings)
         posts[f"{settings.root}/task"] = QuickPost(
-            "/task", policy.rule("POST", "/task"), original.read, original.written, problems.COMPATIBLE
+            "/task", call_scopes.rule("POST", "/task"), original.read, original.written, problems.COMPATIBLE
         )
         posts[f"{settings.root}/v1/tasks"] = quick_create(service, bodies, settings)
     return QuickPosts(service, Edge(settings), bodies, answered, posts)
@@ -168,7 +168,7 @@ def refusals(settings: ApiSettings) -> Callable[[BadHead], RefusedHead]:
 
 _BAD_HEADS: Final = {408: "head_too_slow", 431: "head_too_large", 503: "too_many_connections"}
 PROBES: Final = frozenset(
-    route.encode() for (_, route), rule in policy.RULES.items() if rule is policy.WithoutToken.PROBE
+    route.encode() for (_, route), rule in call_scopes.RULES.items() if rule is call_scopes.WithoutToken.PROBE
 )
 """The paths that are answered when callers hold every connection."""
 
@@ -180,9 +180,9 @@ async def _dispatch(route: Route | None, edge: Edge, scope: Scope, receive: Rece
     rule = None
     if route is not None:
         rule = route.rules.get(method) or next(iter(route.rules.values()))
-    if rule is not policy.WithoutToken.PROBE:
+    if rule is not call_scopes.WithoutToken.PROBE:
         edge.origin(headers)
-        if rule is not policy.WithoutToken.PAGE:
+        if rule is not call_scopes.WithoutToken.PAGE:
             scope["auth"] = edge.caller(headers)
     if route is None:
         raise Refusal(404, f"there is no such path here; use {known_paths}")
@@ -193,7 +193,7 @@ async def _dispatch(route: Route | None, edge: Edge, scope: Scope, receive: Rece
             405, f"{route.name} does not take this method; use one of {allowed}", ((b"allow", allowed.encode()),)
         )
     if rule is not None:
-        policy.admit(scope.get("auth", frozenset()), rule)
+        call_scopes.admit(scope.get("auth", frozenset()), rule)
     return await handler(scope, headers, receive)
 
 
@@ -207,7 +207,7 @@ class _Original:
     def read(self, body: bytes, headers: Headers, grant: Grant) -> NewTask:
         """The task that a body asks for. DelayBoxError."""
         task = with_trace(request.parse_task(body, self._rules), trace_of_request(headers))
-        policy.require_type(grant, task.type)
+        call_scopes.require_type(grant, task.type)
         return task
 
     def written(self, task: NewTask, stored: Submitted) -> Answer:

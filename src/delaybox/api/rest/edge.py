@@ -8,7 +8,7 @@ from delaybox.api.rest.asgi import Headers
 from delaybox.api.rest.refusal import CLOSE, Refusal, shown
 from delaybox.api.rest.settings import ApiSettings
 from delaybox.api.tokens import Tokens
-from delaybox.core.access import Grant
+from delaybox.core.scopes import Grant
 
 _ONCE = frozenset({b"host", b"content-type", b"content-encoding", b"authorization", b"origin", b"idempotency-key"})
 _CACHE_CAP = 1024

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from time import perf_counter
 
-from delaybox.api import policy
+from delaybox.api import call_scopes
 from delaybox.api.rest import problems
 from delaybox.api.rest.answer_headers import AnswerHeaders
 from delaybox.api.rest.answered import Answered
@@ -22,8 +22,8 @@ from delaybox.api.rest.http1.head import Head
 from delaybox.api.rest.http1.server import Reply
 from delaybox.api.rest.request_body import RequestBodies
 from delaybox.api.rest.routing import Answer
-from delaybox.core.access import Grant
 from delaybox.core.errors import DelayBoxError
+from delaybox.core.scopes import Grant
 from delaybox.core.task import NewTask, Submitted
 from delaybox.service import Service
 
@@ -36,7 +36,7 @@ class QuickPost:
     stored task, without waiting. ``problems``: how errors are written."""
 
     name: str
-    rule: policy.Rule
+    rule: call_scopes.Rule
     read: Callable[[bytes, Headers, Grant], NewTask | None]
     write: Callable[[NewTask, Submitted], Answer]
     problems: problems.Problems
@@ -71,7 +71,7 @@ class QuickPosts:
             headers = self._edge.headers(head.headers)
             self._edge.origin(headers)
             grant = self._edge.caller(headers)
-            policy.admit(grant, post.rule)
+            call_scopes.admit(grant, post.rule)
             if shedding.full:
                 answer = post.problems.error(shedding.refusal())
                 self._answered.one("POST", post.name, answer.status, perf_counter() - began, head.headers)

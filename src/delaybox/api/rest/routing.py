@@ -8,7 +8,7 @@ from urllib.parse import unquote
 
 from msgspec import Struct
 
-from delaybox.api import policy
+from delaybox.api import call_scopes
 from delaybox.api.rest.asgi import Headers, Receive, Scope
 
 
@@ -32,17 +32,17 @@ Handler = Callable[[Scope, Headers, Receive], Awaitable[Answer]]
 @dataclass(frozen=True, slots=True)
 class Route:
     """``name``: the path without the context path; segments in braces are parameters, which handlers find decoded in
-    ``scope["params"]``. Every method needs a rule in `policy`, or there is no such route.
+    ``scope["params"]``. Every method needs a rule in `call_scopes`, or there is no such route.
     """
 
     name: str
     handlers: Mapping[str, Handler]
     browser: bool = False
     """A page, which its own dispatcher serves: a browser cannot send a token in a header."""
-    rules: Mapping[str, policy.Rule] = field(init=False)
+    rules: Mapping[str, call_scopes.Rule] = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "rules", {method: policy.rule(method, self.name) for method in self.handlers})
+        object.__setattr__(self, "rules", {method: call_scopes.rule(method, self.name) for method in self.handlers})
 
 
 class Router:

@@ -8,10 +8,10 @@ from typing import Any, Final, TypedDict
 
 import msgspec
 
-from delaybox.core.keeping import wished_ms
 from delaybox.core.needs import NO_NEEDS, WorkerNeeds
 from delaybox.core.query import ForecastStep, Page, QueueList, QueueStats
 from delaybox.core.queue import QueueRules
+from delaybox.core.result_keeping import wished_ms
 from delaybox.core.task import (
     DeliveryMode,
     FailedAttempt,

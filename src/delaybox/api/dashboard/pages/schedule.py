@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from delaybox.api import policy
+from delaybox.api import call_scopes
 from delaybox.api.dashboard import filters, lines
 from delaybox.api.dashboard.frame import Frames
 from delaybox.api.dashboard.settings import DashboardSettings
@@ -41,7 +41,7 @@ class SchedulePages:
         """Schedules the task; a form that does not fit is shown again with the reason."""
         try:
             task = tasks.parse_task(json.dumps(_body(visit.form)).encode(), self._rules)
-            policy.require_type(visit.grant, task.type)
+            call_scopes.require_type(visit.grant, task.type)
             stored = await self._service.submit(task)
         except Denied:
             raise

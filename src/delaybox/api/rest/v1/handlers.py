@@ -10,15 +10,15 @@ from dataclasses import dataclass
 
 from msgspec import Struct
 
-from delaybox.api import changing, policy
+from delaybox.api import call_scopes, changing
 from delaybox.api.rest.asgi import Headers, Receive, Scope
 from delaybox.api.rest.problems import problem_of
 from delaybox.api.rest.request_body import RequestBodies
 from delaybox.api.rest.traces import trace_of_request
-from delaybox.core.access import Grant
 from delaybox.core.errors import DelayBoxError, InvalidTask, TaskNotFound
 from delaybox.core.limits import MAX_BATCH, MAX_BATCH_BYTES
 from delaybox.core.query import BulkResult
+from delaybox.core.scopes import Grant
 from delaybox.core.task import NewTask, Submitted, TaskType
 from delaybox.service import Selection, Service, ShownRules
 from delaybox.service.feed import Reader, batches
@@ -98,7 +98,7 @@ class V1:
         """The task that a body asks for. DelayBoxError."""
         task = with_trace(tasks.parse_task(body, self._rules, key=_key(headers)), trace_of_request(headers))
         if task.type is not _PUB_SUB:
-            policy.require_type(grant, task.type)
+            call_scopes.require_type(grant, task.type)
         return task
 
     def created(self, task: NewTask, stored: Submitted) -> Reply:
@@ -133,7 +133,7 @@ class V1:
             try:
                 task = with_trace(tasks.parse_task(raw, self._rules), trace)
                 if task.type is not _PUB_SUB:
-                    policy.require_type(grant, task.type)
+                    call_scopes.require_type(grant, task.type)
             except DelayBoxError as error:
                 items.append(_refused(problem_of(error)))
             else:

@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Struct
 
 import delaybox
-from delaybox.api import policy
+from delaybox.api import call_scopes
 from delaybox.api.rest.v1 import dialect, others
 from delaybox.api.rest.v1.call import ApiCall
 from delaybox.api.rest.v1.routes import CALLS
@@ -232,8 +232,8 @@ def _operation(call: ApiCall) -> dict[str, Any]:
         "tags": [call.tag],
         "responses": _responses(call),
     }
-    rule = policy.rule(call.method, call.path)
-    assert not isinstance(rule, policy.WithoutToken)
+    rule = call_scopes.rule(call.method, call.path)
+    assert not isinstance(rule, call_scopes.WithoutToken)
     scope = f"Where the node asks for tokens it takes the scope `{rule.value}`."
     out["description"] = f"{call.about} {scope}".lstrip()
     parameters = [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from delaybox.api import disclosure, policy
+from delaybox.api import call_scopes, disclosure
 from delaybox.api.rest import problems
 from delaybox.api.rest.asgi import Headers
 from delaybox.api.rest.quick_posts import QuickPost
@@ -10,7 +10,7 @@ from delaybox.api.rest.request_body import RequestBodies
 from delaybox.api.rest.routing import Answer
 from delaybox.api.rest.settings import ApiSettings
 from delaybox.api.rest.v1.routes import calls
-from delaybox.core.access import Grant
+from delaybox.core.scopes import Grant
 from delaybox.core.task import NewTask, Submitted
 from delaybox.service import Service
 from delaybox.wire.json.rendering import encode
@@ -34,4 +34,4 @@ def quick_create(service: Service, bodies: RequestBodies, settings: ApiSettings)
         assert reply.value is not None
         return Answer(reply.status, encode(reply.value), reply.headers)
 
-    return QuickPost("/v1/tasks", policy.rule("POST", "/v1/tasks"), read, write, problems.V1)
+    return QuickPost("/v1/tasks", call_scopes.rule("POST", "/v1/tasks"), read, write, problems.V1)

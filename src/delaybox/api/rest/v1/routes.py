@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from delaybox.api import disclosure, policy
+from delaybox.api import call_scopes, disclosure
 from delaybox.api.rest.asgi import Headers, Receive, Scope
 from delaybox.api.rest.request_body import RequestBodies
 from delaybox.api.rest.routing import Answer, Handler, Route
@@ -402,7 +402,7 @@ def routes(service: Service, bodies: RequestBodies, settings: ApiSettings) -> li
 
 def _answering(call: ApiCall, replier: Replier) -> Handler:
     """The handler of a call: its replier's answer, as far as the caller may see it. LookupError: see `disclosure`."""
-    rule = policy.rule(call.method, call.path)
+    rule = call_scopes.rule(call.method, call.path)
     kinds = [kind for _, kind in call.answers.values() if kind is not None]
     limits = {kind: disclosure.limits(rule, kind.__name__) for kind in kinds}
 

@@ -1,4 +1,4 @@
-"""Who may do what: scopes, and the tokens that carry them."""
+"""Scopes, and the tokens that carry them. Which call needs which one: `delaybox.api.call_scopes`."""
 
 from __future__ import annotations
 

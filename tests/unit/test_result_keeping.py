@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from delaybox.core.keeping import LEAST_KEPT_MS, stored_ms, wished_ms
+from delaybox.core.result_keeping import LEAST_KEPT_MS, stored_ms, wished_ms
 
 
 @pytest.mark.parametrize(

@@ -11,14 +11,14 @@ from urllib.parse import unquote
 
 import pytest
 
-from delaybox.api import policy
+from delaybox.api import call_scopes
 from delaybox.api.dashboard.settings import DashboardSettings
 from delaybox.api.rest import app as app_module
 from delaybox.api.rest.app import AsgiApp, build_app
 from delaybox.api.rest.routing import Route, Router
 from delaybox.api.rest.settings import ApiSettings
-from delaybox.core.access import EVERYTHING, Access, Token
 from delaybox.core.errors import TaskNotFound
+from delaybox.core.scopes import EVERYTHING, Access, Token
 from delaybox.core.task import Priority, TaskState, TaskType, TaskView
 from delaybox.service import Service
 from delaybox.service.shedding import Shedding
@@ -108,11 +108,11 @@ async def call(
     return sent[0]["status"], out, json.loads(sent[1]["body"] or b"{}") if is_json and method != "HEAD" else {}
 
 
-def cells(routers: list[Router], app: AsgiApp) -> list[tuple[str, str, policy.Rule]]:
+def cells(routers: list[Router], app: AsgiApp) -> list[tuple[str, str, call_scopes.Rule]]:
     (router,) = routers
     served = [(method, route) for route in router.routes() for method in route.handlers]
     assert len(served) > 20
-    return [(method, route.name, policy.rule(method, route.name)) for method, route in served]
+    return [(method, route.name, call_scopes.rule(method, route.name)) for method, route in served]
 
 
 def address(route: str) -> str:
@@ -169,7 +169,7 @@ async def test_host_and_origin_are_asked_of_every_route_but_the_probes(routers: 
         for headers in ({"host": "evil.example"}, {"host": ""}, {"origin": "https://evil.example"}, {"origin": "null"}):
             service.asked.clear()
             status, _, _ = await call(app, method, address(route), token, b"{}", **headers)
-            if rule is policy.WithoutToken.PROBE:
+            if rule is call_scopes.WithoutToken.PROBE:
                 assert status != 403, (method, route)
             else:
                 assert (status, service.asked) == (403, []), (method, route, headers)
@@ -184,7 +184,7 @@ async def test_host_and_origin_are_asked_of_every_route_but_the_probes(routers: 
 def test_the_table_has_no_line_for_what_is_not_served(routers: list[Router]):
     app = build_app(cast(Service, Spy()), settings())
     served = {(method, route) for method, route, _ in cells(routers, app)}
-    assert {(method, route) for method, route in policy.RULES if (method, route) not in served} == set()
+    assert {(method, route) for method, route in call_scopes.RULES if (method, route) not in served} == set()
 
 
 def test_a_route_without_a_rule_cannot_be_made():

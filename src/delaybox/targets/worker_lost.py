@@ -1,17 +1,49 @@
-"""Notes when the workers of a node came and went. If most went at once, no task is to blame."""
+"""When a worker that is connected to this node counts as lost, and whether most of them were lost at once.
+
+It is lost when its stream breaks and it does not come back to its session within `RESUME_S` (at once where it holds
+nothing), and when it is silent for `SILENT_BEATS` heartbeats.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import time
+from collections.abc import Callable
+from typing import Final
 
 from delaybox.core.membership import most_left
+from delaybox.targets.worker_session import WorkerSession
 
+RESUME_S = 2.0
+"""How long a session whose stream broke is kept, so that its worker can come back to it."""
+SILENT_BEATS: Final = 3
 _PAST = 1_000
 
 
+class BrokenStreams:
+    """The sessions whose stream broke and whose worker may come back. ``lost``: is called with each that did not."""
+
+    def __init__(self, lost: Callable[[WorkerSession], None]) -> None:
+        self._lost = lost
+        self._until: dict[str, asyncio.TimerHandle] = {}
+
+    def keep(self, session: WorkerSession) -> None:
+        """Its stream has just broken."""
+        self._until[session.id] = asyncio.get_running_loop().call_later(RESUME_S, self._lost, session)
+
+    def forget(self, session_id: str) -> None:
+        """The session is resumed, or over."""
+        handle = self._until.pop(session_id, None)
+        if handle is not None:
+            handle.cancel()
+
+
 class Lives:
-    """Kept by identity, because a worker has a session for each kind of function. ``lease_ms``: what "at once"
-    means."""
+    """When the workers of this node came and went. If most went at once, no task is to blame.
+
+    Kept by identity, because a worker has a session for each kind of function. ``lease_ms``: what "at once"
+    means.
+    """
 
     def __init__(self, lease_ms: int) -> None:
         self._lease_us = 1_000 * lease_ms

@@ -1,5 +1,7 @@
-"""The tables of who may call what, over REST and over gRPC. A call without a line here is not served: `rule` and
-`grpc_rule` raise for it. A gRPC method that does the same as a REST call has that call's rule.
+"""Which call needs which scope: the tables of who may call what, over REST and over gRPC.
+
+A call without a line here is not served: `rule` and `grpc_rule` raise for it. A gRPC method that does the same as a
+REST call has that call's rule.
 """
 
 from __future__ import annotations
@@ -8,8 +10,8 @@ import re
 from enum import Enum
 from typing import Final
 
-from delaybox.core.access import Access, Grant
 from delaybox.core.errors import ScopeMissing, TypeDisabled
+from delaybox.core.scopes import Access, Grant
 from delaybox.core.task import TaskType, TaskView
 from delaybox.wire.shell_rules import ShellRules
 
