@@ -117,9 +117,9 @@ def ask(address: str, asked: dict[str, Any], files: Sequence[int]) -> int:
 
 def _prepare() -> None:
     sys.path.insert(0, ROOT)
-    from delaybox.processes import start
+    from delaybox.processes import lean_imports
 
-    start.lean()
+    lean_imports.lean()
     for name in _PACKAGES:
         package = importlib.import_module(name)
         for found in pkgutil.walk_packages(package.__path__, f"{name}."):
@@ -127,7 +127,7 @@ def _prepare() -> None:
                 importlib.import_module(found.name)
     for name in _MODULES:
         importlib.import_module(name)
-    start.settled()
+    lean_imports.settled()
     gc.collect()
     gc.disable()
     sys.path.remove(ROOT)

@@ -13,7 +13,7 @@ from delaybox.core.task import NewTask, Submitted
 from delaybox.engine.labeller import Labeller
 from delaybox.engine.ownership import Ownership
 from delaybox.service import Service
-from delaybox.store import keys, label_entries, label_lists, labels
+from delaybox.store import keys, label_entries, label_index, label_lists
 from delaybox.store.fsck import fsck
 from delaybox.store.record import LABELS, read, with_entry
 from delaybox.store.servers import Servers
@@ -34,7 +34,7 @@ async def built(store: Store, *names: str, functions: bool = False) -> Service:
     """A service with these labels indexed, in a store that knows them long enough."""
     long_ago = await store.ping() - 60_000
     if functions:
-        await labels.declare(store, names, functions=True)
+        await label_index.declare(store, names, functions=True)
         await store.servers.ask("HSET", keys.meta(store.prefix), "functions", long_ago)
     for name in names:
         await store.servers.ask("HSET", keys.indexed(store.prefix), name, long_ago)

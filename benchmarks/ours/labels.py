@@ -10,15 +10,15 @@ from delaybox.core.query import TaskQuery
 from delaybox.engine.labeller import Labeller
 from delaybox.engine.ownership import Ownership
 from delaybox.service import Service
-from delaybox.store import label_lists, labels
+from delaybox.store import label_index, label_lists
 
 
 async def index_labels(server: BenchServer, *names: str) -> None:
     """Indexes these labels from now on, as the nodes of a store do that has been told so."""
     async with opened(server) as store:
-        await labels.declare(store, names)
+        await label_index.declare(store, names)
         labeller = Labeller(store, Ownership(store.partitions))
-        while await labels.complete(store, [0]) != [frozenset(names)]:
+        while await label_index.complete(store, [0]) != [frozenset(names)]:
             time.sleep(await labeller.step())
 
 

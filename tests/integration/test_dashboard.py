@@ -19,7 +19,7 @@ from delaybox.core.query import BulkResult, TaskQuery
 from delaybox.core.scopes import Access, Token
 from delaybox.core.task import NewTask, TaskType
 from delaybox.service import Selection, Service
-from delaybox.store import labels
+from delaybox.store import label_index
 from delaybox.store.servers import Servers
 from delaybox.store.store import Store
 from tests.children import Served
@@ -315,9 +315,9 @@ async def test_a_label_is_looked_up_by_its_index_where_it_has_one(
     _, _, text = await asyncio.to_thread(entered.get, path)
     assert "customer" in text and "looked through" in text
     store = await Store.open(Servers(client), prefix=shared[1])
-    await labels.declare(store, ["customer"])
+    await label_index.declare(store, ["customer"])
     for p in range(store.partitions):
-        await labels.completed(store, p, frozenset({"customer"}))
+        await label_index.completed(store, p, frozenset({"customer"}))
     await service.submit(NewTask(delay_ms=3_600_000, labels={"customer": "8"}))
     status, _, text = await asyncio.to_thread(entered.get, path)
     # By the index alone: a task from before, which no owner has indexed here, is not among what it finds.

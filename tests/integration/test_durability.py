@@ -24,8 +24,8 @@ from delaybox.direct.address import direct_address
 from delaybox.service import Service
 from delaybox.store import keys
 from delaybox.store.address import ServerSettings
-from delaybox.store.confirm import Confirmation
-from delaybox.store.durability import check_durability
+from delaybox.store.durability_check import check_durability
+from delaybox.store.durability_waits import Confirmation
 from delaybox.store.record import draft
 from delaybox.store.servers import Servers
 from delaybox.store.store import Batch, Store
@@ -192,7 +192,7 @@ async def test_one_wait_for_the_calls_that_come_together(pair: Pair) -> None:
 async def test_what_a_server_cannot_keep_is_refused_at_start(
     pair: Pair, make_server: Callable[..., RealServer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("delaybox.store.durability._PATIENCE_S", 0.3)
+    monkeypatch.setattr("delaybox.store.durability_check._PATIENCE_S", 0.3)
     bare = make_server()
 
     async def refusal(settings: ServerSettings, durability: Durability) -> str:

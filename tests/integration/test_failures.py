@@ -126,7 +126,7 @@ def one(number: int, *, traceback: str = "") -> FailedAttempt:
 
 async def explained(lab: Lab, task_id: bytes, *numbers: int, rules: HistoryRules = RULES, traceback: str = "") -> int:
     some = [(task_id, failures.failure(number, one(number, traceback=traceback))) for number in numbers]
-    return int(await lab.store.runner.run(failures.explain_call(lab.store, 0, rules, some)))
+    return int(await lab.store.runner.run(failures.remember_call(lab.store, 0, rules, some)))
 
 
 async def test_they_are_bounded_for_each_task_and_in_all(lab: Lab) -> None:
@@ -163,7 +163,7 @@ async def test_long_tracebacks_behind_many_short_reasons_stay_within_the_bound(l
 
     async def note(first: int, traceback: str) -> int:
         some = [((first + i).to_bytes(16, "big"), failures.failure(1, one(1, traceback=traceback))) for i in range(100)]
-        return int(await lab.store.runner.run(failures.explain_call(lab.store, 0, rules, some)))
+        return int(await lab.store.runner.run(failures.remember_call(lab.store, 0, rules, some)))
 
     for call in range(60):
         await note(call * 100, "")

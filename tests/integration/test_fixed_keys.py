@@ -22,7 +22,7 @@ from delaybox.core.queue_limits import rate_of
 from delaybox.core.task import NewTask, Priority, TaskType
 from delaybox.service import Service
 from delaybox.service.rules import Rules
-from delaybox.store import events, identity, keys, labels, nodes, roster
+from delaybox.store import events, identity, keys, label_index, nodes, roster
 from delaybox.store.address import ServerSettings
 from delaybox.store.connect import make_client
 from delaybox.store.kafka import Ingested, Span, Stream, ingest
@@ -50,8 +50,8 @@ def named(section: str) -> set[str]:
 async def test_no_field_of_the_clock_is_named_after_what_goes_through(lab: Lab) -> None:
     service, known = Rules(lab.store), named("Fields of `clock`")
     assert 20 < len(known) < 40
-    await labels.declare(lab.store, ["customer"], functions=True)
-    await labels.completed(lab.store, 0, ["customer"])
+    await label_index.declare(lab.store, ["customer"], functions=True)
+    await label_index.completed(lab.store, 0, ["customer"])
     lab.dirty = True  # these are stored without entries
     for n in range(40):
         one = NewTask(

@@ -15,7 +15,7 @@ from delaybox.core.task import NewTask
 from delaybox.engine.labeller import Labeller
 from delaybox.engine.ownership import Ownership
 from delaybox.service import Selection, Service
-from delaybox.store import keys, label_lists, labels
+from delaybox.store import keys, label_index, label_lists
 from delaybox.store.label_entries import LISTS, SETS, TOGETHER, elements
 from delaybox.store.loader import ScriptCall
 from delaybox.store.store import Store
@@ -36,7 +36,7 @@ async def filled(service: Service, calls: int = 6) -> list[str]:
 
 async def candidates(store: Store, value: str = "7") -> Counter[str]:
     return Counter(
-        [ids.render(task_id) async for some in labels.candidates(store, "customer", value) for _, task_id in some]
+        [ids.render(task_id) async for some in label_index.candidates(store, "customer", value) for _, task_id in some]
     )
 
 
@@ -74,11 +74,11 @@ async def test_a_label_that_too_many_tasks_have_is_scanned_for(store: Store, mon
     service = await built(store, "customer", "env")
     made = await submit(service, *(task(customer=str(n % 20), env="prod") for n in range(60)))
     await look_through(store)
-    assert await labels.usable(store, {"env": "prod"}) == "env"
-    assert await labels.usable(store, {"env": "prod", "customer": "3"}) == "customer", "that fewer tasks have"
-    monkeypatch.setattr(labels, "LOOKED_UP", 40)
-    assert await labels.usable(store, {"env": "prod"}) == ""
-    assert await labels.usable(store, {"customer": "3"}) == "customer"
+    assert await label_index.usable(store, {"env": "prod"}) == "env"
+    assert await label_index.usable(store, {"env": "prod", "customer": "3"}) == "customer", "that fewer tasks have"
+    monkeypatch.setattr(label_index, "LOOKED_UP", 40)
+    assert await label_index.usable(store, {"env": "prod"}) == ""
+    assert await label_index.usable(store, {"customer": "3"}) == "customer"
     page = await service.list_tasks(TaskQuery(labels={"env": "prod"}), limit=100)
     assert page.scanned and {view.task_id for view in page.items} == set(made)
 

@@ -12,7 +12,7 @@ from delaybox.engine.labeller import Labeller
 from delaybox.engine.ownership import Ownership
 from delaybox.engine.relister import Relister
 from delaybox.service import Selection, Service
-from delaybox.store import keys, label_entries, label_lists, labels
+from delaybox.store import keys, label_entries, label_index, label_lists
 from delaybox.store.fsck import fsck
 from delaybox.store.loader import ScriptCall
 from delaybox.store.store import ClaimLimits, Store
@@ -179,7 +179,7 @@ async def test_tasks_in_sets_and_in_lists_are_found_once_each(store: Store) -> N
     await look_through(store, every=True)
     await walk(store)
     assert await entries(store) == (0, 8)
-    assert await labels.complete(store, [0, 1]) == [{"customer"}] * 2
+    assert await label_index.complete(store, [0, 1]) == [{"customer"}] * 2
     # Without them it enters what sets do not have.
     await without_lists(store)
     await walk(store)

@@ -13,7 +13,7 @@ from delaybox.engine.labeller import Labeller
 from delaybox.engine.ownership import Ownership
 from delaybox.engine.scrubber import Scrubber
 from delaybox.service import Selection, Service
-from delaybox.store import groups, keys, label_entries, labels, page_cursors, pages
+from delaybox.store import groups, keys, label_entries, label_index, page_cursors, task_lists
 from delaybox.store.fsck import fsck
 from delaybox.store.record import read
 from delaybox.store.store import Store, Verdict
@@ -31,7 +31,7 @@ def later(**options: object) -> NewTask:
 async def indexed(store: Store, value: str = "7") -> int:
     """How many tasks the index names, once it was looked through."""
     await look_through(store, every=True)
-    return len([one async for found in labels.candidates(store, "customer", value) for one in found])
+    return len([one async for found in label_index.candidates(store, "customer", value) for one in found])
 
 
 async def test_a_list_by_an_indexed_label_does_not_scan(store: Store) -> None:
@@ -79,7 +79,7 @@ async def test_a_label_with_too_many_entries_is_scanned_for(store: Store, monkey
     await into_sets(store, mine, "customer")
     await without_lists(store)
     for most, scanned in ((4, False), (3, True)):
-        monkeypatch.setattr(labels, "LOOKED_UP", most)
+        monkeypatch.setattr(label_index, "LOOKED_UP", most)
         page = await service.list_tasks(TaskQuery(labels=CUSTOMER))
         assert (page.scanned, sorted(view.task_id for view in page.items)) == (scanned, sorted(mine))
 
@@ -149,9 +149,9 @@ async def test_changes_by_filter_use_it(store: Store) -> None:
 @pytest.mark.parametrize("by", ["queue", "group", "label"])
 async def test_a_change_by_filter_goes_on_in_steps(store: Store, by: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """As a page does that must not wait for all of them: each step is over after one round trip."""
-    monkeypatch.setattr(pages, "_AT_ONCE", 10)
+    monkeypatch.setattr(task_lists, "_AT_ONCE", 10)
     monkeypatch.setattr(groups, "PAGE", 10)
-    monkeypatch.setattr(labels, "_ENTRIES_AT_ONCE", 1)
+    monkeypatch.setattr(label_index, "_ENTRIES_AT_ONCE", 1)
     service = await built(store, "customer")
     some = [
         NewTask(delay_ms=900_000 + n % 3 * 60_000, queue="mail", group="g", labels=CUSTOMER, payload=bytes(n))
@@ -189,7 +189,7 @@ async def test_tasks_from_before_are_indexed_and_until_then_a_list_scans(store: 
     p = ids.partition(ids.parse(failed))
     await store.claim(p, b"L" * 20, LEASE)
     await store.fail(p, b"L" * 20, [Verdict(ids.parse(failed), None, "no")])
-    await labels.declare(store, ["customer"])
+    await label_index.declare(store, ["customer"])
     page = await service.list_tasks(TaskQuery(labels=CUSTOMER))
     assert page.scanned and len(page.items) == 2
     labeller = Labeller(store, Ownership(store.partitions))

@@ -201,7 +201,7 @@ async def test_what_nobody_claimed_becomes_ready_elsewhere(broken: Broken) -> No
     store = broken.store
     for p in (0, 1):
         await broken.add(p, NewTask(type=TaskType.WORKER, name="f"))
-    broken.scripts = {"promote"}
+    broken.scripts = {"leftovers"}
     ownership = Ownership(PARTITIONS)
     leftovers = Leftovers(store, ownership, RedisClock())
     await steps(leftovers.step, lambda: store.servers.ask("EXISTS", keys.active(store.tags[1], "w", critical=False)))

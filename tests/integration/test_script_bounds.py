@@ -33,7 +33,7 @@ from delaybox.store import (
     history,
     identity,
     keys,
-    labels,
+    label_index,
     nodes,
     permits,
     quarantine,
@@ -69,7 +69,7 @@ ENDED = wire_result.encode(TaskResult(ok=True, finished_ms=1, output=b""))
 
 HEADS = {
     "ack": (4, 1), "adopt": (4, 1), "cancel": (6, 1), "complete": (6, 3), "discard": (2, 1), "emit": (3, 2),
-    "evict": (3, 1), "explain": (4, 2), "extend": (1, 1), "fail": (6, 5), "keep": (1, 2),
+    "evict": (3, 1), "remember_failures": (4, 2), "extend": (1, 1), "fail": (6, 5), "keep": (1, 2),
     "ledger": (0, 3), "lose": (8, 1), "peek": (1, 1), "permits": (2, 5), "release": (5, 1), "replace": (5, 6),
     "replay": (2, 1), "reschedule": (6, 1), "restore": (2, 1), "resume": (2, 2), "rules": (3, 3), "snooze": (6, 6),
     "states": (2, 1), "sweep": (0, 2),
@@ -217,7 +217,7 @@ async def note(lab: Lab, script: str) -> None:
     s = lab.store
     if script == "extend":
         await s.extend(0, [os.urandom(20) for _ in range(MANY)], 15_000)
-    elif script == "explain":
+    elif script == "remember_failures":
         found = await due(lab, 250, delay_ms=60_000)
         failures = FailureNotes(s, HistoryRules(), "n")
         failures._waiting = {0: [(task_id, b"0000\x90") for task_id in found]}
@@ -256,7 +256,9 @@ ALL: dict[str, Callable[[Lab, str], Awaitable[None]]] = {
     **dict.fromkeys(("cancel", "discard", "replay", "reschedule"), change),
     **dict.fromkeys(("evict", "peek", "restore", "resume", "states"), look),
     **dict.fromkeys(("import", "ingest", "replace", "schedule"), store),
-    **dict.fromkeys(("check", "emit", "explain", "extend", "keep", "ledger", "permits", "rules", "sweep"), note),
+    **dict.fromkeys(
+        ("check", "emit", "extend", "keep", "ledger", "permits", "remember_failures", "rules", "sweep"), note
+    ),
 }
 
 
@@ -274,8 +276,8 @@ async def test_scripts_that_walk_take_a_part_at_a_time(lab: Lab) -> None:
     """The server gives about as many as it is asked for."""
     found = await due(lab, 1_000, delay_ms=3_600_000, group="g", labels={"a": "b"}, type=TaskType.WORKER, name="f")
     await into_sets(lab.store, [ids.render(task_id) for task_id in found], "a")
-    (number,) = await labels.sets(lab.store, 0, 0, SETS)
-    _, seen, dropped = await labels.dangling(lab.store, 0, number, b"0", count=50)
+    (number,) = await label_index.sets(lab.store, 0, 0, SETS)
+    _, seen, dropped = await label_index.dangling(lab.store, 0, number, b"0", count=50)
     assert 50 <= seen <= 200 and dropped == 0
     _, seen, dropped = await groups.regroup(lab.store, 0, b"", count=50)
     assert (seen, dropped) == (50, 0)

@@ -17,7 +17,7 @@ from delaybox.core.task import NewTask, Priority, Submitted, TaskResult, TaskSta
 from delaybox.service import Selection, Service, arrivals
 from delaybox.service.arrivals import Arrivals, ArrivingCall
 from delaybox.service.submit import Submitter
-from delaybox.store import keys, lanes, nodes, pages
+from delaybox.store import keys, lanes, nodes, task_lists
 from delaybox.store.fsck import fsck
 from delaybox.store.servers import Servers
 from delaybox.store.store import ClaimLimits, Store, Verdict
@@ -102,7 +102,7 @@ async def test_a_moved_task_is_listed_at_its_new_time(client: Redis, prefix: str
 async def test_a_list_of_later_tasks_does_not_look_at_those_before_the_horizon(
     client: Redis, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pages, "EXAMINED", 5)
+    monkeypatch.setattr(task_lists, "EXAMINED", 5)
     store, service, now = await _open(client, prefix)
     for tag in store.tags:
         await client.hset(keys.clock(tag), "horizon", str((now // 60_000 + 20) * 60_000))

@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 from delaybox.core import ids
 from delaybox.core.history import HistoryRules
 from delaybox.core.task import FailedAttempt, NewTask, Priority
-from delaybox.store import failures, keys, label_entries, labels
+from delaybox.store import failures, keys, label_entries, label_index
 from delaybox.store.fsck import fsck
 from delaybox.store.fsck_kinds import KINDS
 from delaybox.store.record import draft
@@ -252,7 +252,7 @@ async def label_gone(f: Full) -> None:
 
 
 async def label_not_listed(f: Full) -> None:
-    await labels.completed(f.lab.store, 0, ("customer",))
+    await label_index.completed(f.lab.store, 0, ("customer",))
     await f.client.rpush(keys.listed(f.tag, 0), bytes(4) + f.soon)
 
 
@@ -274,7 +274,7 @@ async def history_miscounted(f: Full) -> None:
 
 async def explained(f: Full) -> None:
     why = FailedAttempt(attempt=1, fired_ms=1, failed_ms=2, reason="it broke")
-    call = failures.explain_call(f.lab.store, 0, HistoryRules(), [(f.soon, failures.failure(1, why))])
+    call = failures.remember_call(f.lab.store, 0, HistoryRules(), [(f.soon, failures.failure(1, why))])
     await f.lab.store.runner.run(call)
 
 

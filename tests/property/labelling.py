@@ -6,7 +6,7 @@ import random
 from typing import Any
 
 from delaybox.core.task import NewTask
-from delaybox.store import label_lists, labels
+from delaybox.store import label_index, label_lists
 from delaybox.store.label_entries import draft_with
 from delaybox.store.record import Draft, draft
 from delaybox.store.store import Store
@@ -31,7 +31,7 @@ class Labelling:
 
     async def start_labelling(self) -> None:
         for p in range(self.store.partitions):
-            await labels.completed(self.store, p, (NAME,))
+            await label_index.completed(self.store, p, (NAME,))
 
     async def relist(self) -> None:
         p, steps = self.rng.randrange(self.store.partitions), self.rng.choice([1, 2, 1_000])
@@ -45,7 +45,7 @@ class Labelling:
         """Whatever has the label and has not ended is found. ``ended``: what has may be found as well."""
         live = self.model.of(State.PENDING, State.LEASED, State.DEAD)
         for value in VALUES:
-            found = [one async for some in labels.candidates(self.store, NAME, value) for one in some]
+            found = [one async for some in label_index.candidates(self.store, NAME, value) for one in some]
             assert len(found) == len(set(found)), "found twice"
             wanted = {(t.partition, t.task_id) for t in live if t.labels.get(NAME) == value}
             assert wanted <= set(found), f"not found by {value}: {wanted - set(found)}"

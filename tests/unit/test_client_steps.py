@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from delaybox.client import calls, chunks, streams
+from delaybox.client import calls, chunks, results, task_lists
 from delaybox.client.batches import StoredBatch, count
 from delaybox.client.endpoints import Endpoints, Pace, parse, pause_s
 from delaybox.client.errors import (
@@ -399,13 +399,13 @@ def test_a_list_goes_on_where_it_broke_off():
         except StopIteration:
             pass
 
-    run(streams.listed(world.session, "List", {}, None))
+    run(task_lists.listed(world.session, "List", {}, None))
     assert [task.id for task in world.emitted] == ["a", "b", "c"] and asked == ["", "1"]
 
 
 @pytest.mark.parametrize("limit", [-1, 1.5, "5", True])
 def test_a_list_has_a_number_of_tasks_as_its_limit(limit: Any):
-    for steps in (streams.listed(World().session, "List", {}, limit), streams.ended(World().session, {}, limit)):
+    for steps in (task_lists.listed(World().session, "List", {}, limit), task_lists.ended(World().session, {}, limit)):
         with pytest.raises(InvalidTask, match="is no number of tasks; give 0 or more, or leave it out for all"):
             next(steps)
 
@@ -416,7 +416,7 @@ def _end(task_id: str, state: int, **more: Any) -> pb.WatchResponse:
 
 def _result(*script: Any, limit_s: float | None = None) -> Any:
     world = World(*script)
-    return world.run(streams.result(world.session, "t", limit_s=limit_s, codecs=CODECS))
+    return world.run(results.result(world.session, "t", limit_s=limit_s, codecs=CODECS))
 
 
 def test_results():
@@ -450,7 +450,7 @@ def test_a_result_is_waited_for_no_longer_than_asked():
     world = World(late)
     world.session.clock = lambda: world_now[0]
     with pytest.raises(NotFinished, match="within 5 s") as caught:
-        world.run(streams.result(world.session, "t", limit_s=5, codecs=CODECS))
+        world.run(results.result(world.session, "t", limit_s=5, codecs=CODECS))
     assert isinstance(caught.value, TimeoutError)
 
 
@@ -463,13 +463,13 @@ def test_a_watch_that_stood_for_long_is_opened_again():
 
     done = task_pb2.Result(ok=True, output=b"1")
     world.script = [after_a_while, NEVER_SENT, _end("t", pb.TASK_STATE_SUCCEEDED, result=done)]
-    assert world.run(streams.result(world.session, "t", limit_s=None, codecs=CODECS)) == 1
+    assert world.run(results.result(world.session, "t", limit_s=None, codecs=CODECS)) == 1
 
 
 def test_the_time_that_a_result_is_waited_for_bounds_the_tries():
     world = World(*[NEVER_SENT] * 100, retries=None)
     with pytest.raises(Unreachable):
-        world.run(streams.result(world.session, "t", limit_s=120, codecs=CODECS))
+        world.run(results.result(world.session, "t", limit_s=120, codecs=CODECS))
     assert 118 < sum(world.pauses) < 120
 
 

@@ -131,4 +131,4 @@ def test_failures_that_wait_for_the_store_are_bounded(monkeypatch: pytest.Monkey
             notes.note(delivery(), Failed("no"), NOW)
         assert sum(map(len, notes._waiting.values())) == 5
         (call,) = notes.calls()
-        assert call.script == "explain" and not notes.waiting, "then there is room again"
+        assert call.script == "remember_failures" and not notes.waiting, "then there is room again"

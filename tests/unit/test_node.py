@@ -18,7 +18,7 @@ from delaybox.processes import counters
 from delaybox.processes.spawn import KILL_AFTER_S
 from delaybox.processes.spec import ProcessKind
 from delaybox.worker import Worker
-from delaybox.worker.coroutines import STOP_S
+from delaybox.worker.timeouts import STOP_S
 
 
 def test_folders_of_killed_nodes_are_removed_and_those_of_living_ones_kept(

@@ -14,7 +14,7 @@ from delaybox.store.loader import load, names
 
 FOLDER = Path(str(resources.files("delaybox.store.scripts")))
 # Refused by a full server itself; everything else must go on there (rule 12).
-DENIED_WHEN_FULL = {"schedule", "replace", "ingest", "ready", "note", "import", "emit", "explain"}
+DENIED_WHEN_FULL = {"schedule", "replace", "ingest", "ready", "note", "import", "emit", "remember_failures"}
 READ_ONLY = {
     "labelled", "forecast", "counts", "get", "oldest", "peek", "ping", "recall", "remain", "roster", "states",
     "upcoming",

@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from delaybox.worker import Context, Reject, RetryLater, Stopped, Worker, current
-from delaybox.worker import coroutines as module
+from delaybox.worker import Context, Reject, RetryLater, Stopped, Worker, current, timeouts
 from delaybox.worker.functions import FunctionKind
 from tests.crews import shift
 from tests.waiting import PATIENCE_S
@@ -232,7 +231,7 @@ async def test_out_of_time_is_cancelled_and_fails() -> None:
 
 
 async def test_code_that_goes_on_past_its_time_fails_and_keeps_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "STOP_S", 0.05)
+    monkeypatch.setattr(timeouts, "STOP_S", 0.05)
     async with crew(size=1) as s:
         (given,) = s.give(("stubborn", []))
         assert (await s.until(given)).failed[given].reason == "timed out after 0.05 s"

@@ -167,7 +167,7 @@ def rule(method: str, route: str) -> Rule:
     try:
         return _BY_SHAPE["GET" if method == "HEAD" else method, _BRACES.sub("{}", route)]
     except KeyError:
-        raise LookupError(f"{method} {route} has no rule in policy.RULES; add one before it is served") from None
+        raise LookupError(f"{method} {route} has no rule in call_scopes.RULES; add one before it is served") from None
 
 
 def grpc_rule(method: str) -> Rule:
@@ -176,7 +176,7 @@ def grpc_rule(method: str) -> Rule:
     try:
         return GRPC_RULES[method]
     except KeyError:
-        raise LookupError(f"{method} has no rule in policy.GRPC_RULES; add one before it is served") from None
+        raise LookupError(f"{method} has no rule in call_scopes.GRPC_RULES; add one before it is served") from None
 
 
 def admit(grant: Grant, asked: Rule) -> None:

@@ -13,7 +13,7 @@ from delaybox.cli.findings import SKEW_MS, Finding
 from delaybox.core.errors import ConfigError, DelayBoxError, StoreUnavailable
 from delaybox.core.limits import MAX_PAYLOAD_BYTES
 from delaybox.store.apart import Apart
-from delaybox.store.durability import unfit
+from delaybox.store.durability_check import unfit
 from delaybox.store.writable import SERVER_PATIENCE_S, writable
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from delaybox.cli.server import any_server
 from delaybox.core.errors import DelayBoxError
 from delaybox.service.import_original import Import, ImportProgress
 from delaybox.store.address import ServerSettings
-from delaybox.store.durability import check_durability
+from delaybox.store.durability_check import check_durability
 from delaybox.store.original import OriginalSet
 from delaybox.store.servers import Servers
 from delaybox.store.store import Store

@@ -16,7 +16,7 @@ from delaybox.core import ids
 from delaybox.core.errors import ConfigError, DelayBoxError
 from delaybox.service.export_store import Export, Unfinished, look
 from delaybox.service.import_store import ImportStore, StoreImportProgress
-from delaybox.store.durability import check_durability
+from delaybox.store.durability_check import check_durability
 from delaybox.store.store import Store
 from delaybox.wire.exported import LONGEST, read_header
 

@@ -9,7 +9,7 @@ from datetime import datetime
 from types import TracebackType
 from typing import Any, Unpack
 
-from delaybox.client import calls, chunks, fleet, streams
+from delaybox.client import calls, chunks, fleet, task_lists
 from delaybox.client.base import Base
 from delaybox.client.feed import EventFilter, FeedEvent, followed
 from delaybox.client.fleet import ScalingNeed
@@ -272,7 +272,7 @@ class AsyncClient(Base):
 
     def list(self, *, limit: int | None = None, **wanted: Unpack[Filter]) -> AsyncIterator[Task]:
         """See `Client.list`."""
-        return self._carrier.iterate(streams.listed(self._session, "List", wanted, limit))
+        return self._carrier.iterate(task_lists.listed(self._session, "List", wanted, limit))
 
     async def cancel_many(
         self,
@@ -317,7 +317,7 @@ class AsyncClient(Base):
 
     def history(self, *, limit: int | None = None, **wanted: Unpack[HistoryFilter]) -> AsyncIterator[EndedTask]:
         """See `Client.history`."""
-        return self._carrier.iterate(streams.ended(self._session, wanted, limit))
+        return self._carrier.iterate(task_lists.ended(self._session, wanted, limit))
 
     def events(self, *, after: str | None = None, **wanted: Unpack[EventFilter]) -> AsyncIterator[FeedEvent]:
         """See `Client.events`."""
@@ -327,7 +327,7 @@ class AsyncClient(Base):
 
     def dead(self, *, limit: int | None = None, **wanted: Unpack[Filter]) -> AsyncIterator[Task]:
         """See `Client.dead`."""
-        return self._carrier.iterate(streams.listed(self._session, "ListDead", wanted, limit))
+        return self._carrier.iterate(task_lists.listed(self._session, "ListDead", wanted, limit))
 
     async def replay_dead(self, task_id: str | None = None, /, *, key: str | None = None) -> None:
         """See `Client.replay_dead`."""

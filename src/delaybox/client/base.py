@@ -12,7 +12,7 @@ from typing import Any, Self
 from urllib.parse import quote
 from uuid import uuid4
 
-from delaybox.client import calls, chunks, mapping, streams, traced
+from delaybox.client import calls, chunks, mapping, results, traced, watching
 from delaybox.client.batches import count
 from delaybox.client.endpoints import Endpoints, named
 from delaybox.client.models import Event, ScheduleAnswer, Scheduled
@@ -179,20 +179,20 @@ class Base:
             named = calls.named(None if ids is None else "", key)
             return self._watch_key(named["idempotency_key"], ends_only, limit_s)
         wanted = [ids] if isinstance(ids, str) else list(ids)
-        steps = streams.watched(self._session, map(watched_id, wanted), ends_only=ends_only, limit_s=limit_s)
+        steps = watching.watched(self._session, map(watched_id, wanted), ends_only=ends_only, limit_s=limit_s)
         return each(steps, Event.of)
 
     def _watch_key(self, key: str, ends_only: bool, limit_s: float | None) -> Steps[Any]:
-        task_id = yield from streams.id_of_key(self._session, key)
-        steps = streams.watched(self._session, [watched_id(task_id)], ends_only=ends_only, limit_s=limit_s)
+        task_id = yield from watching.id_of_key(self._session, key)
+        steps = watching.watched(self._session, [watched_id(task_id)], ends_only=ends_only, limit_s=limit_s)
         yield from each(steps, Event.of)
 
     def _result(self, task_id: str | None, timeout: Any, key: str | None = None) -> Steps[Any]:
         limit_s = span_s("timeout", timeout)
         named = calls.named(task_id, key)
         if task_id is None:
-            task_id = yield from streams.id_of_key(self._session, named["idempotency_key"])
-        return (yield from streams.result(self._session, watched_id(task_id), limit_s=limit_s, codecs=self._codecs))
+            task_id = yield from watching.id_of_key(self._session, named["idempotency_key"])
+        return (yield from results.result(self._session, watched_id(task_id), limit_s=limit_s, codecs=self._codecs))
 
 
 def retries_of(retries: object) -> int | None:

@@ -9,7 +9,7 @@ from datetime import datetime
 from types import TracebackType
 from typing import Any, Unpack
 
-from delaybox.client import calls, chunks, fleet, streams
+from delaybox.client import calls, chunks, fleet, task_lists
 from delaybox.client.base import Base
 from delaybox.client.feed import EventFilter, FeedEvent, followed
 from delaybox.client.fleet import ScalingNeed
@@ -342,7 +342,7 @@ class Client(Base):
 
     def list(self, *, limit: int | None = None, **wanted: Unpack[Filter]) -> Iterator[Task]:
         """The tasks that match, soonest minute first; ``limit`` of them, or all. Fetched as they are iterated."""
-        return self._carrier.iterate(streams.listed(self._session, "List", wanted, limit))
+        return self._carrier.iterate(task_lists.listed(self._session, "List", wanted, limit))
 
     def cancel_many(
         self,
@@ -389,7 +389,7 @@ class Client(Base):
     def history(self, *, limit: int | None = None, **wanted: Unpack[HistoryFilter]) -> Iterator[EndedTask]:
         """How tasks ended, the newest end first; ``limit`` of them, or all that are remembered. Fetched as they are
         iterated."""
-        return self._carrier.iterate(streams.ended(self._session, wanted, limit))
+        return self._carrier.iterate(task_lists.ended(self._session, wanted, limit))
 
     def events(self, *, after: str | None = None, **wanted: Unpack[EventFilter]) -> Iterator[FeedEvent]:
         """What happens to all tasks from now on, or behind ``after`` (the id of an event): across broken connections,
@@ -400,7 +400,7 @@ class Client(Base):
 
     def dead(self, *, limit: int | None = None, **wanted: Unpack[Filter]) -> Iterator[Task]:
         """The dead letters that match, newest first. As `list`."""
-        return self._carrier.iterate(streams.listed(self._session, "ListDead", wanted, limit))
+        return self._carrier.iterate(task_lists.listed(self._session, "ListDead", wanted, limit))
 
     def replay_dead(self, task_id: str | None = None, /, *, key: str | None = None) -> None:
         """Brings a dead letter back, due at once, its attempts forgotten. ``key``: as `run_now`."""

@@ -17,9 +17,10 @@ from delaybox.client.chunks import CHUNK_BYTES, LINGER_S, Chunk, Flag, store
 from delaybox.client.errors import TaskFailed
 from delaybox.client.models import STATES, ScheduleAnswer, TaskState
 from delaybox.client.new_tasks import MapCalls
+from delaybox.client.results import Broken, value_of
 from delaybox.client.retries import ClientSession, Repeating
 from delaybox.client.steps import AtExit, Drop, Emit, Pull, Start, Steps, Wait, feed
-from delaybox.client.streams import Broken, Watching, value_of, watched
+from delaybox.client.watching import Watching, watched
 from delaybox.core.errors import DelayBoxError, NotDecodable, PayloadTooLarge
 from delaybox.wire import calls as many
 from delaybox.wire.call import Codecs, Encoded

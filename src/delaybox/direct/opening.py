@@ -16,7 +16,7 @@ from delaybox.direct.address import DirectAddress
 from delaybox.embedded import EmbeddedServer
 from delaybox.store.address import ServerSettings
 from delaybox.store.asyncio_end import end
-from delaybox.store.durability import check_durability
+from delaybox.store.durability_check import check_durability
 from delaybox.store.presence import keep_looking
 from delaybox.store.servers import Servers
 from delaybox.store.store import Store

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 from delaybox.engine.loops import Walk
 from delaybox.engine.ownership import Ownership
-from delaybox.store import buckets, keys, labels, leases
+from delaybox.store import buckets, keys, label_index, leases
 from delaybox.store.label_lists import Known
 from delaybox.store.record import read_dead_raw
 from delaybox.store.scanning import hash_pages
@@ -35,14 +35,14 @@ class Labeller:
 
     async def _round(self) -> AsyncIterator[None]:
         store = self._store
-        named = await labels.declared(store)
+        named = await label_index.declared(store)
         if not named:
             return
         now = await store.ping()
         # By then every writer knows the label, so whatever comes after the walk is indexed when it is stored.
-        names = frozenset(name for name, since in named.items() if since + labels.SETTLED_MS <= now)
+        names = frozenset(name for name, since in named.items() if since + label_index.SETTLED_MS <= now)
         kept = sorted(self._ownership.kept)
-        for p, done in zip(kept, await labels.complete(store, kept), strict=True):
+        for p, done in zip(kept, await label_index.complete(store, kept), strict=True):
             if names <= done:
                 continue
             for _ in range(2):
@@ -50,9 +50,9 @@ class Labeller:
                 async for _ in known.read(store, p):
                     yield
                 async for found in self._records(p):
-                    await labels.index(store, p, found, names - done, known)
+                    await label_index.index(store, p, found, names - done, known)
                     yield
-            await labels.completed(store, p, names | done)
+            await label_index.completed(store, p, names | done)
 
     async def _records(self, p: int) -> AsyncIterator[dict[bytes, bytes]]:
         """Every record of a partition, id -> record, a chunk at a time."""

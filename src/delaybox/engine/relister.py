@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 from delaybox.engine.loops import Walk
 from delaybox.engine.ownership import Ownership
-from delaybox.store import label_lists, labels
+from delaybox.store import label_index, label_lists
 from delaybox.store.store import Store
 
 _IDLE_S = 2.0
@@ -32,7 +32,7 @@ class Relister:
 
     async def _round(self) -> AsyncIterator[None]:
         store, kept = self._store, sorted(self._ownership.kept)
-        if not kept or not await labels.declared(store):
+        if not kept or not await label_index.declared(store):
             return
         for p, behind in zip(kept, await label_lists.behind(store, kept), strict=True):
             if any(behind):

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from delaybox.core.errors import PartAway
 from delaybox.engine.loops import Walk
 from delaybox.engine.ownership import Ownership
-from delaybox.store import buckets, groups, label_entries, label_lists, labels, leases, scrubbed
+from delaybox.store import buckets, groups, label_entries, label_index, label_lists, leases, scrubbed
 from delaybox.store.store import MAX_ITEMS, Store
 
 log = logging.getLogger("delaybox.engine")
@@ -106,7 +106,7 @@ class Scrubber:
             )
 
     async def _round(self, partitions: Sequence[int]) -> AsyncIterator[None]:
-        labelled = await labels.declared(self._store)
+        labelled = await label_index.declared(self._store)
         for first in range(0, len(partitions), _TOGETHER):
             # Most of what there may be is not there in most stores, and in an idle one nothing at all.
             some = [p for p in partitions[first : first + _TOGETHER] if p in self._ownership.kept]
@@ -174,10 +174,10 @@ class Scrubber:
     async def _labels(self, p: int) -> AsyncIterator[None]:
         """As `_groups`, of the index of labels."""
         for first in range(0, label_entries.SETS, _CHUNK):
-            for number in await labels.sets(self._store, p, first, _CHUNK):
+            for number in await label_index.sets(self._store, p, first, _CHUNK):
                 cursor = b"0"
                 while True:
-                    cursor, seen, _ = await labels.dangling(self._store, p, number, cursor, count=_CHUNK)
+                    cursor, seen, _ = await label_index.dangling(self._store, p, number, cursor, count=_CHUNK)
                     if seen >= _CHUNK or number % 16 == 0:
                         yield
                     if cursor == b"0":

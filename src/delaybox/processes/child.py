@@ -21,7 +21,7 @@ from typing import NoReturn
 import uvloop
 
 from delaybox.core.errors import DelayBoxError
-from delaybox.processes import collector, files, hardening, logs, start, telemetry
+from delaybox.processes import collector, files, hardening, lean_imports, logs, telemetry
 from delaybox.processes.settings import Settings, decode
 
 _PR_SET_PDEATHSIG = 1
@@ -41,7 +41,7 @@ def run(kind: type[Settings], serve: Callable[[Settings], Awaitable[int]]) -> in
     async def serving(settings: Settings) -> int:
         return await serve(settings)
 
-    start.settled()
+    lean_imports.settled()
     end = telemetry.nothing
     try:
         line = _read_line(0)

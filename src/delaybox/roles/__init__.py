@@ -6,6 +6,6 @@ import sys
 
 if "".join(sys.orig_argv[-1:]).startswith(f"{__name__}."):
     # `python -m` one of them: this process is a node's child, and its node waits until everything is imported.
-    from delaybox.processes import start
+    from delaybox.processes import lean_imports
 
-    start.lean()
+    lean_imports.lean()

@@ -13,8 +13,8 @@ from delaybox.core.errors import ConfigError, StoreUnavailable
 from delaybox.core.limits import BY_SERVER
 from delaybox.core.partition import chosen
 from delaybox.processes.child import Stopping
-from delaybox.store import labels, rules
-from delaybox.store.durability import check_durability
+from delaybox.store import label_index, rules
+from delaybox.store.durability_check import check_durability
 from delaybox.store.servers import Servers
 from delaybox.store.settings import StoreSettings
 from delaybox.store.store import Store
@@ -45,7 +45,7 @@ async def prepared(settings: Settings) -> Settings:
                 features = await servers.probe()
                 store = await Store.open(servers, prefix=settings.prefix, partitions=settings.partitions)
                 await rules.begin(store, settings.first_rules)
-                await labels.declare(store, settings.index_labels, functions=settings.index_functions)
+                await label_index.declare(store, settings.index_labels, functions=settings.index_functions)
                 await check_durability(servers, store.tags, settings.durability)
                 break
             except StoreUnavailable as error:

@@ -14,7 +14,7 @@ from delaybox.core.partition import of_id
 from delaybox.core.query import BulkResult, TaskQuery
 from delaybox.core.task import TaskState, TaskView
 from delaybox.service.history import History
-from delaybox.store import labels, page_cursors, pages
+from delaybox.store import label_index, page_cursors, task_lists
 from delaybox.store.store import MAX_ITEMS, Store
 
 SAMPLE = 10
@@ -118,7 +118,7 @@ class Bulk:
 
         by = await self._label(selection)
 
-        async def found() -> AsyncIterator[pages.Chunk]:
+        async def found() -> AsyncIterator[task_lists.Chunk]:
             async for cursor, views in self._waiting(selection, by):
                 yield cursor, [view for view in views if applies(view)]
 
@@ -129,13 +129,14 @@ class Bulk:
         if selection.cursor:
             # It goes on as it began, whatever became of the index.
             return page_cursors.label_of(selection.cursor)
-        return "" if selection.wanted.group else await labels.usable(self._store, labels.asked(selection.wanted))
+        wanted = selection.wanted
+        return "" if wanted.group else await label_index.usable(self._store, label_index.asked(wanted))
 
     @staticmethod
     def _scans(selection: Selection, by: str) -> bool:
-        return bool(labels.asked(selection.wanted)) and not selection.wanted.group and not by
+        return bool(label_index.asked(selection.wanted)) and not selection.wanted.group and not by
 
-    def _waiting(self, selection: Selection, by: str) -> AsyncIterator[pages.Chunk]:
+    def _waiting(self, selection: Selection, by: str) -> AsyncIterator[task_lists.Chunk]:
         wanted, cursor = selection.wanted, selection.cursor
         if wanted.state not in (None, TaskState.SCHEDULED, TaskState.READY):
             raise InvalidTask(
@@ -143,19 +144,21 @@ class Bulk:
             )
         # A group is found by its index, in time that grows with the group and not with what is pending.
         if wanted.group:
-            return pages.group_chunks(self._store, wanted, cursor)
+            return task_lists.group_chunks(self._store, wanted, cursor)
         # So are tasks by a label that is indexed.
         if by:
-            return pages.label_chunks(self._store, wanted, by, cursor)
-        return pages.waiting_chunks(self._store, wanted, cursor)
+            return task_lists.label_chunks(self._store, wanted, by, cursor)
+        return task_lists.waiting_chunks(self._store, wanted, cursor)
 
-    async def _dead(self, selection: Selection) -> AsyncIterator[pages.Chunk]:
+    async def _dead(self, selection: Selection) -> AsyncIterator[task_lists.Chunk]:
         wanted, cursor = selection.wanted, selection.cursor
         if wanted.state not in (None, TaskState.FAILED):
             raise InvalidTask("state", f"state {wanted.state.value} is not that of dead letters; leave it out")
         wanted = replace(wanted, state=TaskState.FAILED)
         while True:
-            found = await pages.page(self._store, wanted, cursor=cursor, limit=MAX_ITEMS, in_time_s=selection.in_time_s)
+            found = await task_lists.page(
+                self._store, wanted, cursor=cursor, limit=MAX_ITEMS, in_time_s=selection.in_time_s
+            )
             cursor = found.cursor
             yield cursor, found.items
             if not cursor:
@@ -163,7 +166,7 @@ class Bulk:
 
 
 async def _apply(
-    found: AsyncIterator[pages.Chunk], selection: Selection, change: _Change, *, scanned: bool = False
+    found: AsyncIterator[task_lists.Chunk], selection: Selection, change: _Change, *, scanned: bool = False
 ) -> BulkResult:
     out = BulkResult(scanned=scanned)
     ends_at = time.monotonic() + selection.in_time_s if selection.in_time_s else math.inf

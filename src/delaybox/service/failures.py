@@ -73,4 +73,4 @@ class FailureNotes:
         for partition, noted in waiting.items():
             for at in range(0, len(noted), failures.MOST_EXPLAINED):
                 some = noted[at : at + failures.MOST_EXPLAINED]
-                yield failures.explain_call(self._store, partition, self._rules, some)
+                yield failures.remember_call(self._store, partition, self._rules, some)

@@ -9,7 +9,7 @@ from delaybox.core.task import NewTask, Submitted
 from delaybox.service.tasks import Service
 from delaybox.store import kafka
 from delaybox.store.kafka import Ingested, Span, Stream
-from delaybox.store.labels import IndexedLabels
+from delaybox.store.label_index import IndexedLabels
 from delaybox.store.store import Store
 
 

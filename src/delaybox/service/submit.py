@@ -30,7 +30,7 @@ from delaybox.service.shedding import Shedding
 from delaybox.service.turns import Turns
 from delaybox.store.batches import MAX_BODY_BYTES
 from delaybox.store.label_entries import draft_with
-from delaybox.store.labels import IndexedLabels
+from delaybox.store.label_index import IndexedLabels
 from delaybox.store.loader import PATIENCE_S
 from delaybox.store.record import STUB_OVER, Draft, draft, encoded_head
 from delaybox.store.replies import MAX_REPLACED

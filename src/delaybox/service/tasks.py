@@ -43,7 +43,7 @@ from delaybox.service.shedding import Shedding
 from delaybox.service.submit import BatchItem, Submitter, Then, submitter_kind
 from delaybox.service.watch import Watch, Watcher
 from delaybox.service.why_waiting import Serving, put_off
-from delaybox.store import by_key, dashboard_secret, offset_pages, pages
+from delaybox.store import by_key, dashboard_secret, offset_pages, task_lists
 from delaybox.store.apart import Apart
 from delaybox.store.by_id import Lookup
 from delaybox.store.outlook import Outlook, outlook
@@ -215,7 +215,7 @@ class Service:
         self, wanted: TaskQuery, *, cursor: str = "", limit: int = DEFAULT_PAGE, in_time_s: float = 0.0
     ) -> Page:
         """Tasks in pages; see store.pages for the order. InvalidTask for a bad cursor."""
-        found = await pages.page(self._opened.store, wanted, cursor=cursor, limit=limit, in_time_s=in_time_s)
+        found = await task_lists.page(self._opened.store, wanted, cursor=cursor, limit=limit, in_time_s=in_time_s)
         items = await self._opened.rules.with_reason(await self._opened.serving.all_completed(found.items))
         return replace(found, items=await self._opened.history.put_off(items))
 

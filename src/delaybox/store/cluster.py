@@ -29,8 +29,8 @@ from redis.exceptions import (
 from delaybox.store import roundtrips
 from delaybox.store.address import ServerSettings
 from delaybox.store.asyncio_end import end
-from delaybox.store.confirm import Confirmation
 from delaybox.store.connect import make_client
+from delaybox.store.durability_waits import Confirmation
 from delaybox.store.primaries import PROBE_S, Link, Primary, ask_any, probed, read_slots
 from delaybox.store.roundtrips import NotSent
 from delaybox.store.slots import SLOTS, Address, SlotRange, is_script, key_of, slot_of, uncovered

@@ -21,7 +21,7 @@ from delaybox.store.loader import ScriptCall
 from delaybox.store.store import Store
 
 MOST_EXPLAINED: Final = 100
-"""Failures in one call of ``explain``."""
+"""Failures in one call of ``remember_failures``."""
 _HEAD: Final = 8
 """Bytes before what Python wrote: its length and the delivery."""
 
@@ -54,7 +54,7 @@ def failure(delivery: int, one: FailedAttempt) -> bytes:
     return pack(">I", delivery & 0xFFFFFFFF) + _encode(stored)
 
 
-def explain_call(
+def remember_call(
     store: Store, partition: int, rules: HistoryRules, failures: Sequence[tuple[bytes, bytes]]
 ) -> ScriptCall:
     """Remembers at most MOST_EXPLAINED failures, (id, failure) each."""
@@ -66,7 +66,7 @@ def explain_call(
     ]
     for task_id, raw in failures:
         args += (task_id, raw)
-    return ScriptCall("explain", store.tags[partition], args)
+    return ScriptCall("remember_failures", store.tags[partition], args)
 
 
 async def of(store: Store, task_id: bytes) -> tuple[FailedAttempt, ...]:

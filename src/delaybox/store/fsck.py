@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from delaybox.core import ids
-from delaybox.store import fsck_failures, fsck_labels, keys, label_entries, labels, permits
+from delaybox.store import fsck_failures, fsck_labels, keys, label_entries, label_index, permits
 from delaybox.store.fsck_kinds import KINDS
 from delaybox.store.kafka import Stream
 from delaybox.store.loader import ScriptCall
@@ -232,9 +232,9 @@ class _Check:
 
     async def _labels(self, p: int, number: int) -> None:
         """Entries of the index of labels, judged in the script that would drop them."""
-        cursor = b"0"
+        cursor, drop = b"0", self.repair
         while True:
-            cursor, seen, wrong = await labels.dangling(self.store, p, number, cursor, count=PAGE, drop=self.repair)
+            cursor, seen, wrong = await label_index.dangling(self.store, p, number, cursor, count=PAGE, drop=drop)
             self.counts["labels"] += seen
             if wrong:
                 self._report("label-dangling", p, f"{wrong} in set {number}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from delaybox.store import label_lists, labels
+from delaybox.store import label_index, label_lists
 from delaybox.store.label_entries import MARK, number_of
 from delaybox.store.loader import ScriptCall
 from delaybox.store.record import Record, UnreadableRecord, read, read_dead
@@ -25,7 +25,7 @@ class Listed:
 
     async def begin(self, partition: int) -> int:
         """Reads the lists of a partition; how many entries there are. StoreUnavailable."""
-        (self._names,) = await labels.complete(self._store, [partition])
+        (self._names,) = await label_index.complete(self._store, [partition])
         self._partition, self._known = partition, label_lists.Known()
         async for _ in self._known.read(self._store, partition):
             pass
@@ -35,7 +35,7 @@ class Listed:
         """The ids of those that are not in the index, though it is complete. StoreUnavailable."""
         if not self._names:
             return []
-        found = await labels.lacking(self._store, self._partition, records, self._names, self._known)
+        found = await label_index.lacking(self._store, self._partition, records, self._names, self._known)
         return [one[:-MARK] for one in found if await self._really(one)]
 
     async def _really(self, entry: bytes) -> bool:
@@ -55,7 +55,7 @@ class Listed:
                 return False
         except UnreadableRecord:
             return False
-        if entry not in await labels.lacking(store, p, [record], self._names, label_lists.Known()):
+        if entry not in await label_index.lacking(store, p, [record], self._names, label_lists.Known()):
             return False
         if self._repair:
             await label_lists.enter(store, p, [entry])

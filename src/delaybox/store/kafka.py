@@ -13,7 +13,7 @@ from delaybox.core import ids
 from delaybox.core.partition import of_key
 from delaybox.store import keys
 from delaybox.store.label_entries import new_entries
-from delaybox.store.labels import IndexedLabels
+from delaybox.store.label_index import IndexedLabels
 from delaybox.store.loader import ScriptCall
 from delaybox.store.record import FRESH_EXT, STUB_OVER, Draft, encoded_head
 from delaybox.store.replies import Stored

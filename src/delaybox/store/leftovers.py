@@ -123,5 +123,5 @@ async def promote(store: Store, partition: int, *, late_ms: int, letter: str = T
     """Makes up to MAX_ITEMS WORKER tasks of 64 lanes ready that are late by this much, and calls members for them.
     ``letter``: of the type, where it is HTTP tasks."""
     args = (late_ms, MAX_ITEMS, store.bucket_ms, letter)
-    now_ms, moved, first, _ = await store.runner.run(ScriptCall("promote", store.tags[partition], args))
+    now_ms, moved, first, _ = await store.runner.run(ScriptCall("leftovers", store.tags[partition], args))
     return Promoted(moved, first, more=moved > 0 and 0 <= first <= now_ms - late_ms)

@@ -28,7 +28,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from delaybox.core.errors import DelayBoxError, PartAway, StoreFull, StoreLost, StoreRefused, StoreUnavailable
-from delaybox.store.confirm import CONFIRMED
+from delaybox.store.durability_waits import CONFIRMED
 from delaybox.store.roundtrips import NotSent
 
 _INCLUDE = "--@include "

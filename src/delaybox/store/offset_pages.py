@@ -12,10 +12,10 @@ from delaybox.core.errors import InvalidTask
 from delaybox.core.partition import of_id
 from delaybox.core.task import TaskView
 from delaybox.store import buckets, keys
-from delaybox.store.pages import horizons
 from delaybox.store.record import Record, UnreadableRecord, of_hint, read
 from delaybox.store.scanning import fields, hscan
 from delaybox.store.store import Store
+from delaybox.store.task_lists import horizons
 from delaybox.store.views import of_record, pending_state
 
 _Entry = tuple[int, bytes, Record]

@@ -22,8 +22,8 @@ from delaybox.store import roundtrips
 from delaybox.store.address import ServerSettings
 from delaybox.store.cluster import ServerCluster
 from delaybox.store.cluster_subscription import Spread
-from delaybox.store.confirm import Confirmation
 from delaybox.store.connect import close_client, make_client
+from delaybox.store.durability_waits import Confirmation
 from delaybox.store.loader import translate
 from delaybox.store.primaries import Primary
 from delaybox.store.probe import ServerFeatures, ServerReport, clock_offset_ms, probe, probe_cluster, report

@@ -14,7 +14,7 @@ from delaybox.core.limits import BY_SERVER, KEY_KEEP_MS, MAX_PARTITIONS
 from delaybox.core.partition import Shape, chosen, of_key
 from delaybox.store import keys
 from delaybox.store.batches import answers, by_bytes, schedule_args
-from delaybox.store.durability import confirmed_of
+from delaybox.store.durability_check import confirmed_of
 from delaybox.store.event_writer import EventWriter
 from delaybox.store.identity import open_store
 from delaybox.store.loader import REPEATED_WITHIN_MS, Observer, ScriptCall, ScriptRunner

@@ -22,6 +22,7 @@ from delaybox.worker.attempt import TaskRun
 from delaybox.worker.context import running
 from delaybox.worker.crew import Crew
 from delaybox.worker.functions import FunctionKind
+from delaybox.worker.timeouts import STOP_S
 
 log = logging.getLogger("delaybox.worker")
 
@@ -29,8 +30,6 @@ TURN_S: Final = 0.005
 """How long coroutines that do not wait may keep the loop before other work gets its turn."""
 BLOCKED_S: Final = 1.0
 """A coroutine that keeps the loop this long without waiting is logged, because heartbeats stop meanwhile."""
-STOP_S: Final = 5.0
-"""A run that was asked to stop and has not stopped within this time counts as going on."""
 
 
 class _Rest:
@@ -153,7 +152,7 @@ class Coroutines(Crew):
         if run.over is not None or run.settled:
             # The coroutine asked for its own stop, in its first step.
             self._interrupt(run)
-        self._limit(run, self._out_of_time, timeout_ms=run.timeout_ms)
+        self.limit(run, self.stop_coroutine, timeout_ms=run.timeout_ms)
         since = time.monotonic()
         if since - run.began > BLOCKED_S:
             self._blocked(run, since - run.began)
@@ -163,10 +162,6 @@ class Coroutines(Crew):
             run.conclude(failures.failure(error))
         finally:
             self._left(run)
-
-    def _out_of_time(self, run: TaskRun) -> None:
-        run.timer = asyncio.get_running_loop().call_later(STOP_S, self.overran, run)
-        self.end_early(run, failures.timed_out(run.timeout_ms))
 
     def _interrupt(self, run: TaskRun) -> None:
         if run.task is not None:

@@ -165,7 +165,7 @@ class Processes(Crew):
             )
         )
         if first:
-            self._limit(run, self._import_hangs, timeout_ms=IMPORT_MS)
+            self.limit(run, self._import_hangs, timeout_ms=IMPORT_MS)
         else:
             self._begun(process, run)
 
@@ -177,15 +177,11 @@ class Processes(Crew):
             run.timer = None
         run.began = time.monotonic()
         if run.over is None:
-            self._limit(run, self._out_of_time, timeout_ms=run.timeout_ms)
+            self.limit(run, self.kill_process, timeout_ms=run.timeout_ms)
 
     def _import_hangs(self, run: TaskRun) -> None:
         run.timer = None
         self.end_early(run, failures.failed(f"its module was not imported within {IMPORT_MS / 1000:g} s"))
-
-    def _out_of_time(self, run: TaskRun) -> None:
-        run.timer = None
-        self.end_early(run, failures.timed_out(run.timeout_ms))
 
     def _launch(self, count: int) -> None:
         for _ in range(count):

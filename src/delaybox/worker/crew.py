@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
@@ -18,6 +18,7 @@ from delaybox.worker.parted import Parted, Reports
 from delaybox.worker.session import NodeSession, Received
 from delaybox.worker.slots import Slots
 from delaybox.worker.strays import Stray, Strays
+from delaybox.worker.timeouts import TimeLimits
 
 log = logging.getLogger("delaybox.worker")
 
@@ -36,7 +37,7 @@ class TaskSession(Reports, Protocol):
         """A task that cannot be run here is handed back; it was never held."""
 
 
-class Crew(ABC):
+class Crew(TimeLimits):
     """Runs functions of one kind in ``slots.size`` places.
 
     ``freed`` is called when a place came free that another session may use.
@@ -63,10 +64,10 @@ class Crew(ABC):
         """Tasks that have not begun, though there is a place for each."""
         return 0
 
-    async def start(self) -> None:  # noqa: B027 - most have nothing to do
+    async def start(self) -> None:
         """Returns when it can take tasks."""
 
-    async def stop(self) -> None:  # noqa: B027 - as above
+    async def stop(self) -> None:
         """Ends whatever is left, at once. Twice is harmless."""
 
     def handle(self, session: NodeSession[TaskRun], received: Received[TaskRun]) -> None:
@@ -124,29 +125,12 @@ class Crew(ABC):
     def lose(self, run: TaskRun) -> None:
         """Others have the task: asks the run to stop. Its place is free when it has."""
         if run.lose():
-            self._linger(run)
+            self.linger(run)
             run.signal.set(LOST)
             self._interrupt(run)
 
-    def overran(self, run: TaskRun) -> None:
-        """The run's time is over. The attempt fails now, even if the code goes on; the place is free when the code
-        ends."""
-        verdict = failures.timed_out(run.timeout_ms)
-        if run.fail(verdict):
-            self._linger(run)
-            self.common.stats.overran += 1
-            logs.about(
-                log,
-                logging.WARNING,
-                run.assignment,
-                "task %s (%s) %s and goes on running: it keeps its place until it ends",
-                run.assignment.id,
-                run.function.name,
-                verdict.reason,
-            )
-            run.signal.set(verdict.reason)
-
-    def _linger(self, run: TaskRun) -> None:
+    def linger(self, run: TaskRun) -> None:
+        """The run's end is reported, and its code goes on."""
         if run not in self._lingering:
             self._lingering.add(run)
             self.slots.lingering += 1
@@ -170,7 +154,7 @@ class Crew(ABC):
             stray = Stray(one, max_output=session.max_output, giver=session if there else None)
             if stray.running:
                 one.run.session = stray
-                self._linger(one.run)
+                self.linger(one.run)
             strays.append(stray)
         if strays:
             session.away += len(strays) if there else 0
@@ -237,7 +221,3 @@ class Crew(ABC):
         """Calls ``freed`` if a place may have come free that another session waits for."""
         if self.slots.short:
             self.freed()
-
-    def _limit(self, run: TaskRun, over: Callable[[TaskRun], None], *, timeout_ms: int) -> None:
-        if timeout_ms:
-            run.timer = asyncio.get_running_loop().call_later(timeout_ms / 1000, over, run)

@@ -18,7 +18,7 @@ from delaybox.otel.environment import follow_program
 from delaybox.wire.gen import worker_pb2 as pb
 from delaybox.worker import forks, pulse, pushing
 from delaybox.worker.attempt import HAND_BACK, Common, Stats, TaskRun
-from delaybox.worker.coroutines import STOP_S, Coroutines
+from delaybox.worker.coroutines import Coroutines
 from delaybox.worker.cpu_processes import Processes
 from delaybox.worker.crew import Crew
 from delaybox.worker.figures import Figures, Places, State
@@ -27,6 +27,7 @@ from delaybox.worker.line import GOODBYE_S, Again, WorkerLine
 from delaybox.worker.sizes import Sizes
 from delaybox.worker.task_sources import Line, WorkerTarget
 from delaybox.worker.threads import Threads
+from delaybox.worker.timeouts import STOP_S
 
 log = logging.getLogger("delaybox.worker")
 

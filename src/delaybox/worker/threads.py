@@ -57,7 +57,7 @@ class Threads(Crew):
                 thread.start()
             run.began = time.monotonic()
             _ = run.signal  # made now, because later both threads could make it at once
-            self._limit(run, self.overran, timeout_ms=run.timeout_ms)
+            self.limit(run, self.overran, timeout_ms=run.timeout_ms)
             self._jobs.put(run)
 
     def _interrupt(self, run: TaskRun) -> None:

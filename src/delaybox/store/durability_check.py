@@ -11,7 +11,7 @@ from redis.exceptions import RedisError
 
 from delaybox.core.durability import Durability, DurabilityMode
 from delaybox.core.errors import StoreRefused, Unconfirmed
-from delaybox.store.confirm import Confirmation
+from delaybox.store.durability_waits import Confirmation
 from delaybox.store.loader import translate
 from delaybox.store.probe import ServerReport
 from delaybox.store.servers import Send, Servers

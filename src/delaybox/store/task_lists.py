@@ -20,7 +20,7 @@ from delaybox.core.lane import split
 from delaybox.core.partition import of_id
 from delaybox.core.query import Page, TaskQuery
 from delaybox.core.task import TaskState, TaskView
-from delaybox.store import buckets, groups, keys, labels
+from delaybox.store import buckets, groups, keys, label_index
 from delaybox.store.page_cursors import bad, decode, encode, place_in
 from delaybox.store.record import Record, UnreadableRecord, read, read_dead, split_result
 from delaybox.store.scanning import fields, hscan
@@ -62,13 +62,13 @@ async def page(store: Store, wanted: TaskQuery, *, cursor: str, limit: int, in_t
     ``in_time_s``: it ends with a cursor after about this time (0: never for its time), for those who wait for a page.
     """
     phases = _OF_STATE[wanted.state]
-    indexed = labels.asked(wanted)
+    indexed = label_index.asked(wanted)
     scanned = bool(indexed) and not wanted.group
     if wanted.group and phases and phases[0] in ("running", "waiting"):
         phases = ("group",)
     elif indexed and phases and phases[0] in ("running", "waiting"):
         # A list goes on as it began, whatever became of the index.
-        by_index = decode(cursor)[0] == "label" if cursor else bool(await labels.usable(store, indexed))
+        by_index = decode(cursor)[0] == "label" if cursor else bool(await label_index.usable(store, indexed))
         phases, scanned = (("label",), False) if by_index else (phases, True)
     phase, place = decode(cursor) if cursor else ("", [])
     if phase:
@@ -253,8 +253,8 @@ async def group_chunks(store: Store, wanted: TaskQuery, cursor: str = "") -> Asy
 
 
 async def _labelled(store: Store, wanted: TaskQuery, place: list[Any], limit: int) -> AsyncIterator[_Found]:
-    indexed = labels.asked(wanted)
-    name, p, after = place or (await labels.usable(store, indexed) or min(indexed), 0, "")
+    indexed = label_index.asked(wanted)
+    name, p, after = place or (await label_index.usable(store, indexed) or min(indexed), 0, "")
     now = await store.ping()
     async for members in _with_label(store, wanted, name, p, bytes.fromhex(after)):
         for record, leased in members:
@@ -268,7 +268,7 @@ async def _with_label(
     store: Store, wanted: TaskQuery, name: str, start: int = 0, after: bytes = b""
 ) -> AsyncIterator[list[groups.GroupedTask]]:
     """The tasks that seem to have one of the labels, some hundreds at a time, by partition and id."""
-    async for found in labels.candidates(store, name, labels.asked(wanted)[name], start):
+    async for found in label_index.candidates(store, name, label_index.asked(wanted)[name], start):
         left = [one for one in found if one > (start, after)]
         for at in range(0, len(left), _AT_ONCE):
             yield await groups.read_members(store, [task_id for _, task_id in left[at : at + _AT_ONCE]])
@@ -277,7 +277,7 @@ async def _with_label(
 async def label_chunks(store: Store, wanted: TaskQuery, name: str, cursor: str = "") -> AsyncIterator[Chunk]:
     """As `waiting_chunks`, by the index of one label."""
     begun, p, after = place_in(cursor, "label") or (name, 0, "")
-    if begun != name or name not in labels.asked(wanted):
+    if begun != name or name not in label_index.asked(wanted):
         raise bad(cursor)
     now = await store.ping()
     place = [name, p, after]

@@ -14,8 +14,8 @@ import gc, json, sys
 sys.orig_argv = ["python", "-P", "-m", "delaybox.roles.{kind}"]
 import delaybox.roles.{kind}
 before = gc.isenabled(), [name for name in sys.modules if name.startswith("opentelemetry.sdk.metrics.")]
-from delaybox.processes import start
-start.settled()
+from delaybox.processes import lean_imports
+lean_imports.settled()
 import opentelemetry.sdk.metrics.export
 print(json.dumps([*before, gc.isenabled()]))
 """

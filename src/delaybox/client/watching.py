@@ -1,29 +1,14 @@
-"""Calls over many tasks that are there already: listing them, watching them, waiting for results."""
+"""Watches tasks until they have ended, over as many streams as that takes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable
 from typing import Any, Final
 
-from delaybox.client import calls
-from delaybox.client.errors import (
-    CallTimeout,
-    Failure,
-    NotFinished,
-    ResultGone,
-    TaskCancelled,
-    TaskFailed,
-    Unreachable,
-)
-from delaybox.client.models import STATES, EndedTask, Task, TaskState
-from delaybox.client.new_tasks import filter_of, history_of
+from delaybox.client.errors import CallTimeout, Failure, Unreachable
+from delaybox.client.models import STATES
 from delaybox.client.retries import ClientSession, Repeating, Tries
-from delaybox.client.steps import Drop, Emit, OpenStream, Pause, Receive, Steps, feed
-from delaybox.core.errors import DelayBoxError, InvalidTask
-from delaybox.core.limits import MAX_PAGE
-from delaybox.core.words import show
-from delaybox.wire.call import Codecs
+from delaybox.client.steps import Drop, Emit, OpenStream, Pause, Receive, Steps
 from delaybox.wire.gen import scheduler_pb2 as pb
 
 _WATCH_S: Final = 60.0
@@ -34,56 +19,6 @@ _SHORT_S: Final = 1.0
 """Least time for one look, because a shorter one may be over before a node is reached."""
 _LOOK_S: Final = 5.0
 """How long a look may take even if the caller wants to wait less."""
-
-
-def listed(session: ClientSession, method: str, wanted: Mapping[str, Any], limit: int | None) -> Steps[None]:
-    """Emits the tasks that match, ``limit`` at most; goes on elsewhere where a node was lost."""
-    request = pb.ListRequest(filter=filter_of(wanted))
-    left = _checked(limit)
-    while left is None or left > 0:
-        tries = Tries(session, Repeating.READ)
-        which = tries.pick()
-        request.limit = MAX_PAGE if left is None else min(left, MAX_PAGE)
-        stream = yield OpenStream(which, method, request, tries.attempt_s())
-        while (page := (yield Receive(stream))) is not None:
-            if isinstance(page, Failure):
-                yield Pause(tries.pause_after(page, which))
-                which = tries.pick()
-                stream = yield OpenStream(which, method, request, tries.attempt_s())
-                continue
-            tries.went_on()
-            request.cursor = page.cursor
-            tasks = [Task.of(task) for task in page.tasks]
-            if left is not None:
-                tasks = tasks[:left]
-                left -= len(tasks)
-                request.limit = max(min(left, MAX_PAGE), 1)
-            yield Emit(tasks)
-        session.endpoints.worked(which)
-        if not request.cursor:
-            return
-
-
-def _checked(limit: object) -> int | None:
-    if limit is None or (isinstance(limit, int) and not isinstance(limit, bool) and limit >= 0):
-        return limit
-    raise InvalidTask("limit", f"limit {show(limit)} is no number of tasks; give 0 or more, or leave it out for all")
-
-
-def ended(session: ClientSession, wanted: Mapping[str, Any], limit: int | None) -> Steps[None]:
-    """Emits how the tasks that match ended, the newest end first, ``limit`` at most."""
-    request = history_of(wanted)
-    left = _checked(limit)
-    while left is None or left > 0:
-        request.limit = MAX_PAGE if left is None else min(left, MAX_PAGE)
-        page = yield from session.unary(calls.history(request))
-        if left is not None:
-            left -= len(page.tasks)
-        if page.tasks:
-            yield Emit([EndedTask.of(one) for one in page.tasks])
-        request.cursor = page.cursor
-        if not request.cursor:
-            return
 
 
 class Watching:
@@ -184,44 +119,3 @@ def id_of_key(session: ClientSession, key: str) -> Steps[str]:
         if answer is None:
             answer = Failure(Unreachable(f"{session.endpoints.names[which]} ended the watch"), "UNAVAILABLE")
         yield Pause(tries.pause_after(answer, which))
-
-
-def result(session: ClientSession, task_id: str, *, limit_s: float | None, codecs: Codecs) -> Steps[Any]:
-    """What the task's function returned. TaskFailed, TaskCancelled, ResultGone, NotFinished, NotDecodable."""
-    found: list[pb.TaskEvent] = []
-    yield from feed(watched(session, [task_id], ends_only=True, limit_s=limit_s), found.extend)
-    for event in found:
-        if STATES[event.state].is_end:
-            return returned(event, codecs)
-    within = f" within {limit_s:g} s" if limit_s else " yet"
-    raise NotFinished(f"task {task_id} has not finished{within}; it goes on all the same")
-
-
-def returned(event: pb.TaskEvent, codecs: Codecs) -> Any:
-    """The result of a finished task, or the error why there is none. As `result`."""
-    match STATES[event.state]:
-        case TaskState.SUCCEEDED if event.HasField("result"):
-            left = event.result
-            # A command's output has no content type.
-            return left.output if left.HasField("exit_code") else codecs.returned(left.output, left.content_type)
-        case TaskState.FAILED:
-            raise TaskFailed(event.id, event.reason or event.result.reason, event.result.output)
-        case TaskState.CANCELLED:
-            raise TaskCancelled(event.id)
-        case _:
-            raise ResultGone(event.id)
-
-
-@dataclass(frozen=True, slots=True)
-class Broken:
-    """Wraps an error that is an outcome, because a function's value could be an exception object as well."""
-
-    error: Exception
-
-
-def value_of(event: pb.TaskEvent, codecs: Codecs) -> Any:
-    """As `returned`, with what it raises as a Broken."""
-    try:
-        return returned(event, codecs)
-    except DelayBoxError as error:
-        return Broken(error)
