@@ -1,4 +1,4 @@
-"""When a failed delivery is tried again. Pure: the random draw is an argument."""
+"""Whether and when a failed delivery is tried again. Pure: the random draw is an argument."""
 
 from __future__ import annotations
 
@@ -23,6 +23,10 @@ class RetryPolicy:
     factor: float = 2.0
     max_ms: int = 3_600_000
     jitter: float = 1.0
+
+    def again(self, attempt: int) -> bool:
+        """Whether a further attempt follows failed attempt number ``attempt`` (1 is the first)."""
+        return attempt < self.max_attempts
 
     def delay_ms(self, attempt: int, draw: float) -> int:
         """Milliseconds to wait after failed attempt number ``attempt`` (1 is the first); ``draw`` in [0, 1)."""

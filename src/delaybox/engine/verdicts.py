@@ -39,7 +39,7 @@ class Verdicts:
         policy = self._policy(d, asked, outcome)
         attempt = d.attempt + 1
         delay = None
-        if outcome.retryable and attempt < policy.max_attempts:
+        if outcome.retryable and policy.again(attempt):
             # The random draw only spreads retries, so it need not be a secure one.
             delay = policy.delay_ms(attempt, random.random()) if outcome.delay_ms is None else outcome.delay_ms
         if outcome.result is None:

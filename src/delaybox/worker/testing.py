@@ -222,7 +222,7 @@ class Inline:
             task.snoozed_at_ms = self.now_ms if task.snoozed_at_ms is None else task.snoozed_at_ms
             over = self.now_ms + wait_ms > task.snoozed_at_ms + (message.max_snooze_ms or DEFAULT_SNOOZE_MS)
         else:
-            over = report.final or charged >= rules.max_attempts
+            over = report.final or not rules.again(charged)
         if over:
             task.state = TaskState.FAILED
             return
