@@ -68,16 +68,22 @@ def test_what_most_calls_do_not_need_is_not_sent_for_them(name: str) -> None:
     """What is compiled the server's collector visits again and again, and to make the functions of an included file
     takes longer than what is done for a lone task."""
     usual, mark, rest = text(name).partition("\n--@rest\n")
-    for one in ("fair", "permits", "place"):
+    for one in ("fair", "limits", "place"):
         assert mark and f"lib/{one}.lua" in rest and f"lib/{one}.lua" not in usual
     assert len(load(name, usual=True).source) < len(load(name).source) / 2
     assert load(name, usual=True).source.endswith("\nreturn 'WHOLE'\n") and "'WHOLE'" not in load(name).source
 
 
+@pytest.mark.parametrize("name", [name for name in names() if "limits" in includes(name)])
+def test_what_only_claims_do_with_permits_is_made_for_claims_alone(name: str) -> None:
+    assert ("permits" in includes(name)) == (name == "claim")
+    assert ("stands_apart" in includes(name)) == (name in ("check", "index"))
+
+
 def test_plain_tasks_behind_the_horizon_are_looked_through_without_what_others_need() -> None:
     """The scrubber does this ten times a second, and claims wait meanwhile."""
     lines = text("index").splitlines()
-    first = min(lines.index(f"--@include lib/{one}.lua") for one in ("extension", "fair", "permits"))
+    first = min(lines.index(f"--@include lib/{one}.lua") for one in ("extension", "fair", "limits"))
     assert any(line.startswith("  return { cursor") for line in lines[:first])
 
 
@@ -114,7 +120,7 @@ def test_a_label_brings_none_of_what_other_extensions_need(name: str) -> None:
 @pytest.mark.parametrize("table", ["fair", "labels", "permits"])
 def test_a_table_makes_its_functions_when_one_is_used(table: str) -> None:
     """ADR 0070. What is indented by nothing stands outside, or within the function that makes the rest."""
-    file = {"labels": "extension"}.get(table, table)
+    file = {"labels": "extension", "permits": "limits"}.get(table, table)
     made = text(f"lib/{file}").split(f"setmetatable({table}, {{" if table != "permits" else "setmetatable({}, {", 1)
     assert len(made) == 2 and len(re.findall(r"^local function |^function ", made[1], re.MULTILINE)) >= 6
 

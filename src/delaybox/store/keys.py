@@ -81,7 +81,7 @@ def parked_lane(member: bytes) -> tuple[bytes, bool]:
 
 
 def permits(tag_: str) -> str:
-    """Hash: pool of permits -> what this partition may use of it (scripts/lib/permits.lua)."""
+    """Hash: pool of permits -> what this partition may use of it (scripts/lib/limits.lua)."""
     return f"{tag_}:permits"
 
 

@@ -13,7 +13,7 @@ from delaybox.core.shares import Waiting
 
 @dataclass
 class Permits:
-    """Of one pool, as lib/permits.lua keeps them. ``used``: until when each permit in use is used."""
+    """Of one pool, as lib/limits.lua keeps them. ``used``: until when each permit in use is used."""
 
     number: int
     budget: int = 0

@@ -57,7 +57,8 @@ end
 --@include lib/fair.lua
 --@include lib/pauses.lua
 --@include lib/turns.lua
---@include lib/permits.lua
+--@include lib/limits.lua
+--@include lib/lent.lua
 --@include lib/hint.lua
 --@include lib/place.lua
 --@include lib/forget.lua
@@ -92,7 +93,7 @@ part()
 if now then call_back(now, W, ARGV[4]) end
 if #lent > 0 then
   local once_ms = lease_length(ARGV[1], 15000)
-  for _, i in ipairs(lent) do permits().give_back(ids[i], records[i], now, once_ms) end
-  stale[#stale + 1] = permits().settle(now)
+  for _, i in ipairs(lent) do without_permit(ids[i], records[i], now, once_ms) end
+  stale[#stale + 1] = settle_permits(now)
 end
 return stale

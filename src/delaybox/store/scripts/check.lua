@@ -18,7 +18,8 @@
 --@include lib/pauses.lua
 --@include lib/turns.lua
 --@include lib/limit_keys.lua
---@include lib/permits.lua
+--@include lib/limits.lua
+--@include lib/stands_apart.lua
 local W, repair, idem_ttl = tonumber(ARGV[1]), ARGV[2] == '1', ARGV[3]
 local now = now_ms()
 local copying = string.find(redis.call('HGET', K_CLOCK, 'rules') or '', '~', 1, true) ~= nil
@@ -60,7 +61,7 @@ local function hinted(id, rec, flags, lane, at, due)
     for _, set in ipairs(active_sets(lane, critical)) do active = active and redis.call('ZSCORE', set, lane) end
     if active then return true end
   end
-  if is_steered() and (permits().stands_apart(id, rec, at, flags, lane) or permits().left_apart(id, flags, lane)) then return true end
+  if is_steered() and (stands_apart(id, rec, at, flags, lane) or left_apart(id, flags, lane)) then return true end
   -- By which key it stands apart is not known while rules are copied.
   if copying and redis.call('EXISTS', permits().APART) == 1 then return true end
   local home, n = math.floor(id_due(id) / W), math.floor(due / W)
@@ -132,11 +133,11 @@ local function judge(id, key, named_by, lids)
   local kind, flags, due, at
   if rec then kind, flags, due, at = rec_head(id, rec) end
   if kind == 'bad' then report('unreadable') end
-  if leased and kind == 'ok' and ext_get(rec, at, flags, permits().TAG)
+  if leased and kind == 'ok' and ext_get(rec, at, flags, EXT.PERMIT)
     and not redis.call('ZSCORE', permits().k_used('c' .. string.match(rec_lane(rec, at), '^.([^:]*)')), id) then
     report('permit-missing')
   end
-  for name in string.gmatch(leased and kind == 'ok' and ext_get(rec, at, flags, permits().TAG_KEYS) or '', '[^%z]+') do
+  for name in string.gmatch(leased and kind == 'ok' and ext_get(rec, at, flags, EXT.LIMIT_KEYS) or '', '[^%z]+') do
     if not redis.call('ZSCORE', permits().k_used('c' .. name), id) then report('permit-missing') end
   end
   local body = redis.call('EXISTS', k_body(id)) == 1

@@ -212,6 +212,7 @@ end
 --@include lib/pauses.lua
 --@include lib/turns.lua
 --@include lib/limit_keys.lua
+--@include lib/limits.lua
 --@include lib/permits.lua
 --@include lib/claim_order.lua
 --@include lib/waiting.lua
@@ -416,12 +417,12 @@ end
 end
 
 for _, g in ipairs(groups) do touched[#touched + 1] = g.key end
-for _, key in ipairs(permits.made and permits.touches() or {}) do touched[#touched + 1] = key end
+for _, key in ipairs(permits.using and permits.touches() or {}) do touched[#touched + 1] = key end
 err = guard(touched)
 if err then return whose.call_left(now) or err end
 
 -- 4. Destinations first, then sources, hints last (rule 1). Permits before all: one that is used for nothing comes back by itself.
-if permits.made then permits.write(permits.using, now) end
+if permits.using then permits.write(permits.using, now) end
 for _, i in ipairs(locks) do -- Its idempotency key is a lock for as long as it waits.
   local id, rec = leased[i - 1], leased[i]
   local _, flags, _, at = rec_head(id, rec)
@@ -465,13 +466,9 @@ for _, p in ipairs(pointers) do hint(p[1], p[2], p[3], p[4], W, c) end
 
 -- What is due and still in near: a guest left it to others, so it does not count; any other taker claims it next time.
 local due = ends.next_due(guest and '(' .. int(now) or from, #again.order == 0 and heads or {})
-if permits.made then
-  local head = redis.call('ZRANGE', permits().HELD, 0, 0, 'WITHSCORES')
-  local at = head[2] and tonumber(head[2]) or permits().FOREVER
-  if at < permits().FOREVER and (due < 0 or at < due) then due = at end
-  head = redis.call('ZRANGE', permits().HELD_KEYS, 0, 0, 'WITHSCORES')
-  at = head[2] and tonumber(head[2]) or permits().FOREVER
-  if at < permits().FOREVER and (due < 0 or at < due) then due = at end
+for _, key in ipairs(permits.using and { permits.HELD, permits.HELD_KEYS } or {}) do
+  local at = tonumber(redis.call('ZRANGE', key, 0, 0, 'WITHSCORES')[2] or '')
+  if at and at < permits.FOREVER and (due < 0 or at < due) then due = at end
 end
 ends.promise(due)
 -- Those who serve what became ready here look for it now: they do not wait for what is due to others.
@@ -496,4 +493,4 @@ for lane, count in pairs(by_lane) do
   lanes[#lanes + 1] = lane
   lanes[#lanes + 1] = count
 end
-return { now, due, leased, lateness, { without_listeners, dropped, #sour, trimmed, promoted, more and 1 or 0, pressed and 1 or 0, ends.clear and 1 or 0 }, lanes, permits.made and permits.waits() or {}, fired.named, whose.met }
+return { now, due, leased, lateness, { without_listeners, dropped, #sour, trimmed, promoted, more and 1 or 0, pressed and 1 or 0, ends.clear and 1 or 0 }, lanes, permits.using and permits.waits() or {}, fired.named, whose.met }

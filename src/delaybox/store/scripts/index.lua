@@ -78,7 +78,8 @@ end
 --@include lib/pauses.lua
 --@include lib/turns.lua
 --@include lib/limit_keys.lua
---@include lib/permits.lua
+--@include lib/limits.lua
+--@include lib/stands_apart.lua
 --@include lib/place.lua
 c = clock(now, fields)
 near, hints = gather(), 0
@@ -99,7 +100,7 @@ local function look(id, rec)
     local critical = flags % 4 == 0
     if due <= now and redis.call('ZSCORE', k_ready(lane, critical), id) then
       active[lane .. (critical and '!' or '')] = { lane, critical }
-    elseif not (due <= now and is_steered() and permits().stands_apart(id, rec, at, flags, lane)) then
+    elseif not (due <= now and is_steered() and stands_apart(id, rec, at, flags, lane)) then
       add2(near, K_NEAR[near_of(flags, lane)], due, id .. lane)
       hints = hints + 1
     end

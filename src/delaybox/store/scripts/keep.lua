@@ -8,11 +8,10 @@
 --@include lib/time.lua
 --@include lib/keys.lua
 --@include lib/record.lua
---@include lib/extension.lua
 --@include lib/guard.lua
 --@include lib/pauses.lua
 --@include lib/turns.lua
---@include lib/permits.lua
+--@include lib/limits.lua
 local now, keep_ms, had = now_ms(), tonumber(ARGV[1]), 0
 local keys = { K_CLOCK, permits().K, K_LIMITED, permits().HELD, permits().APART, permits().HELD_KEYS }
 for i = 2, #ARGV, 2 do keys[#keys + 1] = permits().k_used('c' .. ARGV[i]) end

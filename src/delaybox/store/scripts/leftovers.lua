@@ -14,7 +14,7 @@
 --@include lib/fair.lua
 --@include lib/pauses.lua
 --@include lib/turns.lua
---@include lib/permits.lua
+--@include lib/limits.lua
 --@include lib/served.lua
 --@include lib/claim_order.lua
 local now = now_ms()

@@ -16,12 +16,10 @@
 --@include lib/time.lua
 --@include lib/keys.lua
 --@include lib/record.lua
---@include lib/extension.lua
 --@include lib/guard.lua
---@include lib/gather.lua
 --@include lib/pauses.lua
 --@include lib/turns.lua
---@include lib/permits.lua
+--@include lib/limits.lua
 -- How long a cap counts. Whoever waits asks again earlier.
 local CAP_MS = 1000
 -- Critical tasks are ordered as if they had been due this much (ms) earlier.

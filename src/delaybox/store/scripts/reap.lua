@@ -101,7 +101,7 @@ end
 --@include lib/fair.lua
 --@include lib/pauses.lua
 --@include lib/turns.lua
---@include lib/permits.lua
+--@include lib/limits.lua
 --@include lib/lent.lua
 --@include lib/hint.lua
 --@include lib/place.lua

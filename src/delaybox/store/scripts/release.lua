@@ -71,7 +71,7 @@ if alone then return all_home(keep_due) end
 --@include lib/fair.lua
 --@include lib/pauses.lua
 --@include lib/turns.lua
---@include lib/permits.lua
+--@include lib/limits.lua
 --@include lib/lent.lua
 --@include lib/place.lua
 --@include lib/ended.lua

@@ -22,7 +22,7 @@
 --@include lib/hint.lua
 --@include lib/place.lua
 --@include lib/limit_keys.lua
---@include lib/permits.lua
+--@include lib/limits.lua
 --@include lib/apart.lua
 --@include lib/leased.lua
 --@include lib/find.lua

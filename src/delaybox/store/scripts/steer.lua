@@ -11,11 +11,10 @@
 --@include lib/time.lua
 --@include lib/keys.lua
 --@include lib/record.lua
---@include lib/extension.lua
 --@include lib/guard.lua
 --@include lib/pauses.lua
 --@include lib/turns.lua
---@include lib/permits.lua
+--@include lib/limits.lua
 local K_STEERED = T .. ':steered:groups'
 -- The copy of nodes of the previous version, which do not read ours: they keep it, and note in `ruled` how far.
 local FORMER = T .. ':steered'

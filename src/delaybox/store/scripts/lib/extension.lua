@@ -6,7 +6,7 @@
 --   5 empty: it is handed out at most once, acked before (engine/dispatcher.py); scripts need not know
 --   15 the group that the task belongs to (lib/keys.lua, K_GROUPS): entered before its record is written, left after it is gone
 --   16, 17 of a webhook: the task that is stored when it has ended well, or is a dead letter: its body without the payload
---   6 empty: it lies in a lease and has a permit of its queue's concurrency (lib/permits.lua)
+--   6 empty: it lies in a lease and has a permit of its queue's concurrency (lib/limits.lua)
 --   7 the limit keys, with NUL bytes between them, of whose concurrency it has a permit while it lies in a lease
 --   4 'p' or 'r': its idempotency key is a lock, which ends when the task is pending, or running, no more
 --   9 its fairness key; 10 that key's weight (text), where it is not 1; 11 how many places the task takes (u16), where it is not 1

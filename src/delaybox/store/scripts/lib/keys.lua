@@ -47,7 +47,7 @@ end
 local K_PARKED = T .. ':parked'
 -- State of fairness keys (lib/fair.lua).
 local K_FAIR = T .. ':fair'
--- Lanes of limited queues with ready work (lib/permits.lua, which spells the other keys of limits).
+-- Lanes of limited queues with ready work (lib/limits.lua, which spells the other keys of limits).
 local K_LIMITED = T .. ':limited'
 -- What clock() of lib/hint.lua knows: horizon, wake, wake:w, store, looked, steered, fair, wake:h.
 local function clock_fields()
