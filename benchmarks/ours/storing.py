@@ -172,4 +172,4 @@ async def at_once(server: BenchServer, *, rate: int, seconds: int, payload: byte
 
 def script_names() -> dict[str, str]:
     """SHA of each of the store's scripts and its name."""
-    return {loader.load(name, usual=usual).sha: name for name in loader.names() for usual in (True, False)}
+    return {loader.load(name, usual=usual).sha: name for name in loader.names() for usual in range(3)}

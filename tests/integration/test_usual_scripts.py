@@ -10,15 +10,22 @@ import pytest
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from delaybox.core import ids
+from delaybox.core.delivery import Delivery
+from delaybox.core.limit_keys import KeyLimit
+from delaybox.core.needs import WorkerNeeds
 from delaybox.core.queue import QueueRules
-from delaybox.core.task import NewTask, Priority, TaskType
+from delaybox.core.task import DeliveryMode, NewTask, Priority, TaskType, UniqueWhile
+from delaybox.core.webhook import Webhook
+from delaybox.engine.settler import as_needed
 from delaybox.service.rules import Rules
 from delaybox.store import keys
 from delaybox.store.loader import ScriptCall, ScriptRunner, load
-from delaybox.store.record import delivery_of, draft
+from delaybox.store.record import LABELS, delivery_of, draft, with_entry
 from delaybox.store.replies import Batch, Verdict
 from delaybox.store.settling import fail_calls, release_calls
 from delaybox.store.snooze import Snooze, snooze_calls
+from tests.integration.test_store_permits import Bench
+from tests.integration.test_store_permits import call as mail
 from tests.lab import CLOCK, Lab, leased
 
 LEASE = b"l" * 20
@@ -30,10 +37,13 @@ Send = Callable[[Sequence[tuple[Any, ...]]], Awaitable[list[Any]]]
 
 
 class Sent(ScriptRunner):
-    """Notes how often a script is sent, '+' behind a whole one. ``lose``: the answer to the next whole one is lost."""
+    """Notes how often a script is sent, '+' behind a whole one, '~' behind what also gives permits back. ``lose``: the
+    answer to the next whole one is lost."""
 
     def __init__(self, lab: Lab, script: str) -> None:
-        self._names = {load(script, CLOCK, usual=usual).sha: script + "+" * (not usual) for usual in (False, True)}
+        self._names = {
+            load(script, CLOCK, usual=part).sha: script + mark for part, mark in ((2, "~"), (0, "+"), (1, ""))
+        }
         self.names: list[str] = []
         self.lose = False
         self._genuine = lab.store.servers.send
@@ -81,6 +91,11 @@ async def end(lab: Lab, script: str, ids: list[bytes], *, told: bool = False) ->
     (call,) = ENDS[script](lab, ids)
     reply = await lab.store.runner.run(call._replace(whole=told))
     return [part for part in reply if isinstance(part, bytes)]
+
+
+def deliveries(flat: list[Any]) -> list[Delivery]:
+    """What a claim leased."""
+    return [delivery_of(i, raw, 0, LEASE, 0) for i, raw in zip(flat[::2], flat[1::2], strict=True)]
 
 
 async def content(lab: Lab) -> dict[bytes, Any]:
@@ -136,9 +151,78 @@ async def test_the_whole_is_sent_again_when_its_answer_is_lost(lab: Lab, script:
 async def test_a_delivery_says_whether_its_end_needs_the_whole(lab: Lab) -> None:
     """So what has a permit, a group or callbacks costs no second round trip."""
     await lab.add(*USUAL, EXTENDED, NewTask(type=TaskType.WORKER, name="f", group="g"))
+    found = deliveries((await lab.claim(LEASE)).leased)
+    assert sorted(d.extended for d in found) == [False, False, False, True, True]
+
+
+@pytest.mark.parametrize("by_key", [False, True])
+@pytest.mark.parametrize("script", ["ack", "complete"])
+async def test_what_has_permits_needs_no_more_than_gives_them_back(lab: Lab, script: str, by_key: bool) -> None:
+    """Whatever else it has that ends with its record: a key, a body, a fairness key, a cost."""
+    bench, sent = Bench(lab), Sent(lab, script)
+    if by_key:
+        await bench.set(keys=(KeyLimit(by="label:c", concurrency=4),))
+    else:
+        await bench.set(concurrency=4)
+    more: list[dict[str, Any]] = [
+        {"idempotency_key": "k"},
+        {"fairness_key": "f", "payload": bytes(2_000)},
+        {"needs": WorkerNeeds(cost=2)},
+    ]
+    await lab.add(*(mail(labels={"c": "x"}, **one) for one in (*more, {}, {})))
+    claimed = await lab.claim(LEASE, types="w")
+    assert not claimed.leased
+    await bench.dealer._settle({0: dict.fromkeys(p for n in claimed.waits for p in bench.dealer._pools(n))}, [])
+    claimed = await lab.claim(LEASE, types="w")
+    found = leased(claimed)
+    assert len(found) == 4 and all(record.permit for record in found.values())
+    (one,) = ENDS[script](lab, list(found))
+    (one,) = as_needed((one,), deliveries(claimed.leased))
+    assert await lab.store.runner.run(one) == []
+    assert sent.names == [f"{script}~"]
+    assert not await lab.names("used:*") and (await lab.store.counts())[0].in_flight == 0
+    assert await lab.ttl_of("k") and not await lab.names("body:*")
+    assert len(leased(await lab.claim(types="w"))) == 1, "what waited was let go"
+
+
+async def test_permits_of_what_is_handed_out_once_stay_for_a_while(lab: Lab) -> None:
+    bench, sent = Bench(lab), Sent(lab, "ack")
+    await bench.set(concurrency=1)
+    await lab.add(mail(delivery=DeliveryMode.AT_MOST_ONCE), mail())
+    await lab.claim(types="w")
+    await bench.settle()
+    claimed = await lab.claim(LEASE, types="w")
+    (call,) = as_needed(ack(lab, list(leased(claimed))), deliveries(claimed.leased))
+    await lab.store.runner.run(call)
+    ((_, until_ms),) = await lab.client.zrange(keys.used(lab.tag, b"cmail"), 0, -1, withscores=True)
+    assert sent.names == ["ack~"] and lab.now < until_ms < lab.now + 10**10
+    assert leased(await lab.claim(types="w")) == {}
+
+
+@pytest.mark.parametrize("told", [True, False])
+@pytest.mark.parametrize("why", ["a group", "a lock", "a callback", "sets of labels"])
+@pytest.mark.parametrize("script", ["ack", "complete"])
+async def test_what_stands_elsewhere_as_well_needs_the_whole(lab: Lab, script: str, why: str, told: bool) -> None:
+    kinds = {
+        "a group": NewTask(group="g"),
+        "a lock": NewTask(idempotency_key="k", unique_while=UniqueWhile.RUNNING),
+        "a callback": NewTask(type=TaskType.HTTP, webhook=Webhook("https://a.b", on_success="https://a.c")),
+        "sets of labels": NewTask(),
+    }
+    sent = Sent(lab, script)
+    (task_id,) = await lab.add(kinds[why])
+    if why == "sets of labels":
+        home = keys.bucket(lab.tag, lab.now // 1_000)
+        raw = await lab.client.hget(home, task_id)
+        await lab.client.hset(home, task_id, with_entry(raw, LABELS, b"\0\3mark"))
+        await lab.client.sadd(f"{lab.tag}:label:3", task_id + b"mark")
     flat = (await lab.claim(LEASE)).leased
-    deliveries = [delivery_of(i, raw, 0, LEASE, 0) for i, raw in zip(flat[::2], flat[1::2], strict=True)]
-    assert sorted(d.extended for d in deliveries) == [False, False, False, True, True]
+    (call,) = ENDS[script](lab, [task_id])
+    (best,) = as_needed((call,), deliveries(flat))
+    assert await lab.store.runner.run(best if told else call._replace(lent=True)) == []
+    assert sent.names == ([f"{script}+"] if told else [f"{script}~", f"{script}+"])
+    assert not await lab.names("groups") and not await lab.names("label:*") and await lab.ttl_of("k") == -2
+    assert len(leased(await lab.claim())) == (why == "a callback")
 
 
 async def test_a_look_that_reaps_nothing_needs_only_the_usual_part(lab: Lab) -> None:

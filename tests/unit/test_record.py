@@ -18,7 +18,15 @@ from delaybox.core.needs import WorkerNeeds
 from delaybox.core.retry import DEFAULT_RETRY, RetryPolicy
 from delaybox.core.task import DeliveryMode, NewTask, Priority, TaskType, UniqueWhile
 from delaybox.core.webhook import Webhook
-from delaybox.store.record import STUB_OVER, UnreadableRecord, delivery_of, draft, read, read_dead
+from delaybox.store.record import (
+    STUB_OVER,
+    UnreadableRecord,
+    delivery_of,
+    draft,
+    extension_entries,
+    read,
+    read_dead,
+)
 from delaybox.wire import body as wire_body
 from delaybox.wire import encoded
 
@@ -100,6 +108,7 @@ def test_the_delivery_of_a_leased_record_is_what_the_record_says(raw: bytes) -> 
         task_id=TASK_ID, partition=3, lease_id=b"lease", token=r.deliveries, attempt=r.attempt, losses=r.blamed,
         due_ms=r.due_ms, lane=r.lane, stub=r.stub, body=r.body, look=r.look, once=r.once, priority=r.priority,
         fired_ms=9, limit_keys=r.limit_keys, extended=bool(r.extension),
+        lent=bool(r.extension) and extension_entries(r.extension).keys().isdisjoint({4, 15, 16, 20}),
     )  # fmt: skip
 
 

@@ -74,6 +74,14 @@ def test_what_most_calls_do_not_need_is_not_sent_for_them(name: str) -> None:
     assert load(name, usual=True).source.endswith("\nreturn 'WHOLE'\n") and "'WHOLE'" not in load(name).source
 
 
+@pytest.mark.parametrize("name", ["ack", "complete"])
+def test_what_gives_a_permit_back_is_sent_without_what_even_fewer_need(name: str) -> None:
+    usual, lent, whole = (load(name, usual=part).source.removesuffix("return 'WHOLE'\n") for part in (1, 2, 0))
+    assert lent.startswith(usual) and whole.startswith(lent)
+    assert len(usual) < len(lent) / 2 and len(lent) < 0.7 * len(whole)
+    assert [load(one, usual=2) for one in ("fail", "claim")] == [load(one) for one in ("fail", "claim")]
+
+
 @pytest.mark.parametrize("name", [name for name in names() if "limits" in includes(name)])
 def test_what_only_claims_do_with_permits_is_made_for_claims_alone(name: str) -> None:
     assert ("permits" in includes(name)) == (name == "claim")

@@ -24,7 +24,8 @@ class Delivery(Struct, gc=False):
     ``trace``: the ``traceparent`` of this firing, where it is traced here. ``first_due_ms``: with ``look``, when it was
     due before it was put off without a charge (0: it was not). ``line``: how many runs its place carries out until it
     has ended, its own included: more than one where it was sent before a place was free. ``extended``: what ends it
-    may have more to do in the store than for most tasks (`ScriptCall.whole`).
+    may have more to do in the store than for most tasks; ``lent``: no more than to give permits back
+    (`ScriptCall.whole`, `ScriptCall.lent`).
     """
 
     task_id: bytes
@@ -46,6 +47,7 @@ class Delivery(Struct, gc=False):
     first_due_ms: int = 0
     line: int = 1
     extended: bool = False
+    lent: bool = False
 
     @property
     def id(self) -> str:

@@ -37,12 +37,13 @@ from delaybox.engine.kept_permits import KeptPermits
 from delaybox.engine.levels import Levels
 from delaybox.engine.options import EngineOptions
 from delaybox.engine.permit_dealer import PermitDealer
-from delaybox.engine.settler import Freed, Settler
+from delaybox.engine.settler import Freed, Settler, as_needed
 from delaybox.engine.stored import StoredEverywhere, StoreProgress
 from delaybox.engine.tally import Tally
 from delaybox.otel import tracing
 from delaybox.processes.logs import of_delivery
 from delaybox.service.recorder import Recorder
+from delaybox.store import settling
 from delaybox.store.record import UnreadableRecord, delivery_of
 from delaybox.store.store import Claimed, Store
 
@@ -405,7 +406,8 @@ class Dispatcher:
             return batch
         try:
             ids = [d.task_id for d in once]
-            refused = set(await self._store.ack(once[0].partition, once[0].lease_id, ids, whole=True))
+            (call,) = as_needed((self._store.ack_call(once[0].partition, once[0].lease_id, ids),), once)
+            refused = set(settling.acked(await self._store.runner.run(call))[0])
         except DelayBoxError as error:
             log.warning("%d tasks are not handed out: it is unknown whether they were acked: %s", len(once), error)
             refused = {d.task_id for d in once}

@@ -142,7 +142,7 @@ class Settler:
         groups, calls = self._ack_calls(acks)
         settlings = self._settlings(others) if others else []
         for s in settlings:
-            calls += [c._replace(whole=True) for c in s.calls] if any(d.extended for d, _ in s.items) else s.calls
+            calls += as_needed(s.calls, [d for d, _ in s.items])
         if not calls:
             return True
         replies = iter(await self._sent(calls))
@@ -168,8 +168,8 @@ class Settler:
             for at in range(0, len(ds), MAX_ITEMS):
                 group = ds[at : at + MAX_ITEMS]
                 groups.append(group)
-                whole = any(d.extended for d in group)
-                calls.append(self._store.ack_call(partition, lease_id, [d.task_id for d in group], whole=whole))
+                call = self._store.ack_call(partition, lease_id, [d.task_id for d in group])
+                calls += as_needed((call,), group)
         if calls:
             failpoints.hit("before_ack")
         return groups, calls
@@ -402,6 +402,15 @@ class Settler:
     def _report_dropped(self, dropped: int) -> None:
         if dropped:
             log.warning("%d of the oldest dead letters were dropped: the cap is %d", dropped, self._options.dead_cap)
+
+
+def as_needed(calls: Sequence[ScriptCall], deliveries: Sequence[Delivery]) -> Sequence[ScriptCall]:
+    """What ends these, each with as much of its script as they need."""
+    extended = [d for d in deliveries if d.extended]
+    if not extended:
+        return calls
+    whole = not all(d.lent for d in extended)
+    return [c._replace(whole=whole or c.whole, lent=True) for c in calls]
 
 
 def _without(group: list[Delivery], stale: Sequence[bytes]) -> Sequence[Delivery]:

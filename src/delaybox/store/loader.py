@@ -36,7 +36,8 @@ _CLOCK = _INCLUDE + "lib/time.lua"
 _REST, _END = "--@rest", "--@end"
 """Around what few calls of a script need; without an end it goes on to the last line. Without it, the script is one of
 its own, which answers most calls: the others it answers with `_WHOLE` in that place, before it has written anything,
-and the whole script is sent."""
+and the whole script is sent. What follows a second such line even fewer need: what stands above that is one more script
+of its own."""
 _WHOLE = b"WHOLE"
 _SHARDED = {
     "local NOTIFY = 'PUBLISH'": "local NOTIFY = 'SPUBLISH'",
@@ -71,16 +72,18 @@ class Script(NamedTuple):
 
 class ScriptCall(NamedTuple):
     """One run of a script on one partition. ``args`` are str, bytes, int or float. ``whole``: what it is about needs
-    the whole script (`load`); a caller that does not know leaves it out, which then costs one more round trip."""
+    the whole script (`load`); ``lent``: it needs what stands above the script's second mark, which gives permits of
+    limits back. A caller that does not know leaves both out, which then costs one more round trip."""
 
     script: str
     tag: str
     args: Sequence[Any]
     whole: bool = False
+    lent: bool = False
 
 
 @cache
-def load(name: str, clock: str | None = None, sharded: bool = False, usual: bool = False) -> Script:
+def load(name: str, clock: str | None = None, sharded: bool = False, usual: int = 0) -> Script:
     """The script ``scripts/<name>.lua`` with every ``--@include`` line replaced by that file, and comments left out.
 
     They are a third of the text, all of which the server hashes and reads before a script's first run. Their lines
@@ -88,16 +91,17 @@ def load(name: str, clock: str | None = None, sharded: bool = False, usual: bool
 
     ``clock``: Lua to stand in for lib/time.lua; tests move time with it instead of waiting. ``sharded``: for a cluster:
     messages on a partition's channels go to the subscribers at its own server alone, and slots may move. ``usual``:
-    only what most calls need, where the script says what that is by a line ``--@rest``: the server's Lua collector then
-    has less to visit (ADR 0075).
+    1: only what most calls need, where the script says what that is by a line ``--@rest``: the server's Lua collector
+    then has less to visit (ADR 0075). 2: the same up to a second such line, where there is one; 0: the whole.
     """
     folder = resources.files("delaybox.store.scripts")
     lines: list[str] = []
-    left_out = False
+    left_out, rests = False, 0
     for line in (folder / f"{name}.lua").read_text().splitlines():
         if line in (_REST, _END):
-            left_out = usual and line == _REST
-            lines += [f"return '{_WHOLE.decode()}'"] * left_out
+            before, rests = left_out, rests + (line == _REST)
+            left_out = line == _REST and 0 < usual <= rests
+            lines += [f"return '{_WHOLE.decode()}'"] * (left_out and not before)
         elif left_out:
             continue
         elif clock is not None and line == _CLOCK:
@@ -245,7 +249,7 @@ class ScriptRunner:
 
     def source(self, name: str) -> str:
         """A script as this runner sends it to answer most calls."""
-        return load(name, self._clock, self._sharded, usual=True).source
+        return load(name, self._clock, self._sharded, usual=1).source
 
     async def run(self, call: ScriptCall) -> Any:
         """The reply of one script; StoreUnavailable or StoreFull where the server failed.
@@ -296,7 +300,7 @@ class ScriptRunner:
 
     async def _round(self, calls: Sequence[ScriptCall]) -> list[Any]:
         started = time.perf_counter()
-        scripts = [load(call.script, self._clock, self._sharded, not call.whole) for call in calls]
+        scripts = [load(c.script, self._clock, self._sharded, 0 if c.whole else 1 + c.lent) for c in calls]
         waits = self._waits(calls)
         commands = [("EVALSHA", s.sha, 1, c.tag, *c.args) for s, c in zip(scripts, calls, strict=True)]
         replies = await self._send(commands, waits)

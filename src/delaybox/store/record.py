@@ -379,6 +379,7 @@ def delivery_of(task_id: bytes, raw: bytes, partition: int, lease_id: bytes, fir
     return Delivery(
         task_id, partition, lease_id, r.deliveries, r.attempt, r.blamed, r.due_ms, r.lane, r.stub, r.body, r.look,
         r.once, r.priority, fired_ms, r.limit_keys, first_due_ms=r.first_due_ms, extended=bool(r.extension),
+        lent=bool(r.extension) and extension_entries(r.extension).keys().isdisjoint((LOCK, GROUP, ON_SUCCESS, LABELS)),
     )  # fmt: skip
 
 

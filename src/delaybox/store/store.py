@@ -197,16 +197,16 @@ class Store:
         """Takes what is due: leased to the caller under ``lease_id``, or fired in place."""
         return read_claim(await self.runner.run(self.claim_call(partition, lease_id, limits)))
 
-    def ack_call(self, partition: int, lease_id: bytes, ids: Sequence[bytes], *, whole: bool = False) -> ScriptCall:
+    def ack_call(self, partition: int, lease_id: bytes, ids: Sequence[bytes]) -> ScriptCall:
         """Completion of at most MAX_ITEMS tasks of one lease; the reply is for `settling.acked`."""
         args = (lease_id, self.key_keep_ms, self.bucket_ms, self.wakes[partition], *ids)
-        return ScriptCall("ack", self.tags[partition], args, whole)
+        return ScriptCall("ack", self.tags[partition], args)
 
-    async def ack(self, partition: int, lease_id: bytes, ids: Sequence[bytes], *, whole: bool = False) -> list[bytes]:
+    async def ack(self, partition: int, lease_id: bytes, ids: Sequence[bytes]) -> list[bytes]:
         """Completes tasks of one lease; returns the ids that were not in it (stale)."""
         stale: list[bytes] = []
         for at in range(0, len(ids), MAX_ITEMS):
-            call = self.ack_call(partition, lease_id, ids[at : at + MAX_ITEMS], whole=whole)
+            call = self.ack_call(partition, lease_id, ids[at : at + MAX_ITEMS])
             stale += acked(await self.runner.run(call))[0]
         return stale
 

@@ -109,7 +109,7 @@ def mutate(changes: Mapping[str, Sequence[Sequence[str]]]) -> None:
     """Negative controls: replaces text in named scripts of this process. ValueError where the text is not there."""
     genuine = loader.load
 
-    def load(name: str, clock: str | None = None, sharded: bool = False, usual: bool = False) -> loader.Script:
+    def load(name: str, clock: str | None = None, sharded: bool = False, usual: int = 0) -> loader.Script:
         script = genuine(name, clock, sharded, usual)
         source = script.source
         for old, new in changes.get(name, ()):

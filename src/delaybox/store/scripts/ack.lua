@@ -53,18 +53,36 @@ end
 --@include lib/time.lua
 --@include lib/extension.lua
 --@include lib/lease.lua
---@include lib/gather.lua
---@include lib/fair.lua
 --@include lib/pauses.lua
 --@include lib/turns.lua
 --@include lib/limits.lua
 --@include lib/lent.lua
+--@include lib/ends_alone.lua
+local now, once_ms, alone = now_ms(), lease_length(ARGV[1], 15000), true
+for _, i in ipairs(special) do alone = alone and ends_alone(ids[i], records[i]) end
+-- Permits of these come back. Returns the reply.
+local function give_back()
+  for _, i in ipairs(special) do without_permit(ids[i], records[i], now, once_ms) end
+  stale[#stale + 1] = settle_permits(now)
+  return stale
+end
+if alone then
+  local clear = ending.of_plain(ids, records, special, touched, idem_ttl)
+  local err = guard(touched)
+  if err then return err end
+  clear()
+  leave()
+  return give_back()
+end
+--@rest
+--@include lib/gather.lua
+--@include lib/fair.lua
 --@include lib/hint.lua
 --@include lib/place.lua
 --@include lib/forget.lua
 --@include lib/finish.lua
 --@include lib/callback.lua
-local lent, ended = {}, {}
+local ended, W = {}, tonumber(ARGV[3])
 for _, i in ipairs(special) do
   local id, rec = ids[i], records[i]
   local kind, flags, _, at = rec_head(id, rec)
@@ -72,7 +90,6 @@ for _, i in ipairs(special) do
     local entries
     if is_keyed(flags) then touched[#touched + 1] = k_idem(rec_key(rec, at)) end
     if byte(rec, 1) >= FRESH_EXT then
-      if ext_get(rec, at, flags, EXT.PERMIT) or ext_get(rec, at, flags, EXT.LIMIT_KEYS) then lent[#lent + 1] = i end
       succeeded(id, rec, flags, at)
       entries = labels.of(id, rec, at, flags)
       labels.touch(entries, touched)
@@ -81,19 +98,11 @@ for _, i in ipairs(special) do
   end
 end
 touched[#touched + 1] = K_GROUPS
-local now, W = (#ending.calls > 0 or #lent > 0) and now_ms(), tonumber(ARGV[3])
-if now then
-  for _, key in ipairs({ callback_keys(now, W) }) do touched[#touched + 1] = key end
-end
+for _, key in ipairs(#ending.calls > 0 and { callback_keys(now, W) } or {}) do touched[#touched + 1] = key end
 local err = guard(touched)
 if err then return err end
 for _, s in ipairs(ended) do forget(s[1], s[2], s[3], s[4], idem_ttl, s[5]) end
 leave()
 part()
-if now then call_back(now, W, ARGV[4]) end
-if #lent > 0 then
-  local once_ms = lease_length(ARGV[1], 15000)
-  for _, i in ipairs(lent) do without_permit(ids[i], records[i], now, once_ms) end
-  stale[#stale + 1] = settle_permits(now)
-end
-return stale
+call_back(now, W, ARGV[4])
+return give_back()

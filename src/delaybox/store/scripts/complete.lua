@@ -50,12 +50,12 @@ local function leave()
   if redis.call('EXISTS', lease) == 0 then redis.call('ZREM', K_LEASES, lid) end
   redis.call('HDEL', K_LEASED, unpack(ended))
 end
--- touched: what is asked for first (rule 2). clear: what else is done for them.
-local function finish(touched, clear)
+-- touched: what is asked for first (rule 2). clear: what else is done for them. strip: makes of a record what is kept of it.
+local function finish(touched, clear, strip)
   for _, key in ipairs({ lease, K_LEASES, K_LEASED, K_RESULTS, K_RESULTS_AT }) do touched[#touched + 1] = key end
   local err = guard(touched)
   if err then return err end
-  for _, n in ipairs(mine) do keep(n, records[n]) end
+  for _, n in ipairs(mine) do keep(n, strip and strip(ids[n], records[n], now) or records[n]) end
   if clear then clear() end
   leave()
   announce(ended, ARGV[3], result)
@@ -72,12 +72,22 @@ if usual then
 end
 --@rest
 --@include lib/extension.lua
---@include lib/gather.lua
---@include lib/fair.lua
 --@include lib/pauses.lua
 --@include lib/turns.lua
 --@include lib/limits.lua
 --@include lib/lent.lua
+--@include lib/ends_alone.lua
+local alone = first == 7
+for _, n in ipairs(special) do alone = alone and ends_alone(ids[n], records[n]) end
+if alone then
+  local touched = {}
+  local reply = finish(touched, ending.of_plain(ids, records, special, touched, idem_ttl), without_permit)
+  if reply == stale then stale[#stale + 1] = settle_permits(now) end
+  return reply
+end
+--@rest
+--@include lib/gather.lua
+--@include lib/fair.lua
 --@include lib/hint.lua
 --@include lib/place.lua
 --@include lib/forget.lua

@@ -35,7 +35,7 @@ function ending.clear(id, rec, flags, at, idem_ttl, lock)
   end
   if is_stub(flags) then redis.call('UNLINK', k_body(id)) end
 end
--- The same for tasks without an extension: those of ids and records whose places are given. touched: gets the keys to be asked for first.
+-- The same for tasks that leave nothing else: those of ids and records whose places are given. touched: gets the keys to be asked for first.
 -- Returns what does it.
 function ending.of_plain(ids, records, places, touched, idem_ttl)
   local found = {}
