@@ -202,6 +202,10 @@ if (slots > 1 or channel ~= '') and most > 1 and (ARGV[15] == '' or ARGV[15] == 
   end
 end
 
+--@include lib/pauses.lua
+--@include lib/turns.lua
+--@include lib/limits.lua
+--@include lib/one_lane.lua
 --@include lib/extension.lua
 --@include lib/gather.lua
 --@include lib/fair.lua
@@ -209,10 +213,7 @@ end
 --@include lib/place.lua
 --@include lib/ended.lua
 --@include lib/forget.lua
---@include lib/pauses.lua
---@include lib/turns.lua
 --@include lib/limit_keys.lua
---@include lib/limits.lua
 --@include lib/permits.lua
 --@include lib/claim_order.lua
 --@include lib/waiting.lua
