@@ -5,16 +5,22 @@ from __future__ import annotations
 import grpc
 import pytest
 
-from delaybox.client.errors import failure_of
+from delaybox.client.errors import Unreachable, failure_of
 from delaybox.core.errors import Overloaded
 
 
 class Broken(grpc.RpcError):
-    def __init__(self, details: str, before: str = "connections to all backends failing; last error: ") -> None:
+    def __init__(
+        self,
+        details: str,
+        before: str = "connections to all backends failing; last error: ",
+        code: grpc.StatusCode = grpc.StatusCode.UNAVAILABLE,
+    ) -> None:
         self._details = before + details
+        self._code = code
 
     def code(self) -> grpc.StatusCode:
-        return grpc.StatusCode.UNAVAILABLE
+        return self._code
 
     def details(self) -> str:
         return self._details
@@ -46,3 +52,10 @@ def test_a_call_that_http_refused_is_known_not_to_be_done() -> None:
     failure = failure_of(Broken(words, before=""), "node-a:9088")
     assert failure.refused and isinstance(failure.error, Overloaded)
     assert str(failure.error).startswith("node-a:9088 ")
+
+
+def test_a_call_that_a_stopping_node_ended_may_be_sent_to_another() -> None:
+    """A client with keys on its tasks raised it, as if the node had refused the task."""
+    failure = failure_of(Broken("CANCELLED", before="", code=grpc.StatusCode.CANCELLED), "node-a:9088")
+    assert isinstance(failure.error, Unreachable) and failure.sent and not failure.refused
+    assert str(failure.error) == "node-a:9088 ended the call, because it is stopping"

@@ -107,6 +107,29 @@ def test_a_message_that_is_too_long_is_told_to_the_call_and_dropped(
     assert sum(int.from_bytes(payload, "big") for payload in given) == max(0, dropped)
 
 
+@settings(deadline=None)
+@given(sizes)
+def test_a_node_that_stops_refuses_new_streams_and_finishes_those_it_has(pieces: list[int]):
+    one, totals = traffic()
+    begun = PREFACE + frame(HEADERS, END_HEADERS, 1, b"h") + data(1, message(b"one"))
+    assert one.from_caller(begun) == begun
+    one.take_no_more()
+    later = frame(HEADERS, 0, 3, b"h") + frame(CONTINUATION, END_HEADERS, 3, b"i") + data(3, message(b"x" * 50))
+    rest = data(1, message(b"two")) + frame(PING, 0, 0, b"p" * 8)
+    sent = later + rest + frame(RST_STREAM, 0, 3, b"\0\0\0\0") + frame(DATA, END_STREAM, 1, b"")
+    assert b"".join(map(one.from_caller, cut(sent, pieces))) == rest + frame(DATA, END_STREAM, 1, b"")
+    head = frame(HEADERS, END_HEADERS | END_STREAM, 1, b"trailers")
+    # Frames of our own stand between those of the core.
+    own = one.from_core(head[:4])
+    assert own.endswith(head[:4])
+    refused, window = taken_apart(own[:-4])
+    assert refused == (RST_STREAM, 0, 3, b"\0\0\0\x07") and window == (WINDOW_UPDATE, 0, 0, b"\0\0\0\x37")
+    assert one.from_caller(frame(HEADERS, END_HEADERS, 5, b"j")) == one.give_back() == b""
+    assert one.from_core(head[4:]) == head[4:]
+    assert taken_apart(one.give_back()) == [(RST_STREAM, 0, 5, b"\0\0\0\x07")]
+    assert (one.open, one.held, totals.unfinished) == (0, 0, 0)
+
+
 def test_unfinished_messages_are_counted_and_old_ones_known():
     totals = Totals()
     clock = 5.0

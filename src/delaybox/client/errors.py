@@ -146,6 +146,9 @@ def failure_of(error: grpc.RpcError, where: str) -> Failure:
         return Failure(Unreachable(f"{where}: {details}{mend}"), status, sent=sent)
     if status == "DEADLINE_EXCEEDED":
         return Failure(CallTimeout(f"{where} did not answer in time{redis}"), status)
+    if status == "CANCELLED":
+        # Not by this program. gRPC ends calls so that come while their server stops, and those that outlast its grace.
+        return Failure(Unreachable(f"{where} ended the call, because it is stopping"), status)
     return Failure(Refused(status.lower(), f"{where}: {details or status}"), status, refused=status in REFUSALS)
 
 

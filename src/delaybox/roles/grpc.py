@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from typing import Protocol
 
 from google.protobuf.descriptor import ServiceDescriptor
@@ -71,9 +72,10 @@ async def serve(settings: GrpcSettings) -> int:
             trying = await late.start()
             child.ready(store_id=settings.store_id)
             await stopping.wait_or(trying)
-            front.refuse()
             health.stop()
-            ending = asyncio.create_task(server.stop(settings.grace_s))
+            until = time.monotonic() + settings.grace_s
+            await front.drain(lambda: guard.running)
+            ending = asyncio.create_task(server.stop(max(until - time.monotonic(), 0.0)))
             await asyncio.gather(*(part.stop() for part in parts))
             await ending
             await late.service.close()

@@ -25,6 +25,7 @@ comes."""
 _DATA, _HEADERS, _RST_STREAM, _WINDOW_UPDATE, _CONTINUATION = 0, 1, 3, 8, 9
 _END_STREAM, _END_HEADERS, _PADDED = 1, 4, 8
 _HEAD = 9
+_REFUSED_STREAM = (7).to_bytes(4, "big")
 _TOO_LONG, _BUSY = b"l", b"b"
 _SECRET = os.urandom(16)
 _MARK = len(_SECRET) + 5
@@ -81,6 +82,8 @@ class Traffic:
         self.frames = MOST_FRAMES
         """How many more calls may start (a large head counts as several); the bytes behind them wait."""
         self.waiting = False
+        self._taken: int | None = None
+        """The last stream that the core gets, once no more are taken."""
         self.greeted = False
         """Whether it began with HTTP/2's preface."""
         self.unfinished = 0
@@ -98,6 +101,18 @@ class Traffic:
         self._core_left = 0
         self._in_headers = False
         self._credit = 0
+        self._refusals = b""
+
+    @property
+    def open(self) -> int:
+        """How many streams are open."""
+        return len(self._streams)
+
+    def take_no_more(self) -> None:
+        """From now on streams that the caller opens are refused, unseen by the core: with REFUSED_STREAM, by which the
+        caller knows that nothing was done. The core itself, when it is stopped, would end them as cancelled."""
+        if self._taken is None:
+            self._taken = self._highest
 
     def oldest(self) -> float:
         """When the oldest unfinished message began; infinity where there is none."""
@@ -136,7 +151,8 @@ class Traffic:
                     self._tail = data[at:]
                     end = at
                     break
-                if self.frames <= 0 or (data[at + 3] == _HEADERS and len(self._streams) >= self.most_streams):
+                most = self.most_streams if self._taken is None else MOST_STREAMS
+                if self.frames <= 0 or (data[at + 3] == _HEADERS and len(self._streams) >= most):
                     self.waiting = True
                     self._tail = data[at:]
                     end = at
@@ -176,6 +192,8 @@ class Traffic:
         kind, flags = data[at + 3], data[at + 4]
         number = int.from_bytes(data[at + 5 : at + _HEAD], "big") & 0x7FFFFFFF
         self._stream, self._skip = None, False
+        if self._taken is not None and number > self._taken:
+            return self._refuse(kind, number, size)
         if kind == _DATA:
             stream = self._streams.get(number)
             if stream is None:
@@ -201,6 +219,17 @@ class Traffic:
         elif kind == _RST_STREAM:
             self._end(number)
         return None
+
+    def _refuse(self, kind: int, number: int, size: int) -> bytes:
+        """A frame of a stream that is not taken. The core could not read any head that comes after one that it did not
+        get, because each is compressed by those before it; it gets none from now on."""
+        if kind == _HEADERS and number > self._highest:
+            self._highest = number
+            self._refusals += _frame(_RST_STREAM, 0, number, _REFUSED_STREAM)
+        elif kind == _DATA:
+            self._credit += size
+        self._skip = True
+        return b""
 
     def _payload(self, s: _Stream, data: bytes, at: int, stop: int, start: int, out: list[bytes]) -> tuple[int, int]:
         """Handles part of a DATA frame. Returns how far it came, and from where bytes are still to be passed on."""
@@ -284,8 +313,8 @@ class Traffic:
             if len(self._core_head) == _HEAD:
                 self._core_frame(self._core_head)
                 self._core_head = b""
-        if self._credit > 0 and boundary >= 0:
-            return data[:boundary] + self._take_credit() + data[boundary:]
+        if (self._credit > 0 or self._refusals) and boundary >= 0:
+            return data[:boundary] + self._take_own() + data[boundary:]
         return data
 
     def _core_frame(self, head: bytes) -> None:
@@ -297,14 +326,17 @@ class Traffic:
             self._end(int.from_bytes(head[5:], "big") & 0x7FFFFFFF)
 
     def give_back(self) -> bytes:
-        """A frame of our own for the caller, to send between frames of the core; empty where there is none now."""
-        if self._credit <= 0 or self._core_left or self._core_head or self._in_headers:
+        """Frames of our own for the caller, to send between frames of the core; empty where there are none now."""
+        if self._core_left or self._core_head or self._in_headers:
             return b""
-        return self._take_credit()
+        return self._take_own()
 
-    def _take_credit(self) -> bytes:
-        credit, self._credit = self._credit, 0
-        return _frame(_WINDOW_UPDATE, 0, 0, credit.to_bytes(4, "big"))
+    def _take_own(self) -> bytes:
+        own, self._refusals = self._refusals, b""
+        if self._credit > 0:
+            own += _frame(_WINDOW_UPDATE, 0, 0, self._credit.to_bytes(4, "big"))
+            self._credit = 0
+        return own
 
 
 def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:

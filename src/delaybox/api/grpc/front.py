@@ -44,6 +44,7 @@ _LATER_S = 2.0
 _LOOK_S = 1.0
 _QUIET_S = 10.0
 _CONNECT_TRIES = 200
+_DRAIN_LOOKS, _DRAIN_LOOK_S = 50, 0.01
 
 
 class Front:
@@ -65,6 +66,7 @@ class Front:
         self._unknown: dict[_Caller, None] = {}
         self._by_name: dict[str, _Caller] = {}
         self._looking: asyncio.TimerHandle | None = None
+        self.ending = False
         self._closed: dict[str, int] = {}
         self._warned_at = 0.0
 
@@ -81,6 +83,18 @@ class Front:
         """Takes no more connections. Harmless when repeated."""
         if self._server is not None:
             self._server.close()
+
+    async def drain(self, running: Callable[[], int]) -> None:
+        """Takes no more connections and no more calls. Returns when the calls that the core got have begun, at the
+        latest after half a second. ``running``: how many have begun and not ended."""
+        self.refuse()
+        self.ending = True
+        for caller in (*self._known, *self._unknown):
+            caller.traffic.take_no_more()
+        for _ in range(_DRAIN_LOOKS):
+            if running() >= sum(caller.traffic.open for caller in (*self._known, *self._unknown)):
+                return
+            await asyncio.sleep(_DRAIN_LOOK_S)
 
     def stop(self) -> None:
         """Ends all connections. Harmless when repeated."""
@@ -163,6 +177,8 @@ class _Caller(asyncio.Protocol):
         self.traffic = Traffic(front.totals, front.limit, time.monotonic)
         self.traffic.most_streams = UNKNOWN_STREAMS
         self.traffic.frames = FIRST_FRAMES
+        if front.ending:
+            self.traffic.take_no_more()
         self.known = False
         self.name = ""
         self._transport: Any = None

@@ -58,6 +58,8 @@ class Guard:
         self._know = know
         self._held = 0
         self._calls = 0
+        self.running = 0
+        """Calls that have begun and not ended, admitted or not."""
         self._open: dict[str, dict[asyncio.Task[Any], None]] = {}
         self._open_count = 0
 
