@@ -35,6 +35,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2_grpc import (
     add_TraceServiceServicer_to_server,
 )
 
+from tests.ports import free_port
 from tests.waiting import until
 
 
@@ -140,14 +141,14 @@ class Pushed(MetricsServiceServicer):
 
 
 class Collector(TraceServiceServicer):
-    """``port`` 0: a free one."""
+    """``port``: its own, also while it is away."""
 
     def __init__(self) -> None:
         self.spans: list[Seen] = []
         self._lock = threading.Lock()
         self.metrics = Pushed()
         self.logs = Logs()
-        self.port = 0
+        self.port = free_port()
         self.paths: set[str] = set()
         self._server = self._listening()
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), self._over_http())

@@ -97,8 +97,13 @@ class Away:
 async def test_what_is_put_off_again_and_again_expires_all_the_same(client: Redis, prefix: str) -> None:
     store, target = await Store.open(Servers(client), prefix=prefix), Away()
     async with running(store, {TaskType.HTTP: target}, channel=""):
-        await Service(store).submit_many([NewTask(type=TaskType.HTTP, expire_after_ms=2_000)])
-        await until(lambda: _dead(store, 1))
+        # On a machine that stands still for a moment one may expire before it was put off twice.
+        for dead in range(1, 5):
+            target.came = 0
+            await Service(store).submit_many([NewTask(type=TaskType.HTTP, expire_after_ms=1_000)])
+            await until(lambda: _dead(store, dead))  # noqa: B023 - waited for at once
+            if target.came >= 2:
+                break
     assert target.came >= 2
     assert (await fsck(store)).problems == []
 

@@ -51,7 +51,7 @@ class Long:
 
 @contextlib.asynccontextmanager
 async def opened(server: RealServer, prefix: str) -> AsyncIterator[Store]:
-    client = make_client(server.settings, timeout_s=2.0)
+    client = make_client(server.settings, timeout_s=20.0)
     store = await Store.open(Servers(client), prefix=prefix, partitions=PARTITIONS)
     try:
         yield store

@@ -370,7 +370,8 @@ async def test_a_taken_port_says_how_to_mend(rest: Rest, start: Start):
         await start(host="192.0.2.1")
 
 
-async def test_stop_finishes_what_is_under_way(own: Rest):
+async def test_stop_finishes_what_is_under_way(start: Start):
+    own = await start(grace_s=60.0)
     reader, writer = await asyncio.open_connection("127.0.0.1", own.process.port)
     head = b"POST /task HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
     writer.write(head % len(FIRST_CURL) + FIRST_CURL[:20])

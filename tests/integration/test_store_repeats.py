@@ -76,7 +76,7 @@ async def test_an_answer_that_was_lost_is_asked_for_again(
 
 async def test_what_may_be_forgotten_is_not_sent_again(server: RealServer, client: Redis, prefix: str) -> None:
     """A process that was frozen for longer than the server remembers a command: its time-out is up when it wakes."""
-    async with through_proxy(server, prefix, timeout_s=1.5 * MEMORY_MS / 1000) as (store, proxy):
+    async with through_proxy(server, prefix, timeout_s=5 * MEMORY_MS / 1000) as (store, proxy):
         await add(store)
         proxy.plan = Plan(swallow=1.0, hang=True)
         answer = await add(store)

@@ -297,7 +297,7 @@ async def test_a_node_over_tls(server: RealServer, certificates: Certificates, p
             stderr=subprocess.PIPE,
             cwd=tmp_path,
         )
-        _, output = await asyncio.to_thread(wrong.communicate, timeout=30)
+        _, output = await asyncio.to_thread(wrong.communicate, timeout=PATIENCE_S)
         assert wrong.returncode == 3
         assert b"certificate is not trusted" in output
         assert b"Traceback" not in output

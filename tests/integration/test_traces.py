@@ -50,7 +50,8 @@ def on(server: RealServer, seen: Collector, tmp_path_factory: pytest.TempPathFac
     flags = ("--redis", server.url, "--set", f"storage.prefix=traces-{os.getpid()}", "--http-port", "0")
     allowed = ("--set", "webhooks.enabled=true", "--set", "webhooks.allow=127.0.0.1")
     more = ("--enable-shell", *allowed, "--set", "otel.logs=true")
-    folder, patience = tmp_path_factory.mktemp("node"), {"OTEL_EXPORTER_OTLP_TIMEOUT": "1"}
+    # Spans are dropped where the collector, which is in this process, does not take them in time.
+    folder, patience = tmp_path_factory.mktemp("node"), {"OTEL_EXPORTER_OTLP_TIMEOUT": "5"}
     with node(*flags, *more, "--set", f"otel.endpoint={seen.url}", folder=folder, environ=patience) as found:
         yield found
 

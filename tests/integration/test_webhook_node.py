@@ -339,7 +339,7 @@ def test_a_killed_node_loses_nothing(server: RealServer, on: Node, client: Clien
         await writer.drain()
 
     to.answers["/node-killed"] = hold
-    flags = (*_flags(server), "--set", "lease=1s", "--set", f"webhooks.perHost={AT_ONCE}")
+    flags = (*_flags(server), "--set", "lease=3s", "--set", f"webhooks.perHost={AT_ONCE}")
     with node(*flags, folder=tmp_path, environ={"DELAYBOX_WEBHOOKS_SECRET": SECRET}) as first:
         other = _pid(on)
         os.kill(other, signal.SIGSTOP)  # so that only the first one sends

@@ -163,7 +163,8 @@ async def test_hints_of_the_previous_version_are_found(client: Redis, prefix: st
         running(store, {TaskType.HTTP: sent}, node_id="m0", **SENDS) as engine,
     ):
         await shares(store, engine)
-        await Service(store).submit_many(hooks(1, delay_ms=300))
+        # So far ahead that it is moved before it is due.
+        await Service(store).submit_many(hooks(1, delay_ms=2_000))
         ours = keys.near(store.tags[0], 2, "h")
         ((member, due),) = await store.servers.ask("ZRANGE", ours, 0, -1, "WITHSCORES")
         # As it would have left it, with its message.
