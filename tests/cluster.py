@@ -153,14 +153,20 @@ class RealCluster:
         self.until(taken)
 
     def replica_of(self, primary: ClusterServer) -> ClusterServer:
-        """The replica that a primary has now."""
-        mine = primary.node_id
-        for server in self.servers:
-            for line in server.admin.execute_command("CLUSTER", "NODES").decode().splitlines():
-                words = line.split()
-                if "myself" in words[2] and words[3] == mine:
-                    return server
-        raise AssertionError("it has no replica")
+        """The replica that a primary has, once one says that it is."""
+        found: list[ClusterServer] = []
+
+        def known() -> bool:
+            mine = primary.node_id
+            for server in self.servers:
+                for line in server.admin.execute_command("CLUSTER", "NODES").decode().splitlines():
+                    words = line.split()
+                    if "myself" in words[2] and words[3] == mine:
+                        found.append(server)
+            return bool(found)
+
+        self.until(known)
+        return found[0]
 
     def move_slot(self, slot: int, source: ClusterServer, target: ClusterServer) -> Iterator[str]:
         """Moves a slot key by key, as `valkey-cli --cluster reshard` does; yields before each step."""

@@ -84,8 +84,9 @@ def test_a_collector_gets_what_is_shown(server: RealServer, tmp_path: Path) -> N
             assert on.call("POST", "/v1/tasks", {"type": "worker", "name": "nobody"})[0] == 201
             on.until(lambda: [p for p in pushed.points("delaybox_unserved_kinds") if p.as_double == 1])
             (healthy,) = pushed.points("delaybox_store_file_ok")
-            (offset,) = pushed.points("delaybox_clock_offset_seconds")
-            assert healthy.as_double == 1 and abs(offset.as_double) < 0.5, "one machine, one clock"
+            assert healthy.as_double == 1
+            # One machine, one clock; what stands still between two looks at it adds that to one push.
+            on.until(lambda: [p for p in pushed.points("delaybox_clock_offset_seconds") if abs(p.as_double) < 0.5])
             names = set(re.findall(r"^# TYPE (\S+)", shown, re.MULTILINE))
             assert pushed.latest.keys() <= names, "no other names than those of /metrics"
             assert pushed.resource["service.name"] == "delaybox"
@@ -126,9 +127,14 @@ async def test_a_workers_metrics_arrive_for_all_its_processes_and_to_the_end(yar
 
             await until(lambda: ended(seen) == many)
             (processes,) = seen.metrics.points("delaybox_worker_processes")
-            (took,) = seen.metrics.points("delaybox_worker_attempt_seconds", function="sleeps")
-            assert (processes.as_double, took.count, sum(took.bucket_counts)) == (2, 3, 3)
-            assert took.sum >= 0.03
+            assert processes.as_double == 2
+
+            def all_took() -> bool:
+                """A push may read a process's figures after the one is added and before the other is."""
+                (took,) = seen.metrics.points("delaybox_worker_attempt_seconds", function="sleeps")
+                return bool(took.count == sum(took.bucket_counts) == 3 and took.sum >= 0.03)
+
+            await until(all_took)
             about = seen.metrics.resource
             assert about["service.name"] == "kitchen" and about["delaybox.process"] == "worker"
             assert about["service.instance.id"] == f"{socket.gethostname()}/worker/{process.pid}"
