@@ -100,7 +100,8 @@ async def test_what_a_dead_worker_held_comes_back_through_the_clock(store: Store
 
     service = Service(store)
     await service.submit(command())
-    short = {"clock": False, "channel": "", "lease_ms": 300, "heartbeat_ms": 60_000}
+    # With one place it takes nothing more while it is about this one.
+    short = {"clock": False, "channel": "", "lease_ms": 300, "heartbeat_ms": 60_000, "concurrency": 1}
     worker = Recorder()
     async with running(store, {TaskType.SHELL_CMD: Stuck()}, node_id="dead", **short):  # type: ignore[dict-item]
 

@@ -295,7 +295,8 @@ async def test_a_critical_task_is_found_before_the_next_look(
         asked.extend(partitions)
         return await ask(store, partitions, of)
 
-    monkeypatch.setattr(shares, "_FRESH_MS", 1e9)
+    for name in ("_FRESH_MS", "_PLAIN_MS"):
+        monkeypatch.setattr(shares, name, 1e9)
     monkeypatch.setattr(shares, "_CRITICAL_MS", -1.0)
     monkeypatch.setattr(shares, "reachable", counted_ask)
     monkeypatch.setattr(chooser, "_look", counted_look)
