@@ -66,7 +66,8 @@ async def test_i2_without_keys_a_retry_makes_a_second_task(tmp_path: Path) -> No
 async def test_i3_a_fast_clock_in_claim_is_early(tmp_path: Path) -> None:
     async with Rig(tmp_path, "control-I3") as rig:
         await rig.worker(mutate=EARLY)
-        await rig.produce(await rig.service(), COUNT, due_ms=lambda n: soon(900))
+        # Over two seconds: a machine that stands still for a moment makes some of them late instead.
+        await rig.produce(await rig.service(), COUNT, due_ms=lambda n: soon(900 + 100 * n))
         await rig.reached(COUNT)
         verdict = await rig.judge(Limits(drained=False))
         assert "I3" in verdict.broken()
@@ -90,7 +91,8 @@ async def test_i5_without_the_fence_a_zombie_completes_too(tmp_path: Path) -> No
         async with Rig(folder, "control-I5") as rig:
             rig.mode = mode
             zombie = await rig.worker(mutate=mutation)
-            await rig.produce(await rig.service(), COUNT, due_ms=lambda n: None, work={"w": 300})
+            # Long enough for it to be stopped before it has ended the first one.
+            await rig.produce(await rig.service(), COUNT, due_ms=lambda n: None, work={"w": 1_500})
             await rig.reached(COUNT)
             async with rig.nemesis.during("stop", pid=zombie.pid):
                 zombie.send(signal.SIGSTOP)
@@ -206,7 +208,8 @@ async def test_i10_a_node_that_keeps_what_it_opened_leaks(tmp_path: Path) -> Non
 async def test_a_task_is_not_lost_by_being_unreadable_to_the_harness(tmp_path: Path) -> None:
     """The harness's own control: a clean run without any fault is clean."""
     async with Rig(tmp_path, "control-clean") as rig:
-        await rig.workers(2)
+        # No lease may end before its time, whatever the machine does.
+        await rig.workers(2, lease_ms=15_000)
         service = await rig.service()
         await rig.produce(service, 200, due_ms=lambda n: soon(300 + n))
         # Bodies over 1 KiB lie apart from their records; the handler must see them whole.

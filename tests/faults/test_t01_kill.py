@@ -20,6 +20,8 @@ pytestmark = [pytest.mark.faults, pytest.mark.timeout(scaled(300, 1_800))]
 
 REAP_MS = 100
 CONCURRENCY = 64
+HELD_MS = scaled(3_000, LEASE_MS)
+"""Of leases: a worker that a busy machine holds up for a second or two keeps what it runs."""
 LONG, LONG_MS = 10, 2_000
 """The last tasks of a part: a look that a busy machine delays must meet tasks in hand as well."""
 
@@ -28,7 +30,8 @@ LONG, LONG_MS = 10, 2_000
 async def test_killed_workers_lose_nothing(tmp_path: Path) -> None:
     count, kills = scaled(2_000, WHOLE), scaled(5, 50)
     async with Rig(tmp_path, "T1") as rig:
-        workers = await rig.workers(2, concurrency=CONCURRENCY)
+        rig.config["lease_ms"] = HELD_MS
+        workers = await rig.workers(2, concurrency=CONCURRENCY, lease_ms=HELD_MS)
         service = await rig.service()
 
         def busy(history: History) -> list[int]:
@@ -56,12 +59,12 @@ async def test_killed_workers_lose_nothing(tmp_path: Path) -> None:
             n = rig.nemesis.random.choice(busy(rig.reader.history))
             async with rig.nemesis.during("kill", pid=workers[n].pid):
                 await workers[n].end()
-            workers[n] = await rig.worker(concurrency=CONCURRENCY)
+            workers[n] = await rig.worker(concurrency=CONCURRENCY, lease_ms=HELD_MS)
             await producing
         await rig.drained(count, timeout_s=scaled(60, 900))
         # What a dead node held is due again when its lease ends; one second more for the reap and for starting, and two
         # in `make test`, whose machine is busy.
-        limits = Limits(recovery_ms=LEASE_MS + REAP_MS + scaled(3_000, 1_000))
+        limits = Limits(recovery_ms=HELD_MS + REAP_MS + scaled(3_000, 1_000))
         verdict = await rig.passes(limits, extra={"bound": kills * CONCURRENCY})
         assert 0 < verdict.figures["dups"] <= kills * CONCURRENCY
 
