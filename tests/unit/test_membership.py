@@ -21,6 +21,7 @@ from delaybox.core.membership import (
     together,
 )
 from delaybox.core.partition import Shape
+from delaybox.engine.membership import ahead_ms
 from delaybox.wire import members
 
 NOW, LEASE = 1_000_000, 15_000
@@ -139,6 +140,16 @@ def test_who_answers_a_call_has_free_places_and_is_punctual() -> None:
     assert help_of(member(2)) < help_of(late) < help_of(member(5)) and help_of(late) > 0
     both = together([Activity(), Activity(free=2), Activity(free=3)])
     assert both.free == 5 and together([Activity(), Activity()]).free == -1
+
+
+@pytest.mark.parametrize(
+    ("sent_ms", "heard_ms", "ahead"),
+    [(1_000, 1_001, 0), (999, 1_000, 0), (995, 2_500, 0), (3_000, 3_002, 2_000), (300, 400, -600), (1_200, 2_900, 200)],
+    ids=["one clock", "the last ms", "held up", "ahead", "behind", "ahead and held up"],
+)
+def test_a_process_that_is_held_up_has_no_other_clock(sent_ms: int, heard_ms: int, ahead: int) -> None:
+    """The time until its machine let it read the answer counted as that of its clock, and the doctor warned of it."""
+    assert ahead_ms(sent_ms, heard_ms, 1_000) == ahead
 
 
 @pytest.mark.parametrize("raw", [b"", b"{", b"[]", b"{}", b'{"seen_ms": "?"}', b'{"seen_ms": 1, "pid": "x"}', b"\xff"])

@@ -34,6 +34,16 @@ LOOK_MS = 1_000.0 - 500 * BEAT_S
 _LANES_REPORTED = 200
 
 
+def ahead_ms(sent_ms: int, heard_ms: int, server_ms: int) -> int:
+    """By how much this machine's clock is ahead of the server's, at least. The server read its clock between the two
+    others: where the machine held this process up, that says nothing of clocks."""
+    return max(sent_ms - server_ms, 0) + min(heard_ms - server_ms, 0)
+
+
+def _wall_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
     """The process that beats. ``node``: the id of the node that it belongs to, whose process is its parent, or of a
@@ -169,7 +179,7 @@ class Membership:
             if self._known:
                 await self._leave()
             return
-        asked_ms = local_ms()
+        asked_ms, sent_ms = local_ms(), _wall_ms()
         if asked_ms - self._looked >= LOOK_MS:
             # Whether the store is still there, which no process asks for more often.
             # Where its server alone is away, the list of members goes on at another one.
@@ -179,7 +189,7 @@ class Membership:
                 self._looked = asked_ms
                 self._observe(asked_ms, heard_ms, now_ms)
                 self._clock_ms = now_ms - heard_ms
-                self._clock_offset_ms = time.time_ns() // 1_000_000 - now_ms
+                self._clock_offset_ms = ahead_ms(sent_ms, _wall_ms(), now_ms)
         now_ms = round(local_ms() + self._clock_ms)
         self._started_ms = self._started_ms or now_ms
         self._start_ms = self._start_ms or age_ms()
