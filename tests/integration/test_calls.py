@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +14,7 @@ from delaybox.core.lane import lane_of
 from delaybox.core.membership import Activity, ConnectedWorker, Member
 from delaybox.core.placement import Server
 from delaybox.core.task import NewTask, TaskType
-from delaybox.engine import calls
+from delaybox.engine import calls, stays
 from delaybox.engine.calls import WorkerCalls
 from delaybox.engine.clock_estimate import local_ms
 from delaybox.engine.guest import Guest
@@ -125,7 +126,11 @@ async def callers(client: Redis, prefix: str) -> AsyncIterator[Callers]:
 
 
 @pytest.mark.parametrize("pair", ["ab", "de", "ad"], ids=["full", "of other work", "nothing in common"])
-async def test_what_neither_of_two_takes_all_are_called_to_that_run_it(callers: Callers, pair: str) -> None:
+async def test_what_neither_of_two_takes_all_are_called_to_that_run_it(
+    callers: Callers, pair: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Who stays does so until this test has looked.
+    monkeypatch.setattr(stays, "STAY_MS", 3_600_000.0)
     found = callers.all
     await callers.call(*pair)
     await until(lambda: bool(found["c"].claimed))
@@ -172,12 +177,20 @@ async def test_what_a_member_has_no_room_for_a_moment_after_its_last_call_it_cal
         full.ask([0])
     await until(lambda: not full._tasks)
     assert published == ["0", "0"]
-    # What was taken meanwhile nobody is called to.
+    # What was taken meanwhile nobody is called to. However slow the machine is, it is taken before the look for it.
+    look, is_taken = calls.unclaimed, asyncio.Event()
+
+    async def afterwards(store: Store, partitions: Sequence[int]) -> Any:
+        await is_taken.wait()
+        return await look(store, partitions)
+
+    monkeypatch.setattr(calls, "unclaimed", afterwards)
     full._asked = local_ms()
     full.ask([0])
     limits = ClaimLimits(slots=1, types="w", lanes=(SENDS,), guest=True)
     taken = await callers.store.claim(0, new_lease(15_000), limits)
     assert len(taken.leased) == 2
+    is_taken.set()
     await until(lambda: not full._tasks)
     assert published == ["0", "0"]
 
@@ -259,6 +272,7 @@ async def test_what_a_member_without_room_does_not_answer_at_once_it_answers_lat
     await until(lambda: bool(c.claimed))
     await callers.over()
     before = len(b.claimed)
+    b.calls._answered_full = local_ms()
     for _ in range(3):
         b.calls.asked(seed, [0])
     b.room = 3

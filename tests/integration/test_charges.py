@@ -14,6 +14,8 @@ from tests.engines import until
 from tests.yard import Yard, both_ways, worker, yard
 
 __all__ = ["yard"]  # the fixture
+LEASE_MS = 2_000
+"""Of nodes that are killed: what they held is waited for, and one that the machine holds up must not lose it before."""
 
 
 async def _given_back(yard: Yard, task: str) -> Record:
@@ -41,7 +43,7 @@ async def test_a_worker_that_is_killed_is_blamed_for_what_it_ran(yard: Yard, tmp
 
 async def test_a_node_that_is_killed_is_not_held_against_the_tasks_that_its_workers_ran(yard: Yard) -> None:
     """The worker finds no node that adopts them before their lease ends."""
-    doomed = await yard.node(lease_ms=1_000)
+    doomed = await yard.node(lease_ms=LEASE_MS)
     runner = await yard.worker(doomed.address)
     made = await yard.call("naps", 60.0, count=2)
     await yard.begun(*made)
@@ -64,7 +66,7 @@ async def test_a_call_that_takes_its_node_and_its_worker_along_waits_the_third_t
     killer = await yard.call("takes_along", str(pid_file))
     made = killer + await yard.call("naps", 60.0)
     for losses in (1, 2, 3):
-        doomed = await yard.node(lease_ms=1_000)
+        doomed = await yard.node(lease_ms=LEASE_MS)
         async with worker(yard, tmp_path, server=doomed.address):
             await until(partial(_begun_times, yard, made, losses))
             killed_ms = await yard.store.ping()

@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -60,7 +61,7 @@ def test_and_so_it_is_over_rest(served: Node, client: Client):
     status, _, task = served.call("POST", "/v1/tasks", body)
     assert status == 201, task
     with pytest.raises(ResultGone):
-        client.result(task["id"], 30)
+        client.result(task["id"], PATIENCE_S)
 
 
 def test_a_task_that_failed_for_good_says_why(client: Client):
@@ -94,9 +95,17 @@ def test_waiting_ends_in_time(client: Client):
     handle.cancel()
 
 
-def test_a_watch_shows_the_way_to_the_end(client: Client):
-    handle = client.shell("sleep 1; echo done", delay="1s", keep_result="1m")
-    events = list(client.watch(handle.id, timeout=30))
+def test_a_watch_shows_the_way_to_the_end(client: Client, tmp_path: Path):
+    gate = tmp_path / "gate"
+    handle = client.shell(f"while [ ! -e {gate} ]; do sleep 0.02; done; echo done", delay="1h", keep_result="1m")
+    events = []
+    for event in client.watch(handle.id, timeout=PATIENCE_S):
+        events.append(event)
+        # Each state lasts until it was shown.
+        if event.state == "scheduled":
+            handle.run_now()
+        elif event.state == "running":
+            gate.touch()
     states = [event.state for event in events]
     assert states[0] == "scheduled" and states[-1] == "succeeded" and "running" in states
     assert events[-1].result is not None and events[-1].result.output == b"done\n"

@@ -65,10 +65,17 @@ class Place:
         """What the example prints."""
         command = [sys.executable, str(EXAMPLES / script), *arguments]
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=60, cwd=self.folder, env=self.environ(), check=False
-        )
+            command, cwd=self.folder, env=self.environ(), capture_output=True, text=True, check=False,
+            timeout=PATIENCE_S,
+        )  # fmt: skip
         assert done.returncode == code, done.stdout + done.stderr
         return done.stdout + done.stderr
+
+    def time_for(self, runs: int, *, least_s: float) -> float:
+        """Seconds in which so many examples can run here, one after another: on a busy machine each takes several."""
+        began = time.monotonic()
+        self.run("order_timeout.py", "show")
+        return max(least_s, 2 * runs * (time.monotonic() - began))
 
     @contextlib.contextmanager
     def receiving(self) -> Iterator[Path]:
@@ -163,8 +170,9 @@ def test_an_order_that_is_paid_stays_and_one_that_is_not_is_dropped(place: Place
 
 def test_time_outs_survive_a_kill_of_the_node_between_payment_and_time_out(place: Place) -> None:
     with place.receiving() as output:
+        timeout = f"{place.time_for(7, least_s=14.0):.0f}s"
         for order in ("paid-before", "paid-while-away", "unpaid"):
-            place.run("order_timeout.py", "place", order, "--timeout", "14s")
+            place.run("order_timeout.py", "place", order, "--timeout", timeout)
         tasks = place.node.call("GET", "/v1/tasks")[2]["tasks"]
         due = max(task["due_ms"] for task in tasks) / 1000
         assert "time-out cancelled" in place.run("order_timeout.py", "pay", "paid-before")
@@ -174,7 +182,7 @@ def test_time_outs_survive_a_kill_of_the_node_between_payment_and_time_out(place
         # Whoever placed an order and got no answer asks again, and waits for the node; here it is back meanwhile.
         back = threading.Timer(0.5, place.again)
         back.start()
-        repeated = place.run("order_timeout.py", "place", "unpaid", "--timeout", "14s")
+        repeated = place.run("order_timeout.py", "place", "unpaid", "--timeout", timeout)
         back.join()
 
         # The same task as the first time, with the time that was counted from the first time.
@@ -190,7 +198,7 @@ def test_time_outs_survive_a_kill_of_the_node_between_payment_and_time_out(place
 def test_a_nightly_batch_is_spread_and_stored_once(place: Place) -> None:
     customers = place.folder / "customers.txt"
     customers.write_text("".join(f"customer-{i}\n" for i in range(40)))
-    start = datetime.now(UTC) + timedelta(seconds=12)
+    start = datetime.now(UTC) + timedelta(seconds=place.time_for(3, least_s=12.0))
     asked = ("nightly_batch.py", str(customers), "--start", start.isoformat(), "--over", "2")
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(
@@ -210,5 +218,5 @@ def test_a_nightly_batch_is_spread_and_stored_once(place: Place) -> None:
         steps = {b - a for a, b in itertools.pairwise(due)}
         assert len(due) == 40
         assert steps <= {49, 50, 51}
-        listener.communicate(timeout=60)
+        listener.communicate(timeout=2 * PATIENCE_S)
         assert listener.returncode == 0

@@ -18,6 +18,7 @@ from delaybox.core.query import TaskQuery
 from delaybox.core.retry import RetryPolicy
 from delaybox.core.task import DeliveryMode, NewTask, Priority, Submitted, TaskResult, TaskState, TaskType
 from delaybox.service import Selection, Service
+from delaybox.service import recorder as recorder_module
 from delaybox.service.recorder import BURST, PAUSE_S, Recorder
 from delaybox.store import history, keys
 from delaybox.store.fsck import fsck
@@ -233,7 +234,11 @@ async def test_more_ends_in_a_minute_than_fit_are_counted(client: Redis, prefix:
     assert (await service.history(HistoryQuery())).beyond[TaskState.SUCCEEDED] == 8
 
 
-async def test_of_very_many_successes_most_are_only_counted_and_failures_are_not(client: Redis, prefix: str) -> None:
+async def test_of_very_many_successes_most_are_only_counted_and_failures_are_not(
+    client: Redis, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Or in the seconds that a busy machine takes all of them could be noted.
+    monkeypatch.setattr(recorder_module, "A_SECOND", 30)
     store, service = await opened(client, prefix)
     recorder = Recorder(store, HistoryRules(keep_ms=60_000, entries=100_000), store.now_ms)
     now = await store.ping()
@@ -311,7 +316,9 @@ async def test_the_owner_unlinks_what_is_old_and_an_expiry_is_the_fallback(clien
     await store.runner.run(history.note_call(store, 0, RULES, [(_id(now, 0, 2), entry(now, TaskState.FAILED))]))
     name = f"s{now // store.bucket_ms}:0".encode()
     assert await client.zrange(keys.history_at(tag, "s"), 0, -1) == [name]
-    assert RULES.keep_ms + 600_000 <= await client.pttl(keys.history_hash(tag, name)) <= RULES.keep_ms + 1_200_000
+    # A part of it may be over by now.
+    others = await client.pttl(keys.history_hash(tag, name))
+    assert RULES.keep_ms + 600_000 - 60_000 <= others <= RULES.keep_ms + 1_200_000
     failed = await client.pttl(keys.history_hash(tag, b"f" + name[1:]))
     assert RULES.keep_failed_ms + 600_000 - 60_000 <= failed <= RULES.keep_failed_ms + 1_200_000
     assert await history.fade(store, 0, RULES) == 0

@@ -168,8 +168,10 @@ async def test_the_next_node_listens_when_one_stops(given: Input) -> None:
 
 async def test_the_role_of_a_node_that_died_runs_out(given: Input) -> None:
     role = keys.role(given.store.prefix, ROLE)
-    assert await given.store.hold_role(ROLE, "dead", 400)
-    assert not await given.store.hold_role(ROLE, "other", 400)
+    assert await given.store.hold_role(ROLE, "dead", 60_000)
+    assert not await given.store.hold_role(ROLE, "other", 60_000)
+    assert 0 < await given.client.pttl(role) <= 60_000
+    await given.client.pexpire(role, 400)
     async with given.node("b"):
         await given.received()
         assert await given.client.get(role) == b"b"
