@@ -24,7 +24,7 @@ from tests.engines import until
 from tests.takers import Collecting
 
 PARTITIONS = 4
-POLL_MS = 60_000
+POLL_MS = 600_000
 """Nothing is found by chance."""
 
 

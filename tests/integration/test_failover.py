@@ -22,6 +22,7 @@ from tests.faults.harness.proxy import Proxy
 from tests.ports import free_port
 from tests.servers import RealServer
 from tests.spent import Spent
+from tests.waiting import PATIENCE_S
 
 
 @pytest.fixture
@@ -55,7 +56,7 @@ async def test_after_a_failover_kept_connections_find_the_new_primary(
     admins = old_admin, new_admin = make_client(old.settings), make_client(new.settings)
     await new_admin.execute_command("REPLICAOF", "127.0.0.1", str(ports[0]))
     proxy.lead_to(old.unix_path)
-    client = await through(proxy)
+    client = await through(proxy, timeout_s=PATIENCE_S)
     store = await Store.open(Servers(client), prefix=prefix, partitions=1)
     target = Recorder()
     async with running(store, {TaskType.SHELL_CMD: target}, channel=""):
@@ -68,7 +69,7 @@ async def test_after_a_failover_kept_connections_find_the_new_primary(
             return bool(info["master_link_status"] == "up")
 
         await until(in_step)
-        assert await old_admin.wait(1, 5_000) == 1
+        assert await old_admin.wait(1, 60_000) == 1
         await new_admin.execute_command("REPLICAOF", "NO", "ONE")
         await old_admin.execute_command("REPLICAOF", "127.0.0.1", str(ports[1]))
         proxy.lead_to(new.unix_path)
@@ -87,7 +88,7 @@ async def test_after_a_failover_kept_connections_find_the_new_primary(
 async def test_the_first_connection_that_is_silent_speaks_for_all(
     server: RealServer, proxy: Proxy, prefix: str
 ) -> None:
-    client = await through(proxy, timeout_s=1.0)
+    client = await through(proxy, timeout_s=2.5)
     store = await Store.open(Servers(client), prefix=prefix, partitions=1)
     await asyncio.gather(*(store.ping() for _ in range(6)))
     await warm(client, 6)
@@ -95,7 +96,7 @@ async def test_the_first_connection_that_is_silent_speaks_for_all(
     began = Spent(lambda: [server.pid])
     await store.ping()
     assert await client.ping()
-    assert began.s() < 5.0, "each of them was waited for"
+    assert began.s() < 12.0, "each of them was waited for"
     await client.aclose()
 
 
@@ -107,10 +108,12 @@ async def test_a_half_open_subscription_is_noticed_and_made_anew(
     client = await through(proxy)
     store = await Store.open(Servers(client), prefix=prefix, partitions=1)
     target = Recorder()
-    # Without a wake-up it is found by the next poll, half a minute later.
-    async with running(store, {TaskType.SHELL_CMD: target}, channel="", poll_ms=30_000):
+    # Without a wake-up it is found by the next poll, later than this test waits.
+    async with running(store, {TaskType.SHELL_CMD: target}, channel="", poll_ms=600_000):
         await add(store)
         await until(lambda: len(target.got) == 1)
+        # Where the machine holds them up, they are made anew even now.
+        await until(lambda: proxy.subscriptions == 2)
         assert proxy.silence(subscriptions=True) == 2, "to wake-ups, and to the list of members"
         await add(store)
         await until(lambda: len(target.got) == 2)
@@ -125,10 +128,16 @@ async def test_the_listen_command_subscribes_again_when_its_connection_is_half_o
     over = await through(proxy)
     source = Source(Servers(over), prefix)
     assert await source.next() is None, "it listens"
+    await until(lambda: proxy.subscriptions == 1)
     assert proxy.silence(subscriptions=True) == 1
     assert await source.next() is None, "it listens again"
-    await client.publish(prefix, b"heard")
-    assert await source.next() == b"heard"
+    # Once more where the machine held it up meanwhile: what is published then is not heard.
+    heard = None
+    async with asyncio.timeout(PATIENCE_S):
+        while heard is None:
+            await client.publish(prefix, b"heard")
+            heard = await source.next()
+    assert heard == b"heard"
     await source.close()
     await over.aclose()
 

@@ -168,6 +168,11 @@ class Proxy:
         """Where new connections go; those that are open stay where they are (a fail-over)."""
         self._upstream = upstream
 
+    @property
+    def subscriptions(self) -> int:
+        """How many connections carry one now."""
+        return sum(link.subscribes for link in self._links)
+
     def silence(self, *, subscriptions: bool = False) -> int:
         """Holds back everything on connections that are open now (half-open ones), or on those that carry
         ``subscriptions`` alone; how many there were."""
