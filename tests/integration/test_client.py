@@ -291,7 +291,7 @@ def test_tls_with_certificates_of_both_sides(tmp_path: Path):
             {"ca_file": papers.wrong_ca, **own},
             {},
         ):
-            with Client(address, retries=0, timeout=5, **options) as unknown, pytest.raises(Unreachable):
+            with Client(address, retries=0, **options) as unknown, pytest.raises(Unreachable):
                 unknown.publish("x")
     with pytest.raises(ConfigError, match="cannot be read"):
         Client(address, ca_file=tmp_path / "nowhere.pem")

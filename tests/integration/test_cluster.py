@@ -36,7 +36,7 @@ PARTITIONS = 16
 
 @pytest.fixture
 async def store(cluster: RealCluster, prefix: str) -> AsyncIterator[Store]:
-    servers = Servers.connect(cluster.settings, timeout_s=2.0)
+    servers = Servers.connect(cluster.settings, timeout_s=PATIENCE_S)
     found = await Store.open(servers, prefix=spread(prefix), partitions=PARTITIONS)
     yield found
     assert (await fsck(found)).problems == []
@@ -213,7 +213,7 @@ async def test_the_documented_user_is_enough(cluster: RealCluster, prefix: str) 
     for server in cluster.servers:
         server.admin.execute_command(*words)
     settings = ServerSettings(port=cluster.servers[0].port, username=name, password="PASSWORD")
-    servers = Servers.connect(settings, timeout_s=2.0)
+    servers = Servers.connect(settings, timeout_s=PATIENCE_S)
     target = Recorder()
     try:
         await servers.probe()

@@ -36,7 +36,7 @@ async def test_all_at_other_addresses_are_found_by_the_one_that_is_configured(
     before, after = (cluster.servers[0] for cluster in two)
     name = Proxy(("127.0.0.1", before.port), seed=1)
     await name.listen_tcp()
-    servers = Servers.connect(ServerSettings(port=1, more=(("127.0.0.1", name.port),)), timeout_s=1.0)
+    servers = Servers.connect(ServerSettings(port=1, more=(("127.0.0.1", name.port),)), timeout_s=10.0)
     try:
         await servers.ask("SET", "a", "1")
         assert [one.address for one in servers.primaries()] == [("127.0.0.1", before.port)]

@@ -62,7 +62,7 @@ def test_a_node_on_a_cluster(
             async with worker.running():
                 with Client(f"127.0.0.1:{started.grpc_port}") as client:
                     sent = await asyncio.to_thread(client.schedule, "double", 21, keep_result="1m")
-                    return await asyncio.to_thread(sent.result, 20)
+                    return await asyncio.to_thread(sent.result, PATIENCE_S)
 
         assert asyncio.run(work()) == 42
         delaybox = Command(monkeypatch, capsys)

@@ -25,9 +25,7 @@ from delaybox.embedded.trust import LOCK_FILE
 from delaybox.store.address import ServerSettings
 from delaybox.store.connect import make_client
 from tests.servers import server_binary
-from tests.waiting import until_async
-
-PATIENCE_S = 20.0
+from tests.waiting import PATIENCE_S, until_async
 
 NODE = """
 import asyncio, json, sys

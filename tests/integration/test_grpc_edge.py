@@ -236,7 +236,7 @@ async def reaches(address: str, credentials: grpc.ChannelCredentials | None) -> 
     channel: Any = grpc.aio.secure_channel(address, credentials) if credentials else grpc.aio.insecure_channel(address)
     async with channel:
         try:
-            await channel.unary_unary("/grpc.health.v1.Health/Check")(b"", timeout=10)
+            await channel.unary_unary("/grpc.health.v1.Health/Check")(b"", timeout=PATIENCE_S)
         except grpc.aio.AioRpcError as error:
             assert error.code() is Code.UNAVAILABLE
             return False
