@@ -127,6 +127,11 @@ class Browser:
         """Presses a button or link by its words, and waits until a page that this leads to is there."""
         self._on(css, text, lambda found: found.click())
 
+    def press(self, key: str) -> None:
+        """Presses a key, wherever the page has its focus."""
+        keys = [{"type": how, "value": key} for how in ("keyDown", "keyUp")]
+        self.call("POST", "/actions", {"actions": [{"type": "key", "id": "keyboard", "actions": keys}]})
+
     def fill(self, name: str, text: str) -> None:
         """Types into a field by its name."""
 

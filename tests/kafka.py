@@ -85,7 +85,7 @@ class Kafka:
                     break
                 except BufferError:
                     producer.poll(0.1)
-        assert producer.flush(30) == 0
+        assert producer.flush(PATIENCE_S) == 0
 
     @contextlib.contextmanager
     def consumer(self, topic: str) -> Iterator[Consumer]:
@@ -110,13 +110,13 @@ class Kafka:
         finally:
             made.close()
 
-    def read(self, topic: str, count: int, *, timeout_s: float = 30.0) -> list[Message]:
+    def read(self, topic: str, count: int, *, timeout_s: float = PATIENCE_S) -> list[Message]:
         """The first ``count`` messages of a topic, or AssertionError."""
         with self.consumer(topic) as consumer:
             return take(consumer, count, timeout_s=timeout_s)
 
 
-def take(consumer: Consumer, count: int, *, timeout_s: float = 30.0) -> list[Message]:
+def take(consumer: Consumer, count: int, *, timeout_s: float = PATIENCE_S) -> list[Message]:
     """The next ``count`` messages; AssertionError when they do not come."""
     found: list[Message] = []
     deadline = time.monotonic() + timeout_s

@@ -213,9 +213,9 @@ def test_two_nodes_and_the_command_line_share_a_folder(tmp_path: Path) -> None:
             assert second.call("GET", f"/v1/tasks/{made['id']}")[0] == 200
             first.stop()
             second.wait_for("the embedded server is gone")
+            second.until(lambda: second.call("GET", f"/v1/tasks/{made['id']}")[0] == 200)
             give = [sys.executable, "-m", "delaybox"]
             found = subprocess.run(
                 [*give, "fsck", "--data-dir", "data"], cwd=tmp_path, capture_output=True, check=False
             )
             assert found.returncode == 0, found.stderr
-            assert second.call("GET", f"/v1/tasks/{made['id']}")[0] == 200

@@ -428,7 +428,7 @@ async def test_a_server_that_is_away_holds_up_no_records_for_others(bench: Bench
     def put(number: int) -> None:
         producer = bench.kafka.producer()
         producer.produce(bench.topic, b"%d" % number, partition=min(number, 1), headers=dict(LATER))
-        assert producer.flush(30) == 0
+        assert producer.flush(PATIENCE_S) == 0
 
     monkeypatch.setattr(bench.records, "ingest", some)
     async with bench.reading():
@@ -473,13 +473,13 @@ async def test_the_lag_is_0_when_all_is_read_though_the_log_ends_with_an_aborted
 
     def produce() -> None:
         producer = one.kafka.producer(transactional_id=one.topic)
-        producer.init_transactions(30)
+        producer.init_transactions(PATIENCE_S)
         for count, end in ((3, producer.commit_transaction), (50, producer.abort_transaction)):
             producer.begin_transaction()
             for n in range(count):
                 producer.produce(one.topic, b"%d" % n, headers=dict(LATER))
-            producer.flush(30)
-            end(30)
+            producer.flush(PATIENCE_S)
+            end(PATIENCE_S)
 
     async with one.reading():
         await asyncio.to_thread(produce)
