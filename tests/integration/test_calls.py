@@ -178,11 +178,11 @@ async def test_what_a_member_has_no_room_for_a_moment_after_its_last_call_it_cal
     await until(lambda: not full._tasks)
     assert published == ["0", "0"]
     # What was taken meanwhile nobody is called to. However slow the machine is, it is taken before the look for it.
-    look, is_taken = calls.unclaimed, asyncio.Event()
+    is_taken = asyncio.Event()
 
     async def afterwards(store: Store, partitions: Sequence[int]) -> Any:
         await is_taken.wait()
-        return await look(store, partitions)
+        return await unclaimed(store, partitions)
 
     monkeypatch.setattr(calls, "unclaimed", afterwards)
     full._asked = local_ms()
@@ -266,6 +266,8 @@ async def test_what_a_member_without_room_does_not_answer_at_once_it_answers_lat
 ) -> None:
     """Such a call was left out: a place that came free a moment later stayed empty until the next one."""
     monkeypatch.setattr(calls, "FULL_AGAIN_MS", 500.0)
+    # What is seen again is not called to again, which would be another claim.
+    monkeypatch.setattr(calls, "ALL_AGAIN_MS", 3_600_000.0)
     b, c = callers.all["b"], callers.all["c"]
     seed = next(n for n in range(10**12, 10**12 + 1_000) if set(b.placement.drawn(n, 0)) == set("bc"))
     b.calls.asked(seed, [0])
