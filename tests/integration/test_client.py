@@ -231,24 +231,33 @@ def test_bulk_calls_by_filter(client: Client, queue: str):
 
 def test_the_whole(client: Client, queue: str):
     handle = client.publish("x", delay="50s", queue=queue)
-    assert any(found.queue == queue and found.pending == 1 for found in client.queues())
+    # What is due in the next minute is looked at ahead, a moment later where the node has just begun.
+    until(lambda: any(found.queue == queue and found.pending == 1 for found in client.queues()))
     client.set_queue(f"{queue}-waits", paused=True)
     client.publish("x", queue=f"{queue}-waits")
     until(lambda: [q for q in client.queues(f"{queue}-waits") if q.oldest_wait > timedelta(0)])
     client.unset_queue(f"{queue}-waits")
     steps = client.forecast(step="1m")
     assert sum(step.count for step in steps if abs(step.start - handle.due) < timedelta(minutes=2)) >= 1
-    (facts,) = client.nodes()
-    assert facts["roles"] == ["api", "clock", "work"]
-    kept = {member["kind"]: (member["types"], member["partition_count"]) for member in facts["members"]}
-    assert kept["clock"] == (["pub_sub"], 16) and kept["rest"] == ([], 0)
+
+    def kept() -> bool:
+        (facts,) = client.nodes()
+        assert facts["roles"] == ["api", "clock", "work"]
+        found = {member["kind"]: (member["types"], member["partition_count"]) for member in facts["members"]}
+        return (found.get("clock"), found.get("rest")) == ((["pub_sub"], 16), ([], 0))
+
+    until(kept)
     needs = {need.kind: need for need in client.scaling()}
     assert needs["clock"].running == 1 and needs["clock"].needed >= 1
     assert [term.name for term in needs["clock"].terms] == ["tasks"]
     client.set_queue(f"{queue}-slow", concurrency=3)
     client.schedule("unknown", queue=f"{queue}-slow", delay="50s")
-    (slow,) = client.scaling(queue=f"{queue}-slow", places=2, lead="1m")
-    assert [(term.name, term.due, term.most) for term in slow.terms] == [(f"{queue}-slow:unknown", 1, 3.0)]
+
+    def terms() -> list[tuple[str, int, float | None]]:
+        (slow,) = client.scaling(queue=f"{queue}-slow", places=2, lead="1m")
+        return [(term.name, term.due, term.most) for term in slow.terms]
+
+    until(lambda: terms() == [(f"{queue}-slow:unknown", 1, 3.0)])
     client.cancel_many(queue=f"{queue}-slow")
     client.unset_queue(f"{queue}-slow")
     assert list(client.dead(queue=queue)) == []
