@@ -30,6 +30,9 @@ class Collecting:
 
     def full(self, partitions: Sequence[int]) -> None: ...
 
+    def lends(self, partition: int) -> bool:
+        return False
+
     def accept(self, partition: int, lease_id: bytes, leased: Sequence[bytes]) -> list[float]:
         self.got += leased[::2]
         return [0.0] * (len(leased) // 2)

@@ -195,6 +195,36 @@ async def test_what_a_member_has_no_room_for_a_moment_after_its_last_call_it_cal
     assert published == ["0", "0"]
 
 
+async def test_a_partition_is_lent_at_once_and_only_where_others_run_the_same(
+    callers: Callers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    published: list[str] = []
+
+    async def noted(_: Store, channel: str, message: str) -> None:
+        published.append(message.partition(" ")[2])
+
+    monkeypatch.setattr(calls, "publish", noted)
+    full = callers.all["a"].calls
+    full.ask([0])
+    # Others are called to it right after a call for help, too: nobody else claims there from now on.
+    assert full.lend(0, [SENDS]) and not full.lend(0, [SENDS]), "one in a while"
+    await until(lambda: not full._tasks)
+    assert published == ["0", "0"]
+    full._lent = -1e9
+    assert not full.lend(0, [SENDS, lane_of(TaskType.WORKER, "mail", "only_here")])
+
+
+async def test_who_takes_something_where_it_was_called_goes_on_to_listen_there(callers: Callers) -> None:
+    """It did for a second after the call, though it goes on to look for as long as it finds something."""
+    helps = callers.all["c"].calls
+    helps.stays(0)
+    until_s = helps.helping._until[0]
+    assert helps.helping.partitions == {0}
+    await asyncio.sleep(0)
+    helps.stays(0)
+    assert helps.helping._until[0] > until_s
+
+
 async def test_of_very_many_partitions_without_room_each_is_named_in_the_end(
     client: Redis, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

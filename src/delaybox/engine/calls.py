@@ -69,7 +69,7 @@ class WorkerCalls:
         self._free = free
         self._room = room
         self.helping = Helping(changed)
-        self._asked = self._answered_full = -1e9
+        self._asked = self._answered_full = self._lent = -1e9
         self._unasked: dict[int, None] = {}
         """Partitions without room that no call has named yet, because the last call was a moment ago, or named as many
         others as a call may; the first one first."""
@@ -94,10 +94,24 @@ class WorkerCalls:
         message = b" ".join(fresh).decode()
         self._begin(asyncio.create_task(publish(self._store, keys.lanes_channel(self._store.prefix), message)))
 
+    def lend(self, partition: int, lanes: Sequence[bytes]) -> bool:
+        """Calls others to a partition that a guest with these lanes leaves to them for a while. False: nobody else runs
+        all of these, or the last one was lent a moment ago."""
+        now = local_ms()
+        if now - self._lent < ASK_AGAIN_MS or not self._placement.others_run(lanes):
+            return False
+        self._lent = now
+        self._begin(asyncio.create_task(self._ask([partition])))
+        return True
+
+    def stays(self, partition: int) -> None:
+        """A guest took something in a partition that is not its own."""
+        self.helping.begin([partition])
+
     def ask(self, partitions: Sequence[int]) -> None:
         """Calls others to these partitions, where the workers here have no room: at once, or, as it calls no more than
         once in a while, then."""
-        if self._placement.alone:
+        if self._placement.alone or not partitions:
             return
         wait_ms = self._asked + ASK_AGAIN_MS - local_ms()
         if wait_ms <= 0:

@@ -152,6 +152,10 @@ class Dispatcher:
         """A time keeper leaves work ready for others by itself; whoever keeps no time calls them."""
         self.calls(partitions)
 
+    def lends(self, partition: int) -> bool:
+        """A time keeper keeps its partitions; others are told by heartbeats which webhooks are theirs."""
+        return False
+
     def waits(self, partition: int, queues: Mapping[bytes, int]) -> None:
         """A claim found queues without permits."""
         self._dealer.waits(partition, queues)

@@ -33,10 +33,10 @@ from delaybox.engine.clock_estimate import RedisClock, local_ms
 from delaybox.engine.held_leases import lost_meanwhile
 from delaybox.engine.kernel_timer import Timer
 from delaybox.engine.options import EngineOptions
-from delaybox.engine.rounds import Rounds
+from delaybox.engine.rounds import InTurn, Rounds
 from delaybox.engine.shares import Chooser
 from delaybox.engine.spared_claims import Clear, SparedClaims
-from delaybox.engine.stays import THEIRS_MS, Stays
+from delaybox.engine.stays import Stays
 from delaybox.engine.taker import Asked, Taker
 from delaybox.store.leases import new_lease
 from delaybox.store.loader import ScriptCall
@@ -45,8 +45,6 @@ from delaybox.store.store import Claimed, Store, read_claim
 _AHEAD_MS = 0.02
 """The tracker wakes this much late, because waking early costs a round trip that finds nothing."""
 _NO_PROGRESS_MS = 20.0
-_DEEP_ROUND = 4
-"""Partitions with much work that one round claims from: together about `asks.ROUND` tasks."""
 _SATURATED_MS = 5.0
 _MOVING_MS = 50.0
 """When a partition is looked at again that moves to another server."""
@@ -96,7 +94,7 @@ class Tracker:
         self._rounds = Rounds(self._asked, self._rouse)
         self._waits = False  # for the answer of a claim, beside which another may begin
         self._timer, self._asleep_until, self._had_slots = Timer(), 0.0, 0.0
-        self._turn = 0
+        self._in_turn = InTurn(self._asked)
         self._limits = Limits(options, taker)
         self._chooser = Chooser(store, LiveRules() if rules is None else rules, guest=not options.clock)
 
@@ -146,9 +144,11 @@ class Tracker:
     def kick(self, partition: int | None = None, due_ms: float = 0.0) -> None:
         """Something in ``partition`` (None: in any) is due at ``due_ms`` or may be due now (0)."""
         learned = self._beside.number()
-        if partition is not None and partition not in self._mine and self._stays.on(partition, self._clock.now_ms()):
-            self._called.add(partition)
-            due_ms += THEIRS_MS
+        if partition is not None:
+            mine, now = partition in self._mine, self._clock.now_ms()
+            if not mine and self._stays.on(partition, now):
+                self._called.add(partition)
+            due_ms = self._stays.heard(partition, now, due_ms, mine=mine)
         for p in self._mine if partition is None else {partition} & self._mine or {partition} & self._called:
             self._learned[p] = learned
             if due_ms < self._look[p]:
@@ -210,9 +210,7 @@ class Tracker:
         if slots:
             self._had_slots = now
         elif self._taker.types:
-            self._hungry.update(due)
-            self._chooser.press(due)
-            self._taker.full(due)
+            self._lacks_room(due, now)
             if now - self._had_slots < _SATURATED_MS:
                 # Slots come free in a moment; a claim without slots would only move tasks to the ready sets.
                 await self._timer.wait(local_ms() + _SATURATED_MS)
@@ -224,10 +222,10 @@ class Tracker:
         if due:
             parts, all_ = await self._parts(due, slots), len(due)
             if parts is None:
-                due = self._turns(due, slots, deep)
+                due = self._in_turn.of(due, slots, deep)
             elif self._options.clock:
                 # Whoever keeps time also looks where it wants nothing, as it has promised.
-                due = list(dict.fromkeys([*parts, *self._turns(due, len(due) * ITEMS, deep)]))
+                due = list(dict.fromkeys([*parts, *self._in_turn.of(due, len(due) * ITEMS, deep)]))
             else:
                 due = list(parts)
             if deep and not self._catch_up.limited:
@@ -245,6 +243,16 @@ class Tracker:
                     self._waits = False
         return 0.0
 
+    def _lacks_room(self, due: Sequence[int], now: float) -> None:
+        """Others are called to what there are no slots for. One partition is lent to them, so that less comes."""
+        self._hungry.update(due)
+        self._chooser.press(due)
+        lent = self._stays.to_lend(self._mine.intersection(due), now)
+        if lent is not None and self._taker.lends(lent):
+            self._stays.lend(lent, now)
+            due = [p for p in due if p != lent]
+        self._taker.full(due)
+
     def _claim_beside(self) -> None:
         """Claims what has come due in other partitions since the claim was sent for which `step` waits."""
         if not self._waits or self._rounds or self._retired:
@@ -257,7 +265,7 @@ class Tracker:
 
     async def _claim_lone(self) -> None:
         slots = self._asked.room(self._taker.free)
-        await self._claim(self._turns(self._lone(), slots, deep=False), slots)
+        await self._claim(self._in_turn.of(self._lone(), slots, deep=False), slots)
 
     def _lone(self) -> list[int]:
         """Partitions that are due and from which may be claimed beside a claim under way: little waits there, so that
@@ -287,7 +295,8 @@ class Tracker:
             clear = None
         if clear is not None and claim > self._learned[partition] and partition not in self._called:
             # Whatever it knew was due there by then has been taken, or will be due later.
-            self._look[partition] = at = promised(*clear, self._poll_ms, when_ready=self._when_ready)
+            at = promised(*clear, self._poll_ms, when_ready=self._when_ready)
+            self._look[partition] = at = self._stays.heard(partition, clear.now_ms, at, mine=True)
             self._learned[partition] = claim
             self._hungry.discard(partition)
         if self._waits or at < self._asleep_until:
@@ -315,17 +324,6 @@ class Tracker:
             lanes, self._chooser.met = self._chooser.met, []
             self._taker.met(lanes)
         return parts
-
-    def _turns(self, due: list[int], slots: int, deep: bool) -> list[int]:
-        """Which partitions to claim from. With few slots free only some do, in turn, so that each claim is full."""
-        most = self._asked.in_full(slots, ITEMS) if slots else len(due)
-        if deep:
-            most = min(most, _DEEP_ROUND)
-        if most >= len(due):
-            return due
-        self._turn += most
-        start = self._turn % len(due)
-        return (due[start:] + due[:start])[:most]
 
     async def _claim(self, due: Sequence[int], slots: int, parts: Mapping[int, Part] | None = None) -> None:
         # Another member may have got a partition since it was found due: what was claimed there now would overtake what
@@ -467,8 +465,8 @@ class Tracker:
             self._chooser.filled(p)
             if self._taker.free < _FEW_SLOTS and self._taker.in_flight:
                 look = c.now_ms + _FEW_SLOTS_PAUSE_MS
-        if p in self._called and p not in self._mine and p not in self._hungry and look > c.now_ms:
-            look = self._stays.look(p, c, look)
+        if p not in self._hungry and look > c.now_ms and self._claims_from(p):
+            look = self._stays.look(p, c, look, mine=p in self._mine, late_ms=max(late, default=0.0))
         if (
             not c.more
             and p not in self._hungry

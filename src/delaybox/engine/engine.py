@@ -229,12 +229,6 @@ class Engine:
         ``full``: is called as well with partitions in which work may be due while there is no room. ``called_only``:
         see `Guest`.
         """
-
-        def no_room(partitions: Sequence[int]) -> None:
-            self._calls.ask(partitions)
-            if full is not None:
-                full(partitions)
-
         guest = Guest(
             self._store,
             self._dispatcher,
@@ -244,7 +238,8 @@ class Engine:
             target=target,
             room=room,
             placement=self._placement,
-            full=no_room,
+            calls=self._calls,
+            full=full,
             rules=self._rules,
             beside=self._beside,
             met=self._met,

@@ -9,6 +9,7 @@ from delaybox.core.delivery import Delivery, Report, Target
 from delaybox.core.lane import ANY_QUEUE, without_needs
 from delaybox.core.queue import LiveRules
 from delaybox.engine import stays
+from delaybox.engine.calls import WorkerCalls
 from delaybox.engine.clock_estimate import Clocks
 from delaybox.engine.dispatcher import Dispatcher
 from delaybox.engine.options import EngineOptions
@@ -23,10 +24,10 @@ _CLAIM_PATIENCE_S = 2.0
 class Guest:
     """A taker with a tracker of its own. Made by `Engine.admit`.
 
-    ``room``: how many more tasks ``target`` can take; tasks on their way to it are not subtracted yet. ``full`` gets
-    the partitions in which work may be due while there is no room. ``met``: see `engine.taker.Taker`. ``called_only``:
-    its lanes are those of tasks that prefer other workers, so it claims only where somebody called. ``beside``: the
-    claims of all guests.
+    ``room``: how many more tasks ``target`` can take; tasks on their way to it are not subtracted yet. ``calls``: to
+    other members; ``full`` gets the partitions in which work may be due while there is no room. ``met``: see
+    `engine.taker.Taker`. ``called_only``: its lanes are those of tasks that prefer other workers, so it claims only
+    where somebody called. ``beside``: the claims of all guests.
     """
 
     def __init__(
@@ -40,7 +41,8 @@ class Guest:
         target: Target,
         room: Callable[[], int],
         placement: Placement,
-        full: Callable[[Sequence[int]], None],
+        calls: WorkerCalls,
+        full: Callable[[Sequence[int]], None] | None = None,
         rules: LiveRules,
         beside: SparedClaims,
         met: Callable[[Sequence[bytes]], bool] = lambda _: False,
@@ -50,6 +52,7 @@ class Guest:
         self.met = met
         self._called_only = called_only
         self._placement = placement
+        self._calls = calls
         self._full = full
         self.types = "".join(sorted({chr(lane[0]) for lane in lanes}))
         self.lanes = tuple(lanes)
@@ -101,7 +104,13 @@ class Guest:
 
     def full(self, partitions: Sequence[int]) -> None:
         """Others are asked to take what this target has no room for."""
-        self._full(partitions)
+        self._calls.ask(partitions)
+        if self._full is not None:
+            self._full(partitions)
+
+    def lends(self, partition: int) -> bool:
+        """Others are called to a partition, because this target gets too much."""
+        return self._calls.lend(partition, self.lanes)
 
     def waits(self, partition: int, queues: Mapping[bytes, int]) -> None:
         """A claim found queues without permits."""
@@ -127,6 +136,8 @@ class Guest:
 
     def accept(self, partition: int, lease_id: bytes, leased: Sequence[bytes]) -> list[float]:
         """Starts delivering what was claimed."""
+        if partition not in self.partitions and not self._called_only:
+            self._calls.stays(partition)
         claim = _Claim(self, self._target, len(leased) // 2)
         try:
             return self._dispatcher.accept(partition, lease_id, leased, claim, claim.over)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from delaybox.core.placement import Server, placed
 
@@ -21,6 +21,7 @@ class Placement:
         self._placed: list[frozenset[bytes]] | None = None
         self._withdrawn = False
         self._listed: frozenset[bytes] = frozenset()
+        self._others: frozenset[bytes] = frozenset()
         self._servers: list[Server] = []
         self._followers: list[Callable[[], None]] = []
 
@@ -44,6 +45,7 @@ class Placement:
             return
         self._servers = sorted(servers)
         self._listed = next((server.lanes for server in servers if server.id == self._id), frozenset())
+        self._others = frozenset().union(*(server.lanes for server in servers if server.id != self._id))
         self._placed = placed(self._id, servers, self._partitions) if self._listed else None
         for follower in self._followers:
             follower()
@@ -62,6 +64,10 @@ class Placement:
             return tuple(lanes)
         mine = self._placed[partition]
         return tuple(lane for lane in lanes if lane in mine or lane not in self._listed)
+
+    def others_run(self, lanes: Collection[bytes]) -> bool:
+        """Whether each of these lanes is served by another member as well."""
+        return self._others.issuperset(lanes)
 
     @property
     def count(self) -> int:

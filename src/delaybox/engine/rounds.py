@@ -1,12 +1,35 @@
-"""Rounds of claims that overlap: those that a tracker does not wait for itself."""
+"""Rounds of claims: those that overlap, for which a tracker does not wait itself, and where each of them claims."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
 
+from delaybox.engine.asks import ITEMS
 from delaybox.engine.loops import end
 from delaybox.engine.taker import Asked
+
+_DEEP_ROUND = 4
+"""Partitions with much work that one round claims from: together about `asks.ROUND` tasks."""
+
+
+class InTurn:
+    """Which of the partitions that are due a round claims from, of one tracker."""
+
+    def __init__(self, asked: Asked) -> None:
+        self._asked = asked
+        self._turn = 0
+
+    def of(self, due: list[int], slots: int, deep: bool) -> list[int]:
+        """With few slots free only some of them, in turn, so that each claim is full."""
+        most = self._asked.in_full(slots, ITEMS) if slots else len(due)
+        if deep:
+            most = min(most, _DEEP_ROUND)
+        if most >= len(due):
+            return due
+        self._turn += most
+        start = self._turn % len(due)
+        return (due[start:] + due[:start])[:most]
 
 
 class Rounds:

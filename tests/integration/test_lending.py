@@ -1,0 +1,72 @@
+"""A taker without room lends one of its partitions to others, and is not in their way there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from redis.asyncio import Redis
+
+from delaybox.core.lane import lane_of
+from delaybox.core.task import NewTask, TaskType
+from delaybox.engine.clock_estimate import RedisClock
+from delaybox.engine.due_tracker import Tracker
+from delaybox.engine.loops import Loop
+from delaybox.engine.options import EngineOptions
+from delaybox.engine.stays import THEIRS_MS
+from delaybox.store.record import draft
+from delaybox.store.servers import Servers
+from delaybox.store.store import Batch, Store
+from tests.engines import until
+from tests.takers import Collecting
+
+LANE = lane_of(TaskType.WORKER, "default", "send")
+GUEST = EngineOptions(node_id="test", clock=False, channel="", poll_ms=60_000)
+
+
+class Full(Collecting):
+    """Has no room at first."""
+
+    types, free = "w", 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lent: list[int] = []
+        self.called: list[list[int]] = []
+
+    def lanes_at(self, partition: int, *, all_: bool) -> tuple[bytes, ...]:
+        return (LANE,)
+
+    def lends(self, partition: int) -> bool:
+        self.lent.append(partition)
+        return True
+
+    def full(self, partitions: Sequence[int]) -> None:
+        self.called.append(list(partitions))
+
+
+async def test_who_has_no_room_lends_one_partition_and_calls_others_to_the_rest(client: Redis, prefix: str) -> None:
+    store = await Store.open(Servers(client), prefix=prefix, partitions=4)
+    taker = Full()
+    tracker = Tracker(store, taker, GUEST, RedisClock())
+    tracker.wait_to_be_called()
+    (answers,) = await store.schedule([Batch(0, [draft(NewTask(type=TaskType.WORKER, name="send"))])])
+    assert not isinstance(answers, BaseException), answers
+    loop = Loop("tracker", tracker.step)
+    loop.start()
+    try:
+        await until(lambda: taker.called != [])
+        assert taker.lent == [0] and taker.called == [[1, 2, 3]]
+        # A place is free again: what waits is taken by whoever is first.
+        await until(lambda: tracker._look[0] > tracker._clock.now_ms())
+        taker.free = 10
+        tracker.slots_freed()
+        await until(lambda: len(taker.got) == 1)
+    finally:
+        await loop.stop()
+        await tracker.finish(1.0)
+    due_ms = tracker._clock.now_ms() + 100
+    for partition in (0, 1):
+        tracker.kick(partition, due_ms)
+    assert tracker._look[1] == due_ms
+    assert tracker._look[0] >= due_ms + 2 * THEIRS_MS, "others claim there"
+    tracker.close()
