@@ -52,6 +52,8 @@ MEANING = {
     "processes.lead": "with `auto`: how far ahead tasks that become due are looked for",
     "processes.coolDown": "with `auto`: for how long fewer must have been enough before one is retired",
     "processes.webhook": "how many processes send webhooks, each `webhooks.concurrency` at once",
+    "processes.capacity": "how much a clock or webhook process of this node can do, beside one that has 1: its share "
+    "of the partitions goes by it. Less for a machine that is slower than the others ([how](scaling.md#who-does-what))",
     "otel.endpoint": "where traces go ([Traces](howto/traces.md)), and metrics and logs if they are wanted; without it "
     "where `OTEL_EXPORTER_OTLP_ENDPOINT` says. Where neither is set nothing is traced",
     "otel.protocol": "how it is reached; without it as `OTEL_EXPORTER_OTLP_PROTOCOL` says, else by gRPC. With "

@@ -117,6 +117,7 @@ def test_heartbeats_of_other_versions_are_read() -> None:
         expected,
         activity=replace(expected.activity, partitions=(1, 2, 9), partition_count=400),
         lag_ms=2.5,
+        capacity=0.5,
         clock_offset_ms=-7,
     )
     assert members.decode("n", members.encode(shown)) == shown

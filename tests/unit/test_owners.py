@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
+from delaybox.core.membership import Member
 from delaybox.engine.clock_estimate import RedisClock
 from delaybox.engine.lost_owners import PATIENCE_MS, StandIn
-from delaybox.engine.ownership import Ownership
+from delaybox.engine.ownership import Ownership, shared
 from delaybox.engine.successors import _Awaited
 from delaybox.store.promises import Promise
 
@@ -65,3 +66,16 @@ def test_a_stand_in_acts_where_the_last_look_was_its_own(looker: str):
         assert not own.acts(0)
     finally:
         stand_in.close()
+
+
+async def test_partitions_go_by_what_members_can_do_once_all_of_them_state_it():
+    """A node of the previous version divides evenly, so in a fleet with one all do, or two would own a partition."""
+
+    async def owned(slow: float | None) -> dict[str, int]:
+        members = [Member(id="fast", capacity=1.0), Member(id="slow", capacity=slow)]
+        owners = [share.owner for share in await shared(members, 64)]
+        return {member.id: owners.count(member.id) for member in members}
+
+    assert await owned(None) == await owned(1.0) == {"fast": 32, "slow": 32}
+    divided = await owned(0.25)
+    assert divided["slow"] <= 13 and sum(divided.values()) == 64

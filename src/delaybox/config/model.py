@@ -45,6 +45,7 @@ from delaybox.core.limits import (
     MOST_INDEXED,
     PREFIX,
 )
+from delaybox.core.membership import LEAST_CAPACITY, MOST_CAPACITY
 from delaybox.core.queue import QueueRules
 from delaybox.core.scaling import LEAD_MS, LEAST_SPAN_MS, MAX_LEAD_MS
 from delaybox.core.scopes import Token
@@ -239,6 +240,7 @@ class ProcessesSection(Section):
         default=120_000, ge=1_000, le=86_400_000, description="a duration with its unit from 1s to 24h"
     )
     webhook: int = Field(default=1, ge=1, le=64, description=_COUNT)
+    capacity: float = Field(default=1.0, ge=LEAST_CAPACITY, le=MOST_CAPACITY, description="a number from 0.1 to 10")
 
 
 class ProbeSection(Section):

@@ -112,7 +112,8 @@ def _common(c: Config, node_id: str, grace_s: float) -> dict[str, Any]:
 
 
 def _engine(c: Config, common: Mapping[str, Any]) -> dict[str, Any]:
-    return {**common, "lease_ms": c.lease_ms, "heartbeat_ms": c.heartbeat_ms, "poll_ms": c.frequency_ms}
+    times = {"lease_ms": c.lease_ms, "heartbeat_ms": c.heartbeat_ms, "poll_ms": c.frequency_ms}
+    return {**common, **times, "capacity": c.processes.capacity}
 
 
 def _serving(c: Config, common: Mapping[str, Any]) -> dict[str, Any]:

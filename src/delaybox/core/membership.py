@@ -13,6 +13,8 @@ SILENT_MS = 1_500
 """A member that has not beaten for this long does not rank any more."""
 LEAST = 3
 """Least number of holders. Fewer that go away together may be chance, or the work of one task."""
+LEAST_CAPACITY, MOST_CAPACITY = 0.1, 10.0
+"""Of a member, where 1 is as good as another."""
 _LATE_MS = 20.0
 """Whose loop wakes this late counts with half of its free places."""
 _QUIET_MS = 2_500
@@ -94,7 +96,8 @@ class Member:
     long it took from the start of the process until its first heartbeat; 0: unknown. ``lag_ms``: by how much its event
     loop wakes too late, 99 of 100 times in the last 10 s. ``clock_offset_ms``: by how much its machine's clock is ahead
     of Redis's; None where a node of the previous version does not measure it. ``noted``: its beats note what others
-    must read anew; beats of the previous version do not.
+    must read anew; beats of the previous version do not. ``capacity``: how much it can do compared with others, as its
+    node's settings say; None: its version does not state it.
     """
 
     id: str
@@ -114,6 +117,7 @@ class Member:
     lag_ms: float = 0.0
     clock_offset_ms: int | None = None
     noted: bool = False
+    capacity: float | None = None
 
     @property
     def parent(self) -> str:

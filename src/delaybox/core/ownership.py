@@ -25,8 +25,8 @@ _ASKED = -math.inf
 class Candidate(NamedTuple):
     """A member that can own partitions.
 
-    ``capacity``: how much it can do compared with others, such as its cores. It is static, because a figure that
-    follows the load would move partitions all the time. ``host``: its machine; members of one machine may die together.
+    ``capacity``: how much it can do compared with others. It is static, because a figure that follows the load would
+    move partitions all the time. ``host``: its machine; members of one machine may die together.
     """
 
     id: str

@@ -113,7 +113,8 @@ class Engine:
         if self._recorder.on:
             self._others.append(Loop("history", self._recorder.step))
             self._recorder.wake = self._others[-1].wake
-        who = Identity(id=options.node_id, node=options.node, kind=options.kind, roles=options.roles)
+        o = options
+        who = Identity(id=o.node_id, node=o.node, kind=o.kind, roles=o.roles, capacity=o.capacity)
         # Whoever waits to be called claims nothing for hours, and would be late by how far the clocks drift meanwhile.
         self._membership = Membership(store, who, self._activity, self, lambda *seen: self._clocks.of(0).observe(*seen))
         if options.clock:

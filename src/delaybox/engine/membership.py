@@ -49,13 +49,14 @@ class Identity:
     """The process that beats. ``node``: the id of the node that it belongs to, whose process is its parent, or of a
     worker itself; "" for none.
 
-    ``kind`` and ``roles`` as those of a `Member`.
+    ``kind``, ``roles`` and ``capacity`` as those of a `Member`.
     """
 
     id: str
     node: str = ""
     kind: str = ""
     roles: tuple[str, ...] = ()
+    capacity: float = 1.0
 
 
 class Follower(Protocol):
@@ -213,6 +214,7 @@ class Membership:
             lag_ms=self._lag.p99_ms,
             clock_offset_ms=self._clock_offset_ms,
             noted=True,
+            capacity=who.capacity,
         )
         place = (places(activity), frozenset(activity.lanes))
         # Others go by these as well, but when the list has changed is early enough.

@@ -25,6 +25,8 @@ class EngineOptions:
     """Of the process, for the heartbeat: see `core.membership.Member`."""
     roles: tuple[str, ...] = ()
     """The node's roles, for the heartbeat."""
+    capacity: float = 1.0
+    """How much it can do compared with others: of more it gets more partitions."""
     clock: bool = True
     runs_tasks: bool = False
     """Its process runs the WORKER tasks that it claims: the loss of the process is the loss of their worker."""

@@ -16,8 +16,10 @@ _MUCH = 100_000
 
 
 async def shared(members: Sequence[Member], partitions: int) -> list[Assignment]:
-    """Who has which partition; [] without members."""
-    candidates = [Candidate(member.id, member.host) for member in members]
+    """Who has which partition; [] without members. A node of the previous version divides evenly, whatever others can
+    do, so all do while one of its members is among them."""
+    stated = all(member.capacity is not None for member in members)
+    candidates = [Candidate(m.id, m.host, (m.capacity if stated else None) or 1.0) for m in members]
     if len(candidates) * partitions > _MUCH:
         return await asyncio.to_thread(assigned, candidates, partitions)
     return assigned(candidates, partitions)

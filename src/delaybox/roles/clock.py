@@ -242,6 +242,7 @@ def _engine(
     options = replace(
         claiming(s, ProcessKind.CLOCK),
         clock=True,
+        capacity=s.capacity,
         channel=s.channel if s.in_place and kafka is None else "",
         stream=s.stream,
         catch_up_rate=s.catch_up_rate,

@@ -15,11 +15,12 @@ from delaybox.wire.topics import TopicRules
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineSettings(StoreSettings):
-    """Settings of every process with an engine. Times in ms."""
+    """Settings of every process with an engine. Times in ms. ``capacity``: of one that keeps time or sends webhooks."""
 
     lease_ms: int = 15_000
     heartbeat_ms: int = 5_000
     poll_ms: int = 1_000
+    capacity: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

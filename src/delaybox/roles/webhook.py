@@ -62,6 +62,7 @@ def engine_options(settings: WebhookSettings) -> EngineOptions:
     """How its engine claims."""
     return replace(
         claiming(settings, ProcessKind.WEBHOOK),
+        capacity=settings.capacity,
         concurrency=settings.concurrency,
         places=settings.concurrency,
         lanes=webhook_lanes(settings.concurrency),

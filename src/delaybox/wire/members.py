@@ -13,7 +13,14 @@ import msgspec
 from msgspec import Meta, Struct
 
 from delaybox.core.limits import MAX_DUE_MS
-from delaybox.core.membership import Activity, ConnectedWorker, LivingNode, Member
+from delaybox.core.membership import (
+    LEAST_CAPACITY,
+    MOST_CAPACITY,
+    Activity,
+    ConnectedWorker,
+    LivingNode,
+    Member,
+)
 from delaybox.core.partition import Shape
 from delaybox.core.task import TaskType
 
@@ -83,6 +90,7 @@ class _Beat(Struct):
     store: _Store | None = None
     cores: float = 0.0
     start_ms: _Count = 0
+    capacity: Annotated[float, Meta(ge=LEAST_CAPACITY, le=MOST_CAPACITY)] | None = None
 
 
 class _Seen(Struct):
@@ -155,6 +163,7 @@ def decode(member_id: str, raw: bytes) -> Member:
         store=None if beat.store is None else Shape(beat.store.id, beat.store.partitions, beat.store.bucket_ms),
         cores=beat.cores,
         start_ms=beat.start_ms,
+        capacity=beat.capacity,
     )
 
 
@@ -215,6 +224,7 @@ def _beat(member: Member) -> _Beat:
         store=None if store is None else _Store(store.store_id, store.partitions, store.bucket_ms),
         cores=member.cores,
         start_ms=member.start_ms,
+        capacity=member.capacity,
     )
 
 
