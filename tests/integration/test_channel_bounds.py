@@ -132,6 +132,10 @@ async def test_calls_for_help_are_few_and_name_no_more_than_they_may(
         await until(lambda: mine._asking is not None and mine._tasks == {mine._asking})
         ((_, message),) = await came()
         assert len(message.split()) == 1 + calls.MOST_NAMED and len(message) <= 400
+        assert [mine.lend(p, lanes) for p in range(5)] == [True, False, False, False, False]
+        await until(lambda: mine._tasks == {mine._asking})
+        ((_, message),) = await came()
+        assert len(message.split()) == 1 + 1
         for _ in range(5):
             await mine._call_all([(0, lane) for lane in lanes])
         found = [message.split() for _, message in await came()]

@@ -37,7 +37,7 @@ class Taker(Protocol):
         """There is no room for what may be due there."""
 
     def lends(self, partition: int) -> bool:
-        """Calls others to a partition, to claim there in its place for a while. Whether it did, and there are others."""
+        """Calls others to a partition, to claim there in its place for a while. Whether it did."""
 
     def waits(self, partition: int, queues: Mapping[bytes, int]) -> None:
         """These queues lack permits for what is ready there (`store.replies.Claimed.waits`)."""

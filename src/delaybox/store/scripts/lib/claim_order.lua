@@ -17,21 +17,26 @@ end
 -- Moves entries of near index n that this claim does not take into their ready sets, scored by virtual deadline.
 local function make_ready(n, members, dues)
   local critical = n % 4 == 0
-  local ready, key_of, slacks, has, keyed = gather(), {}, {}, {}, {}
-  for i, member in ipairs(members) do
-    local lane, id = sub(member, 17), sub(member, 1, 16)
-    local key = key_of[lane]
-    if not key then
-      key = k_ready(lane, critical)
-      key_of[lane], slacks[lane], has[lane] = key, slack_of(lane, n % 4), fair.has(lane)
+  local ready, lanes, keyed, lane, of = gather(), {}, {}, nil, nil
+  for i = 1, #members do
+    local member = members[i]
+    local its = sub(member, 17)
+    if its ~= lane then
+      -- Mostly many of one lane follow one another.
+      lane, of = its, lanes[its]
+      if not of then
+        local key = k_ready(lane, critical)
+        of = { slack = slack_of(lane, n % 4), has = fair.has(lane), list = {}, n = 0 }
+        lanes[lane], ready.by[key], ready.order[#ready.order + 1] = of, of.list, key
+      end
     end
-    local deadline = dues[i] + slacks[lane]
-    add2(ready, key, deadline, id)
-    if has[lane] then keyed[#keyed + 1] = { id, lane, critical, deadline } end
+    local id, deadline, list, count = sub(member, 1, 16), dues[i] + of.slack, of.list, of.n
+    list[count + 1], list[count + 2], of.n = deadline, id, count + 2
+    if of.has then keyed[#keyed + 1] = { id, lane, critical, deadline } end
   end
   flush(ready, 'ZADD')
   if #keyed > 0 then fair.enlist(keyed, fair.W) end
-  for lane in pairs(key_of) do activate(lane, critical) end
+  for name in pairs(lanes) do activate(name, critical) end
 end
 
 -- Members of one near index due between from (as ZRANGE takes it) and now, earliest first: members, dues.
@@ -73,13 +78,15 @@ end
 local PAGE = 100
 function promote(own, now, limit, lanes)
   local members, dues, used, more, total, others = {}, {}, {}, {}, 0, 0
-  local page = math.min(limit, PAGE)
+  local page, text, due = math.min(limit, PAGE), nil, nil
   local function read(n)
     local to, at, known = members[n], dues[n], #members[n]
     local flat = redis.call('ZRANGE', K_NEAR[n], '-inf', now, 'BYSCORE', 'LIMIT', known, page, 'WITHSCORES')
     for i = 1, #flat, 2 do
+      -- Many are due at the same moment.
+      if flat[i + 1] ~= text then text, due = flat[i + 1], tonumber(flat[i + 1]) end
       known = known + 1
-      to[known], at[known] = flat[i], tonumber(flat[i + 1])
+      to[known], at[known] = flat[i], due
     end
     more[n] = #flat == 2 * page
   end
@@ -92,15 +99,22 @@ function promote(own, now, limit, lanes)
   if total == 0 then return 0 end
   local left, met = limit, {}
   local function take(critical, most)
-    for _ = 1, most do
-      local n = next_index(own, members, dues, used, critical)
-      if not n or lanes == 0 then return end
+    local some = {}
+    for _, n in ipairs(own) do
+      if (n % 4 == 0) == critical and #dues[n] > 0 then some[#some + 1] = n end
+    end
+    -- Mostly all that is due is of one priority.
+    local only = #some == 1 and some[1]
+    for _ = 1, #some > 0 and most or 0 do
+      local n = only or next_index(some, members, dues, used, critical)
+      local i = n and used[n] + 1
+      if not n or not dues[n][i] or lanes == 0 then return end
       if lanes then
-        local lane = sub(members[n][used[n] + 1], 17)
+        local lane = sub(members[n][i], 17)
         if not met[lane] then met[lane], lanes = not fair.has(lane), lanes - 1 end
       end
-      used[n], left = used[n] + 1, left - 1
-      if more[n] and used[n] == #dues[n] then read(n) end
+      used[n], left = i, left - 1
+      if more[n] and i == #dues[n] then read(n) end
     end
   end
   local kept = lanes and others > 0 and math.min(math.ceil(lanes / 20), lanes - 1) or 0
