@@ -195,6 +195,27 @@ async def test_what_a_member_has_no_room_for_a_moment_after_its_last_call_it_cal
     assert published == ["0", "0"]
 
 
+async def test_while_nobody_comes_others_are_called_less_and_less_often(callers: Callers) -> None:
+    """Where all were full each called all others 20 times a second, after a look at all that waits."""
+    full = callers.all["a"].calls
+
+    async def called() -> int:
+        full._unasked = {0: None}
+        await full._ask_later(0.0)
+        return full._slower
+
+    full._asked_ms = await callers.store.ping()
+    assert [await called() for _ in range(4)] == [2, 4, calls.SLOWEST, calls.SLOWEST]
+    # What was due at the last call was taken, and what waits now is due since.
+    full._asked_ms = 0
+    assert await called() == 1
+    assert await called() == 2
+    full._asked = local_ms() - 5 * calls.ASK_AGAIN_MS
+    full.ask([0])
+    assert full._slower == 1, "there was room for a while"
+    await callers.over()
+
+
 async def test_a_partition_is_lent_at_once_and_only_where_others_run_the_same(
     callers: Callers, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -23,6 +23,9 @@ from delaybox.store.store import Store
 
 ASK_AGAIN_MS = 50.0
 """A member without room asks others for help no more often."""
+SLOWEST = 8
+"""While nobody comes it asks so many times more seldom: where all are full each call and each look before it is in
+vain."""
 _SECOND_S = 0.02
 """The second of two members looks this long after the first was called. It only reads, and claims where work waits."""
 FULL_AGAIN_MS = 100.0
@@ -73,6 +76,9 @@ class WorkerCalls:
         self._unasked: dict[int, None] = {}
         """Partitions without room that no call has named yet, because the last call was a moment ago, or named as many
         others as a call may; the first one first."""
+        self._slower = 1
+        self._asked_ms = 0
+        """When it called last, by the server's clock."""
         self._asking: asyncio.Task[None] | None = None
         self._all_called: dict[tuple[int, bytes], float] = {}
         """Lanes of partitions to which all were called, by whomever, and when."""
@@ -113,9 +119,12 @@ class WorkerCalls:
         once in a while, then."""
         if self._placement.alone or not partitions:
             return
-        wait_ms = self._asked + ASK_AGAIN_MS - local_ms()
+        now = local_ms()
+        if now - self._asked > 2 * ASK_AGAIN_MS * self._slower:
+            self._slower = 1
+        wait_ms = self._asked + ASK_AGAIN_MS * self._slower - now
         if wait_ms <= 0:
-            self._asked = local_ms()
+            self._asked, self._asked_ms = now, self._now_ms()
             self._begin(asyncio.create_task(self._ask(partitions[:MOST_NAMED])))
             partitions, wait_ms = partitions[MOST_NAMED:], ASK_AGAIN_MS
         self._unasked |= dict.fromkeys(partitions)
@@ -131,13 +140,15 @@ class WorkerCalls:
 
     async def _ask_later(self, wait_s: float) -> None:
         await asyncio.sleep(wait_s)
-        waiting = list(self._unasked)
-        self._unasked, self._asking, self._asked = {}, None, local_ms()
+        waiting, asked_ms = list(self._unasked), self._asked_ms
+        self._unasked, self._asking, self._asked, self._asked_ms = {}, None, local_ms(), self._now_ms()
         partitions = waiting[:MOST_NAMED]
         self.ask(waiting[MOST_NAMED:])
         # Places may have come free meanwhile, and whoever is called claims in every partition that is named.
         with contextlib.suppress(DelayBoxError):
             now_ms, found = await unclaimed(self._store, partitions)
+            nobody_came = all(one.lanes(asked_ms) for one in found)
+            self._slower = min(2 * self._slower, SLOWEST) if nobody_came else 1
             partitions = [p for p, one in zip(partitions, found, strict=True) if one.lanes(now_ms)]
         if partitions:
             await self._ask(partitions)
