@@ -11,6 +11,7 @@ local now = now_ms()
 -- The sum of size over the members of a zset, and whether it is an estimate.
 local function sum(key, exact, size)
   local many, n = redis.call('ZCARD', key), 0
+  if many == 0 then return 0, false end
   if many <= exact then
     for _, m in ipairs(redis.call('ZRANGE', key, 0, -1)) do n = n + size(m) end
     return n, false
@@ -30,10 +31,13 @@ else
 end
 local near, due, oldest, due_guessed = 0, 0, -1, false
 for n = 0, 11 do
-  near = near + redis.call('ZCARD', K_NEAR[n])
-  due = due + redis.call('ZCOUNT', K_NEAR[n], '-inf', now)
-  local head = redis.call('ZRANGE', K_NEAR[n], 0, 0, 'WITHSCORES')
-  if head[2] and (oldest < 0 or tonumber(head[2]) < oldest) then oldest = tonumber(head[2]) end
+  local many = redis.call('ZCARD', K_NEAR[n])
+  if many > 0 then
+    near = near + many
+    due = due + redis.call('ZCOUNT', K_NEAR[n], '-inf', now)
+    local head = redis.call('ZRANGE', K_NEAR[n], 0, 0, 'WITHSCORES')
+    if oldest < 0 or tonumber(head[2]) < oldest then oldest = tonumber(head[2]) end
+  end
 end
 for _, letter in ipairs({ 'p', 's', 'h', 'w' }) do
   for _, critical in ipairs({ true, false }) do

@@ -18,13 +18,16 @@ if last > horizon then
     lengths[#lengths + 1] = { tonumber(n) * width, redis.call('HLEN', T .. ':b:' .. n) }
   end
 end
+-- Most near indexes hold nothing: of twelve in each of 60 steps a look at each took longer than all else.
+local filled = {}
+for n = 0, 11 do if redis.call('ZCARD', K_NEAR[n]) > 0 then filled[#filled + 1] = n end end
 local reply, sum, given = { now }, 0, 0
 for i = 1, steps do
   local from, to = now + (i - 1) * step, now + i * step
   local all, workers, hooks = 0, 0, 0
   if from < horizon then
     local past = '(' .. int(math.min(to, horizon))
-    for n = 0, 11 do
+    for _, n in ipairs(filled) do
       local found = redis.call('ZCOUNT', K_NEAR[n], int(from), past)
       all = all + found
       if n > 7 then hooks = hooks + found elseif n > 3 then workers = workers + found end
