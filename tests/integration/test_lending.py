@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from redis.asyncio import Redis
@@ -55,7 +56,7 @@ async def test_who_has_no_room_lends_one_partition_and_calls_others_to_the_rest(
     loop.start()
     try:
         await until(lambda: taker.called != [])
-        assert taker.lent == [0] and taker.called == [[1, 2, 3]]
+        assert taker.lent == [0] and taker.called == [[1, 2, 3]] and [*tracker._stays._lent] == [0]
         # A place is free again: what waits is taken by whoever is first.
         await until(lambda: tracker._look[0] > tracker._clock.now_ms())
         taker.free = 10
@@ -64,9 +65,17 @@ async def test_who_has_no_room_lends_one_partition_and_calls_others_to_the_rest(
     finally:
         await loop.stop()
         await tracker.finish(1.0)
-    due_ms = tracker._clock.now_ms() + 100
+    tracker.close()
+
+
+async def test_what_is_announced_in_a_partition_that_is_lent_is_left_to_others(client: Redis, prefix: str) -> None:
+    store = await Store.open(Servers(client), prefix=prefix, partitions=2)
+    tracker = Tracker(store, Full(), GUEST, RedisClock())
+    tracker.wait_to_be_called()
+    tracker._look = [math.inf, math.inf]
+    now = tracker._clock.now_ms()
+    tracker._stays.lend(0, now)
     for partition in (0, 1):
-        tracker.kick(partition, due_ms)
-    assert tracker._look[1] == due_ms
-    assert tracker._look[0] >= due_ms + 2 * THEIRS_MS, "others claim there"
+        tracker.kick(partition, now + 10)
+    assert tracker._look == [now + 10 + THEIRS_MS, now + 10]
     tracker.close()

@@ -2,9 +2,9 @@
 that it lends, because it had no room and has called others.
 
 Both go by what their looks find. Who is called looks a moment after others might have claimed: sooner where it found
-something, later where it did not, and after a few looks for nothing it leaves. Who lends looks later still, and takes a
-partition back as soon as it finds something there that nobody took. So each of them is claimed in by one member most of
-the time, and no message says by which.
+something, later where it did not, and after some looks for nothing it leaves. Who lends looks later, and takes a
+partition back when others leave something there. So each of them is claimed in by one member most of the time, and no
+message says by which.
 """
 
 from __future__ import annotations
@@ -20,13 +20,14 @@ STAY_MS = 1_000.0
 which the owner of the partition calls others. Whoever came once looks there as long as it finds something."""
 THEIRS_MS = 5.0
 """What whoever claims there as a rule has not taken after this time, it has no room for."""
-LEND_MS: Final = 3_000.0
+LEND_MS: Final = 2_000.0
 """How long a partition is lent. Each time that one comes back, a task or two may find its member without room again."""
 SOON_MS: Final = 0.3
 """Least time after which who was called looks: a claim of whoever claims there as a rule is under way by then."""
-MISSES: Final = 4
+MISSES: Final = 16
 """Whoever was called and finds nothing so often in a row is not needed there."""
-_LENT_LATE_MS = 20.0
+LEFT: Final = 2
+"""Others that leave something so often in a row do not claim there. Once any process may stand still for a moment."""
 _ARRIVE_MS = 20.0
 """Others need so long to answer the call: what is found before says nothing of them."""
 _KEPT_MS = 1_000.0
@@ -37,7 +38,7 @@ _CLOSE_MS = STAY_MS / 2
 
 class _Shared:
     """A partition that is shared from ``since`` until ``until``. ``behind``: how long after others this taker looks;
-    ``last``: when something was due there last."""
+    ``last``: when something was due there last; ``misses``: how often in a row the other one was quicker, or slower."""
 
     __slots__ = ("behind", "last", "misses", "since", "stay_ms", "until")
 
@@ -89,7 +90,7 @@ class Stays:
 
     def lend(self, partition: int, now_ms: float) -> None:
         """Others were called to it, and claim there in place of this taker."""
-        self._lent[partition] = _Shared(now_ms, LEND_MS, 2 * THEIRS_MS)
+        self._lent[partition] = _Shared(now_ms, LEND_MS, THEIRS_MS)
 
     def heard(self, partition: int, now_ms: float, due_ms: float, *, mine: bool) -> float:
         """When to look at what was announced to be due."""
@@ -124,8 +125,10 @@ class Stays:
     def _lends(self, lent: _Shared, claimed: Claimed, late_ms: float) -> bool:
         """Whether it goes on to be lent: not where others left something. What came due a moment ago they may be about
         to take."""
-        if late_ms >= lent.behind and claimed.now_ms >= lent.since + _ARRIVE_MS:
-            lent.until = min(lent.until, claimed.now_ms)
-        elif not claimed.leased:
-            lent.behind = _LENT_LATE_MS
+        if not claimed.leased:
+            lent.misses = 0
+        elif late_ms >= lent.behind and claimed.now_ms >= lent.since + _ARRIVE_MS:
+            lent.misses += 1
+            if lent.misses >= LEFT:
+                lent.until = min(lent.until, claimed.now_ms)
         return lent.on(claimed.now_ms)
