@@ -162,16 +162,22 @@ async def test_all_are_called_to_a_lane_in_a_partition_once_in_a_while(
     assert published == [f"0={SENDS.decode()}", f"0={PRINTS.decode()}"]
 
 
-async def test_what_a_member_has_no_room_for_a_moment_after_its_last_call_it_calls_others_to_as_well(
-    callers: Callers, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A call came and was left out: the task waited until the owner of its partition called, 100 ms later."""
-    published: list[str] = []
+@pytest.fixture
+def published(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The partitions that members called others to; nobody hears of them."""
+    found: list[str] = []
 
     async def noted(_: Store, channel: str, message: str) -> None:
-        published.append(message.partition(" ")[2])
+        found.append(message.partition(" ")[2])
 
     monkeypatch.setattr(calls, "publish", noted)
+    return found
+
+
+async def test_what_a_member_has_no_room_for_a_moment_after_its_last_call_it_calls_others_to_as_well(
+    callers: Callers, published: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A call came and was left out: the task waited until the owner of its partition called, 100 ms later."""
     full = callers.all["a"].calls
     for _ in range(3):
         full.ask([0])
@@ -217,14 +223,8 @@ async def test_while_nobody_comes_others_are_called_less_and_less_often(callers:
 
 
 async def test_a_partition_is_lent_at_once_and_only_where_others_run_the_same(
-    callers: Callers, monkeypatch: pytest.MonkeyPatch
+    callers: Callers, published: list[str]
 ) -> None:
-    published: list[str] = []
-
-    async def noted(_: Store, channel: str, message: str) -> None:
-        published.append(message.partition(" ")[2])
-
-    monkeypatch.setattr(calls, "publish", noted)
     full = callers.all["a"].calls
     full.ask([0])
     # Others are called to it right after a call for help, too: nobody else claims there from now on.

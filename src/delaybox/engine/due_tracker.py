@@ -144,8 +144,9 @@ class Tracker:
     def kick(self, partition: int | None = None, due_ms: float = 0.0) -> None:
         """Something in ``partition`` (None: in any) is due at ``due_ms`` or may be due now (0)."""
         learned = self._beside.number()
-        if partition is not None:
-            mine, now = partition in self._mine, self._clock.now_ms()
+        mine = partition in self._mine
+        if partition is not None and (not mine or self._stays.lends):
+            now = self._clock.now_ms()
             if not mine and self._stays.on(partition, now):
                 self._called.add(partition)
             due_ms = self._stays.heard(partition, now, due_ms, mine=mine)
@@ -466,7 +467,8 @@ class Tracker:
             if self._taker.free < _FEW_SLOTS and self._taker.in_flight:
                 look = c.now_ms + _FEW_SLOTS_PAUSE_MS
         if p not in self._hungry and look > c.now_ms and self._claims_from(p):
-            look = self._stays.look(p, c, look, mine=p in self._mine, late_ms=max(late, default=0.0))
+            late_ms = max(late, default=0.0) if self._stays.lends else 0.0
+            look = self._stays.look(p, c, look, mine=p in self._mine, late_ms=late_ms)
         if (
             not c.more
             and p not in self._hungry

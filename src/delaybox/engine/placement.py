@@ -21,7 +21,7 @@ class Placement:
         self._placed: list[frozenset[bytes]] | None = None
         self._withdrawn = False
         self._listed: frozenset[bytes] = frozenset()
-        self._others: frozenset[bytes] = frozenset()
+        self._others: frozenset[bytes] | None = None
         self._servers: list[Server] = []
         self._followers: list[Callable[[], None]] = []
 
@@ -45,7 +45,7 @@ class Placement:
             return
         self._servers = sorted(servers)
         self._listed = next((server.lanes for server in servers if server.id == self._id), frozenset())
-        self._others = frozenset().union(*(server.lanes for server in servers if server.id != self._id))
+        self._others = None
         self._placed = placed(self._id, servers, self._partitions) if self._listed else None
         for follower in self._followers:
             follower()
@@ -67,6 +67,8 @@ class Placement:
 
     def others_run(self, lanes: Collection[bytes]) -> bool:
         """Whether each of these lanes is served by another member as well."""
+        if self._others is None:
+            self._others = frozenset().union(*(server.lanes for server in self._servers if server.id != self._id))
         return self._others.issuperset(lanes)
 
     @property

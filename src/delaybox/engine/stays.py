@@ -80,6 +80,11 @@ class Stays:
         stay = self._called.get(partition)
         return stay is not None and stay.on(now_ms)
 
+    @property
+    def lends(self) -> bool:
+        """Whether it ever lent a partition."""
+        return bool(self._lent)
+
     def to_lend(self, partitions: Collection[int], now_ms: float) -> int | None:
         """One of its own that may be lent now."""
         for p in partitions:

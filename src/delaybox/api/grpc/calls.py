@@ -143,7 +143,7 @@ def _method(
                     return _shown(limits, caller, await call(request, caller))
 
         with arriving:
-            return await _ended(guard, name, path, context, answer())
+            return await _ended(name, path, context, answer())
 
     async def many(requests: AsyncIterator[bytes], context: Context) -> None:
         arriving = ArrivingCall()
@@ -160,7 +160,7 @@ def _method(
                     await context.write(_shown(limits, caller, response))
 
         with arriving:
-            await _ended(guard, name, path, context, answer(), timed=False)
+            await _ended(name, path, context, answer(), timed=False)
 
     async def both(requests: AsyncIterator[bytes], context: Context) -> None:
         async def messages() -> AsyncIterator[Any]:
@@ -176,7 +176,7 @@ def _method(
                 async for response in call(messages(), caller):
                     await context.write(_shown(limits, caller, response))
 
-        await _ended(guard, name, path, context, answer(), timed=False)
+        await _ended(name, path, context, answer(), timed=False)
 
     # Every method is registered as one that streams requests. The request of a unary method would be read by grpc
     # before this code is called.
@@ -202,11 +202,8 @@ def _serialize(message: Message | Serialized) -> bytes:
     return message.SerializeToString()
 
 
-async def _ended(
-    guard: Guard, name: str, path: str, context: Context, answer: Awaitable[Any], *, timed: bool = True
-) -> Any:
+async def _ended(name: str, path: str, context: Context, answer: Awaitable[Any], *, timed: bool = True) -> Any:
     """The answer, or a status with the reason why there is none; counted either way. ``timed``: it is no stream."""
-    guard.running += 1
     began = perf_counter()
     code = "OK"
     status: status_pb2.Status
@@ -236,7 +233,6 @@ async def _ended(
         _log.exception("%s failed", name)
         status = status_pb2.Status(code=grpc.StatusCode.INTERNAL.value[0], message=errors.DEFECT_TEXT)
     finally:
-        guard.running -= 1
         metrics.rpc_done(name, code)
         if timed:
             took.one(name, perf_counter() - began, context, b"" if tracing.spans is None else tracing.latest.get())

@@ -25,6 +25,7 @@ comes."""
 _DATA, _HEADERS, _RST_STREAM, _WINDOW_UPDATE, _CONTINUATION = 0, 1, 3, 8, 9
 _END_STREAM, _END_HEADERS, _PADDED = 1, 4, 8
 _HEAD = 9
+_EACH = 1 << 31
 _REFUSED_STREAM = (7).to_bytes(4, "big")
 _TOO_LONG, _BUSY = b"l", b"b"
 _SECRET = os.urandom(16)
@@ -82,8 +83,8 @@ class Traffic:
         self.frames = MOST_FRAMES
         """How many more calls may start (a large head counts as several); the bytes behind them wait."""
         self.waiting = False
-        self._taken: int | None = None
-        """The last stream that the core gets, once no more are taken."""
+        self._taken = _EACH
+        """The last stream that the core gets."""
         self.greeted = False
         """Whether it began with HTTP/2's preface."""
         self.unfinished = 0
@@ -111,8 +112,8 @@ class Traffic:
     def take_no_more(self) -> None:
         """From now on streams that the caller opens are refused, unseen by the core: with REFUSED_STREAM, by which the
         caller knows that nothing was done. The core itself, when it is stopped, would end them as cancelled."""
-        if self._taken is None:
-            self._taken = self._highest
+        self._taken = min(self._taken, self._highest)
+        self.most_streams = MOST_STREAMS
 
     def oldest(self) -> float:
         """When the oldest unfinished message began; infinity where there is none."""
@@ -151,8 +152,7 @@ class Traffic:
                     self._tail = data[at:]
                     end = at
                     break
-                most = self.most_streams if self._taken is None else MOST_STREAMS
-                if self.frames <= 0 or (data[at + 3] == _HEADERS and len(self._streams) >= most):
+                if self.frames <= 0 or (data[at + 3] == _HEADERS and len(self._streams) >= self.most_streams):
                     self.waiting = True
                     self._tail = data[at:]
                     end = at
@@ -192,7 +192,7 @@ class Traffic:
         kind, flags = data[at + 3], data[at + 4]
         number = int.from_bytes(data[at + 5 : at + _HEAD], "big") & 0x7FFFFFFF
         self._stream, self._skip = None, False
-        if self._taken is not None and number > self._taken:
+        if number > self._taken:
             return self._refuse(kind, number, size)
         if kind == _DATA:
             stream = self._streams.get(number)

@@ -86,7 +86,7 @@ class Front:
 
     async def drain(self, running: Callable[[], int]) -> None:
         """Takes no more connections and no more calls. Returns when the calls that the core got have begun, at the
-        latest after half a second. ``running``: how many have begun and not ended."""
+        latest after half a second. ``running``: how many run, of all connections."""
         self.refuse()
         self.ending = True
         for caller in (*self._known, *self._unknown):

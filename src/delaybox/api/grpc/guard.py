@@ -58,10 +58,13 @@ class Guard:
         self._know = know
         self._held = 0
         self._calls = 0
-        self.running = 0
-        """Calls that have begun and not ended, admitted or not."""
         self._open: dict[str, dict[asyncio.Task[Any], None]] = {}
         self._open_count = 0
+
+    @property
+    def running(self) -> int:
+        """How many calls have been admitted and have not ended."""
+        return self._calls + self._open_count
 
     @contextlib.contextmanager
     def admitted(self, context: Context, rule: call_scopes.Rule) -> Iterator[Grant]:
