@@ -467,10 +467,7 @@ for _, p in ipairs(pointers) do hint(p[1], p[2], p[3], p[4], W, c) end
 
 -- What is due and still in near: a guest left it to others, so it does not count; any other taker claims it next time.
 local due = ends.next_due(guest and '(' .. int(now) or from, #again.order == 0 and heads or {})
-for _, key in ipairs(permits.using and { permits.HELD, permits.HELD_KEYS } or {}) do
-  local at = tonumber(redis.call('ZRANGE', key, 0, 0, 'WITHSCORES')[2] or '')
-  if at and at < permits.FOREVER and (due < 0 or at < due) then due = at end
-end
+if permits.using then due = ends.sooner(due) end
 ends.promise(due)
 -- Those who serve what became ready here look for it now: they do not wait for what is due to others.
 if not guest and promoted > 0 then redis.call(NOTIFY, T .. ':ready', T) end

@@ -1,5 +1,15 @@
 -- The claim of one limited lane while nothing else is due or ready: what claims beside a limited queue with a backlog find most. It does what
 -- the files behind it would, without making any of their functions. Needs what stands above it in claim.lua.
+
+-- due, or when a queue or limit key that is held is looked at again, whichever comes first.
+function ends.sooner(due)
+  for _, key in ipairs({ permits.HELD, permits.HELD_KEYS }) do
+    local at = tonumber(redis.call('ZRANGE', key, 0, 0, 'WITHSCORES')[2] or '')
+    if at and at < permits.FOREVER and (due < 0 or at < due) then due = at end
+  end
+  return due
+end
+
 repeat
   if not ends.read[6] or ends.read[7] or fresh > 0 or channel ~= '' or ARGV[15] ~= '' then break end
   local due = -1
@@ -84,10 +94,7 @@ repeat
   if start then redis.call('ZADD', K_LIMITED, 0, parked_name(lane, critical)) end
   redis.call('ZADD', permits.HELD, at, queue)
   for _, set in ipairs(start and active_sets(lane, critical) or {}) do redis.call('ZREM', set, lane) end
-  for _, key in ipairs({ permits.HELD, permits.HELD_KEYS }) do
-    local first = tonumber(redis.call('ZRANGE', key, 0, 0, 'WITHSCORES')[2] or '')
-    if first and first < permits.FOREVER and (due < 0 or first < due) then due = first end
-  end
+  due = ends.sooner(due)
   ends.promise(due)
   return { now, due, leased, {}, { 0, 0, 0, 0, 0, 0, 0, 0 }, {}, { queue, starving and 1 or critical and 2 or 0 }, {}, whose.met }
 until true
