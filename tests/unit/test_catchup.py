@@ -40,6 +40,41 @@ def test_few_tokens_go_round_all_partitions() -> None:
     assert served == set(range(16))
 
 
+def test_who_looks_alone_leaves_the_others_their_part() -> None:
+    """Four have a backlog, three look at the same time and one half a tick later; each gets a quarter of the rate."""
+    hand = Hand()
+    bucket = CatchUp(1_000, 4, hand)
+    got = [0, 0, 0, 0]
+
+    def look(*due: int) -> None:
+        for p, share in bucket.shares(due).items():
+            got[p] += share
+            bucket.took(p, share=share, taken=share, overdue=share, clear=False)
+
+    look(0, 1, 2, 3)
+    for _ in range(100):
+        hand.ms += 10.0
+        look(0)
+        hand.ms += 10.0
+        look(1, 2, 3)
+    assert 2_000 <= sum(got) <= 2_100
+    assert max(got) < 1.1 * min(got), got
+
+
+def test_one_that_does_not_come_back_leaves_its_part_to_the_others() -> None:
+    hand = Hand()
+    bucket = CatchUp(1_000, 4, hand)
+    for p, share in bucket.shares([0, 1, 2, 3]).items():
+        bucket.took(p, share=share, taken=share, overdue=share, clear=False)
+    got = 0
+    for _ in range(100):
+        hand.ms += 20.0
+        (share,) = bucket.shares([0]).values()
+        bucket.took(0, share=share, taken=share, overdue=share, clear=False)
+        got += share
+    assert 1_900 <= got <= 2_000
+
+
 def test_a_pause_saves_up_no_more_than_a_tenth_of_a_second() -> None:
     hand = Hand()
     bucket = CatchUp(1_000, 1, hand)

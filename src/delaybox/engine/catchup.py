@@ -4,6 +4,7 @@ time."""
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 
 from delaybox.engine.clock_estimate import local_ms
@@ -12,13 +13,17 @@ OVERDUE_MS = 5_000
 """Later than this is a backlog, not lateness."""
 TICK_MS = 20.0
 _BURST_MS = 100.0
+_RETURNS_MS = 1_000.0
+"""A partition that was left with overdue work is back long before: every `TICK_MS`, if this node still looks after
+it."""
 
 
 class CatchUp:
     """A token for each overdue task, ``rate`` of them a second (0: no limit), over all of a node's partitions.
 
     A partition is *behind* until a claim from it proves that nothing overdue is left; at first all partitions are.
-    While it is behind, overdue tasks are claimed apart from fresh ones, and only as many as there are tokens.
+    While it is behind, overdue tasks are claimed apart from fresh ones, and only as many as there are tokens. Those
+    that are known to have some get the same number each, so that the urgent ones of all come before the rest of any.
     """
 
     def __init__(self, rate: int, partitions: int, now: Callable[[], float] = local_ms) -> None:
@@ -29,7 +34,12 @@ class CatchUp:
         self._tokens = self._most
         self._filled = now()
         self._behind: set[int] = set()
-        self._turn = 0
+        self._left: dict[int, float] = {}
+        """Partition -> when a claim last left overdue work there, or may have."""
+        self._reserved: dict[int, int] = {}
+        """Partition -> tokens of the bucket that only it may take."""
+        self._served = -1
+        """The partition that got the last token that was spread."""
         self.suspect()
 
     @property
@@ -55,14 +65,33 @@ class CatchUp:
         tokens = int(self._tokens)
         if not behind or tokens <= 0:
             return {}
-        # With fewer tokens than partitions these take turns.
-        self._turn += 1
-        start = self._turn % len(behind)
-        behind = behind[start:] + behind[:start]
-        share, more = divmod(tokens, len(behind))
-        shares = {p: share + (i < more) for i, p in enumerate(behind) if share or i < more}
+        self._left = {p: at for p, at in self._left.items() if now - at < _RETURNS_MS}
+        self._reserve(tokens, sorted(self._left.keys() | behind))
+        shares: dict[int, int] = {}
+        for p in behind:
+            if share := min(self._reserved.pop(p, 0), tokens):
+                shares[p] = share
+                tokens -= share
         self._tokens -= sum(shares.values())
         return shares
+
+    def _reserve(self, tokens: int, waiting: Sequence[int]) -> None:
+        """Spreads the tokens that are nobody's over those that wait. Each looks by a timer of its own: if who looks
+        took all, one that looks alone would be far ahead of the others."""
+        reserved = self._reserved = {p: self._reserved.get(p, 0) for p in waiting}
+        # What one does not come for goes to the others when it has so many.
+        most = max(1, int(self._most) // len(waiting))
+        free = tokens - sum(reserved.values())
+        # With fewer tokens than partitions these take turns.
+        start = bisect_right(waiting, self._served)
+        turns = [*waiting[start:], *waiting[:start]]
+        while free > 0 and (open_to := [p for p in turns if reserved[p] < most]):
+            each = max(1, free // len(open_to))
+            for p in open_to[:free]:
+                more = min(each, most - reserved[p])
+                reserved[p] += more
+                free -= more
+                self._served = p
 
     def brought(self, partition: int, late_ms: Sequence[float], now_ms: float, *, share: int, clear: bool) -> float:
         """A claim brought tasks so late; the rest is as of `took`. Returns when to look there again for the backlog:
@@ -75,8 +104,12 @@ class CatchUp:
         """A claim took ``taken`` tasks of the ``share`` it had (0: it was not limited). ``clear``: it left none due."""
         if share:
             self._tokens += max(share - taken, 0)
-            if clear and not overdue and taken < share:
-                self._behind.discard(partition)
+            if taken >= share:
+                self._left[partition] = self._now()
+            else:
+                self._left.pop(partition, None)
+                if clear and not overdue:
+                    self._behind.discard(partition)
         elif overdue and self._rate:
             self._tokens -= overdue
             self._behind.add(partition)
