@@ -79,14 +79,14 @@ def asks_of(due: Sequence[int], limits: ClaimLimits, lanes_at: Callable[[int], t
 
 def ramped(catch_up: CatchUp, due: Sequence[int], limits: ClaimLimits) -> list[Ask]:
     """Limits for a partition with a backlog: first fresh tasks, then as many overdue ones as the rate allows."""
-    shares = catch_up.shares(due)
+    shares = catch_up.shares(due, limits.items)
     # Both claims may lease, so they share the slots; a single slot goes to whichever finds a task first.
     half = limits.slots // 2 or limits.slots
     fresh = replace(limits, fresh_ms=OVERDUE_MS, slots=half)
     asks: list[Ask] = []
     for p in due:
         asks.append(Ask(p, fresh if catch_up.behind(p) else limits))
-        if share := min(shares.get(p, 0), limits.items):
+        if share := shares.get(p):
             asks.append(Ask(p, replace(limits, items=share, slots=half), share))
     return asks
 

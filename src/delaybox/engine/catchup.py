@@ -56,8 +56,9 @@ class CatchUp:
         """Whether a backlog may lie there."""
         return partition in self._behind
 
-    def shares(self, due: Sequence[int]) -> dict[int, int]:
-        """How many overdue tasks each partition that is behind may hand out now; the tokens are taken."""
+    def shares(self, due: Sequence[int], most: int) -> dict[int, int]:
+        """How many overdue tasks each partition that is behind may hand out now, at most ``most``; the tokens are
+        taken."""
         behind = [p for p in due if p in self._behind]
         now = self._now()
         self._tokens = min(self._most, self._tokens + (now - self._filled) * self._rate / 1000)
@@ -69,7 +70,7 @@ class CatchUp:
         self._reserve(tokens, sorted(self._left.keys() | behind))
         shares: dict[int, int] = {}
         for p in behind:
-            if share := min(self._reserved.pop(p, 0), tokens):
+            if share := min(self._reserved.pop(p, 0), tokens, most):
                 shares[p] = share
                 tokens -= share
         self._tokens -= sum(shares.values())
