@@ -2,20 +2,24 @@
 
 Each round measures both trees, and the next one in the opposite order, so that what the machine does meanwhile meets
 both alike. Each tree runs its own benchmarks, of which only those of DelayBox itself are taken, and only rows that both
-have. A row is worse when the median over all rounds is. Take it on a machine that does nothing else.
+have. Every process of a tree runs that tree's code, which is checked, but HTTP load comes from this tree's program in
+both. A row is worse when the median over all rounds is. Take it on a machine that does nothing else.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import math
 import os
 import re
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
+import venv
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,6 +34,13 @@ ROWS = (
 )
 SEED = 20_240_722
 LESS_IS_BETTER = ("ms", "µs", "s", "MB", "bytes")
+# Runs at the start of each process: notes which file it would import as the package.
+NOTE = """
+import importlib.util, sys
+found = importlib.util.find_spec("delaybox")
+with open({log!r}, "a") as log:
+    log.write(f"{{found and found.origin}} {{' '.join(sys.orig_argv[1:4])}}\\n")
+"""
 
 Rows = dict[tuple[str, str], float]
 """(what, unit) -> value."""
@@ -83,12 +94,31 @@ def unpacked(commit: str, folder: Path) -> Path:
 
 
 def measured(tree: Path, scenarios: Sequence[str], rows: str, *, quick: bool) -> Rows:
-    """One round of a tree, in processes that see nothing of the other."""
+    """One round of a tree; raises where one of its processes runs code of another one."""
     asked = json.dumps({"tree": str(tree), "scenarios": scenarios, "rows": rows, "quick": quick})
-    environment = {**os.environ, "PYTHONPATH": f"{tree / 'src'}{os.pathsep}{tree}"}
-    command = [sys.executable, "-P", __file__, "--one-round", asked]
-    done = subprocess.run(command, cwd=tree, env=environment, check=True, stdout=subprocess.PIPE)
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    with tempfile.TemporaryDirectory(prefix="delaybox-python-") as folder:
+        log = Path(folder, "processes")
+        command = [interpreter(tree, Path(folder), log), "-P", __file__, "--one-round", asked]
+        done = subprocess.run(command, cwd=tree, env=environment, check=True, stdout=subprocess.PIPE)
+        started = log.read_text().splitlines()
+    if others := [line for line in started if not line.startswith(f"{tree / 'src'}{os.sep}")]:
+        raise RuntimeError(f"{len(others)} of {len(started)} processes run code that is not of {tree}: {others[0]}")
+    print(f"  {len(started)} processes, all with code of {tree}", file=sys.stderr, flush=True)
     return {(what, unit): value for what, unit, value in json.loads(done.stdout)}
+
+
+def interpreter(tree: Path, folder: Path, log: Path) -> str:
+    """A Python to which the tree is installed, with the packages of this one. A search path in the environment would
+    not do: benchmarks set one for some of their processes. Each process notes in the log what it runs."""
+    venv.create(folder, symlinks=True)
+    paths = sysconfig.get_paths("venv", vars={"base": str(folder), "platbase": str(folder)})
+    own = Path(paths["purelib"])
+    (own / "_whose_code.py").write_text(NOTE.format(log=str(log)))
+    # Of a folder named here the .pth files don't count: none leads to the tree that this Python has installed.
+    packages = dict.fromkeys(sysconfig.get_path(name) for name in ("purelib", "platlib"))
+    (own / "tree.pth").write_text("\n".join([str(tree / "src"), str(tree), *packages, "import _whose_code", ""]))
+    return str(Path(paths["scripts"]) / "python")
 
 
 def compared(before: Sequence[Rows], after: Sequence[Rows]) -> list[Compared]:
@@ -111,7 +141,16 @@ def compared(before: Sequence[Rows], after: Sequence[Rows]) -> list[Compared]:
 
 
 def one_round(tree: str, scenarios: Sequence[str], rows: str, *, quick: bool) -> list[tuple[str, str, float]]:
-    """In a process of its own: (what, unit, value) of the tree's own rows. Its modules are those of the tree."""
+    """In a process of its own: (what, unit, value) of the tree's own rows. Its modules are those of the tree, but for
+    the one that sends HTTP load: two programs would differ by more than the trees do."""
+    import benchmarks.harness
+
+    name, path = "benchmarks.harness.load", ROOT / "benchmarks" / "harness" / "load.py"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec and spec.loader
+    benchmarks.harness.load = sys.modules[name] = importlib.util.module_from_spec(spec)  # type: ignore[attr-defined]
+    spec.loader.exec_module(benchmarks.harness.load)
+
     from benchmarks.harness import bench as harness
     from benchmarks.harness.report import OURS
     from benchmarks.harness.server import default_binary
