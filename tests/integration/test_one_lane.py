@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -14,14 +13,13 @@ from delaybox.core.queue_limits import rate_of
 from delaybox.core.task import NewTask, Priority, TaskType, UniqueWhile
 from delaybox.service.rules import Rules
 from delaybox.store import keys
-from delaybox.store.loader import load
 from delaybox.store.replies import ClaimLimits
 from tests.integration.test_store_permits import SEND, Bench, call
-from tests.lab import CLOCK, CLOCK_KEY, Lab, leased
+from tests.lab import CLOCK_KEY, Lab, leased
+from tests.ways import ANOTHER, LEASE, both, claim_by, content, ways
 
 OTHER = lane_of(TaskType.WORKER, "other", "send")
 TAKES = ClaimLimits(slots=100, types="w", guest=True, lanes=(SEND, OTHER))
-LEASE = b"n" * 20
 SECOND = {"rate": rate_of("1/s")}
 
 
@@ -30,45 +28,13 @@ def bench(lab: Lab) -> Bench:
     return Bench(lab)
 
 
-def ways() -> tuple[str, str]:
-    """The claim with this way alone, and without it."""
-    source = load("claim", CLOCK).source
-    way, end, behind = source.partition("\nuntil true\n")
-    before, begin, _ = way.rpartition("\nrepeat\n")
-    assert begin and end
-    return f"{way}{end}do return 'ANOTHER WAY' end\n{behind}", f"{before}\n{behind}"
-
-
-async def content(lab: Lab) -> dict[bytes, Any]:
-    """All that is stored; what is scored or named twice in one key would show as well."""
-    read: dict[bytes, Callable[[bytes], Awaitable[Any]]] = {
-        b"string": lab.client.get,
-        b"hash": lab.client.hgetall,
-        b"set": lab.client.smembers,
-        b"zset": lambda key: lab.client.zrange(key, 0, -1, withscores=True),
-        b"list": lambda key: lab.client.lrange(key, 0, -1),
-    }
-    return {key: await read[await lab.client.type(key)](key) for key in await lab.client.keys("*")}
-
-
 async def run(lab: Lab, source: str, limits: ClaimLimits = TAKES) -> Any:
-    claim = lab.store.claim_call(0, LEASE, limits)
-    return await lab.client.eval(source, 1, claim.tag, *claim.args)
+    return await claim_by(lab, source, limits)
 
 
 async def same(lab: Lab, limits: ClaimLimits = TAKES) -> int:
     """Both ways answer and store the same. How many tasks they take; what the usual claim did stays."""
-    dump = {key: await lab.client.dump(key) for key in await lab.client.keys("*")}
-    found = []
-    for source in (*ways(), load("claim", CLOCK).source):
-        await lab.client.unlink(*await lab.client.keys("*"))
-        for key, value in dump.items():
-            await lab.client.restore(key, 0, value)
-        found.append((await run(lab, source, limits), await content(lab)))
-    assert found[0][0] == found[1][0]
-    assert found[0][1] == found[1][1]
-    assert found[2] == found[0], "the usual claim goes this way"
-    return len(found[0][0][2]) // 2
+    return len((await both(lab, ways("lib/one_lane.lua"), limits))[2]) // 2
 
 
 async def held(bench: Bench, *tasks: NewTask, **limits: Any) -> None:
@@ -177,9 +143,9 @@ async def test_all_else_goes_the_way_of_all_others(bench: Bench, why: str) -> No
         "a plan": {"plan": b"s"}, "fires in place": {"channel": "c"},
     }  # fmt: skip
     limits = ClaimLimits(**{"slots": 100, "types": "w", "guest": True, "lanes": (SEND, OTHER), **changes.get(why, {})})
-    this, other = ways()
+    this, other = ways("lib/one_lane.lua")
     before = await content(lab)
-    assert await run(lab, this, limits) == b"ANOTHER WAY"
+    assert await run(lab, this, limits) == ANOTHER
     assert await content(lab) == before, "and nothing was written before"
     await run(lab, other, limits)
     assert CLOCK_KEY.encode() in before
