@@ -5,19 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import pytest
 from redis.asyncio import Redis
 
 from delaybox.core.lane import lane_of
 from delaybox.core.task import NewTask, TaskType
+from delaybox.engine.calls import WorkerCalls
 from delaybox.engine.clock_estimate import RedisClock
 from delaybox.engine.due_tracker import Tracker
+from delaybox.engine.engine import Engine
 from delaybox.engine.loops import Loop
 from delaybox.engine.options import EngineOptions
 from delaybox.engine.stays import THEIRS_MS
 from delaybox.store.record import draft
 from delaybox.store.servers import Servers
 from delaybox.store.store import Batch, Store
-from tests.engines import until
+from tests.engines import Recorder, until
 from tests.takers import Collecting
 
 LANE = lane_of(TaskType.WORKER, "default", "send")
@@ -79,3 +82,20 @@ async def test_what_is_announced_in_a_partition_that_is_lent_is_left_to_others(c
         tracker.kick(partition, now + 10)
     assert tracker._look == [now + 10 + THEIRS_MS, now + 10]
     tracker.close()
+
+
+@pytest.mark.parametrize("lent", [True, False])
+async def test_who_saves_places_for_large_tasks_is_told_of_what_is_lent(
+    client: Redis, prefix: str, monkeypatch: pytest.MonkeyPatch, lent: bool
+) -> None:
+    """It learned of what waits there a poll later, and smaller tasks took each place that came free meanwhile."""
+    monkeypatch.setattr(WorkerCalls, "lend", lambda *_: lent)
+    store = await Store.open(Servers(client), prefix=prefix, partitions=2)
+    told: list[list[int]] = []
+    engine = Engine(store, {}, GUEST, hosts=True)
+    guest = engine.admit(lanes=[LANE], target=Recorder(), room=lambda: 0, full=lambda found: told.append([*found]))
+    try:
+        assert guest.lends(1) is lent
+        assert told == [[1]] * lent, "what is not lent comes with all else for which there is no room"
+    finally:
+        await engine.stop(0.0)

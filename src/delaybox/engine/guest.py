@@ -110,7 +110,12 @@ class Guest:
 
     def lends(self, partition: int) -> bool:
         """Others are called to a partition, because this target gets too much."""
-        return self._calls.lend(partition, self.lanes)
+        if not self._calls.lend(partition, self.lanes):
+            return False
+        if self._full is not None:
+            # Others may have no room, either, for a task that takes several places.
+            self._full([partition])
+        return True
 
     def waits(self, partition: int, queues: Mapping[bytes, int]) -> None:
         """A claim found queues without permits."""
