@@ -77,6 +77,16 @@ class Caller:
     def met(self, lanes: Sequence[bytes]) -> None: ...
 
 
+class Hearing(Caller):
+    """Counts the calls that came to it."""
+
+    heard = 0
+
+    def asked(self, seed: int, partitions: Sequence[int]) -> None:
+        super().asked(seed, partitions)
+        self.heard += 1
+
+
 class Callers:
     """``a`` and ``b`` are full, ``c`` has room; ``d`` has room for other work, and so has ``e``."""
 
@@ -370,3 +380,26 @@ async def test_what_waits_is_read_with_its_lanes(callers: Callers) -> None:
 def test_a_guest_runs_its_lanes_whatever_a_task_needs(lane: bytes, runs: bool) -> None:
     guest: Any = SimpleNamespace(lanes=(b"wmail:send", b"w*:print"))
     assert Guest.runs(guest, lane) is runs
+
+
+async def test_of_two_members_the_one_that_calls_does_not_answer(client: Redis, prefix: str):
+    """Its call comes to itself as well. With a place that had just come free it took back what it had lent."""
+    store = await Store.open(Servers(client), prefix=prefix, partitions=1)
+    one, other = (Hearing(store, name, frozenset((SENDS,)), 3) for name in "ab")
+    servers = [Server(member.name, 1, member.lanes) for member in (one, other)]
+    for member in (one, other):
+        member.placement.assign(servers)
+        await member.wakeups.start()
+    try:
+        assert one.calls.lend(0, [SENDS])
+        await until(lambda: one.heard == other.heard == 1)
+        assert other.claimed == [0] and one.claimed == []
+        # A call of the other one in the same words would be answered.
+        assert other.calls.lend(0, [SENDS])
+        await until(lambda: one.heard == other.heard == 2)
+        assert other.claimed == [0] and one.claimed == [0]
+        assert one.calls._sent == other.calls._sent == {}
+    finally:
+        for member in (one, other):
+            member.calls.stop()
+            await member.wakeups.stop()

@@ -136,6 +136,10 @@ async def test_calls_for_help_are_few_and_name_no_more_than_they_may(
         await until(lambda: mine._tasks == {mine._asking})
         ((_, message),) = await came()
         assert len(message.split()) == 1 + 1
+        for p in range(100):
+            await mine._ask([p])
+        assert len(mine._sent) == calls._OWN_MOST, "who hears none of its calls remembers the last ones"
+        assert len(await came()) == 100
         for _ in range(5):
             await mine._call_all([(0, lane) for lane in lanes])
         found = [message.split() for _, message in await came()]

@@ -99,3 +99,17 @@ async def test_who_saves_places_for_large_tasks_is_told_of_what_is_lent(
         assert told == [[1]] * lent, "what is not lent comes with all else for which there is no room"
     finally:
         await engine.stop(0.0)
+
+
+@pytest.mark.parametrize("called_only", [True, False])
+async def test_who_claims_only_when_called_hears_calls_of_its_own_member(
+    client: Redis, prefix: str, called_only: bool
+) -> None:
+    store = await Store.open(Servers(client), prefix=prefix, partitions=2)
+    engine = Engine(store, {}, GUEST, hosts=True)
+    guest = engine.admit(lanes=[LANE], target=Recorder(), room=lambda: 1, called_only=called_only)
+    try:
+        assert guest.own_call(1) is called_only
+        assert guest.tracker._of(1)._called == ({1} if called_only else set())
+    finally:
+        await engine.stop(0.0)

@@ -40,6 +40,8 @@ MOST_NAMED = 64
 _LANES_NAMED = 16
 _MOST_AT_ONCE = 64
 """Calls that are weighed at once. Beyond that a member answers without weighing."""
+_OWN_MOST = 64
+"""So many of its own calls a member knows when they come back to it."""
 
 
 async def publish(store: Store, channel: str, message: str) -> None:
@@ -51,7 +53,8 @@ async def publish(store: Store, channel: str, message: str) -> None:
 class WorkerCalls:
     """The calls for WORKER tasks. ``claim`` is called with a partition from which this member's guests are to claim,
     and answers whether one has room; ``free``: how many more tasks of a lane they can take; ``changed``: the partitions
-    of ``helping`` are others now; ``room``: whether a guest has room for anything."""
+    of ``helping`` are others now; ``room``: whether a guest has room for anything; ``own``: as ``claim``,
+    where this member called."""
 
     def __init__(
         self,
@@ -63,6 +66,7 @@ class WorkerCalls:
         free: Callable[[bytes], int],
         changed: Callable[[], None] = lambda: None,
         room: Callable[[], bool] = lambda: True,
+        own: Callable[[int], bool] = lambda _: False,
     ) -> None:
         self._store = store
         self._placement = placement
@@ -71,6 +75,7 @@ class WorkerCalls:
         self._claim = claim
         self._free = free
         self._room = room
+        self._own = own
         self.helping = Helping(changed)
         self._asked = self._answered_full = self._lent = -1e9
         self._unasked: dict[int, None] = {}
@@ -79,6 +84,8 @@ class WorkerCalls:
         self._slower = 1
         self._asked_ms = 0
         """When it called last, by the server's clock."""
+        self._sent: dict[tuple[int, ...], None] = {}
+        """Its calls that have not come back to it, the first one first."""
         self._asking: asyncio.Task[None] | None = None
         self._all_called: dict[tuple[int, bytes], float] = {}
         """Lanes of partitions to which all were called, by whomever, and when."""
@@ -135,6 +142,9 @@ class WorkerCalls:
     async def _ask(self, partitions: Sequence[int]) -> None:
         seed = self._placement.seed_for_others(self._now_ms())
         message = " ".join(map(str, [seed, *partitions]))
+        if len(self._sent) >= _OWN_MOST:
+            del self._sent[next(iter(self._sent))]
+        self._sent[seed, *partitions] = None
         # Where it is lost, the owner of the partition calls a little later.
         await publish(self._store, keys.help_channel(self._store.prefix), message)
 
@@ -154,7 +164,14 @@ class WorkerCalls:
             await self._ask(partitions)
 
     def asked(self, seed: int, partitions: Sequence[int]) -> None:
-        """Another member has no room for what waits in these partitions."""
+        """A member has no room for what waits in these partitions."""
+        if (seed, *partitions) in self._sent:
+            # It is its own call, which the server sends to it as well. With a place that came free just now it would
+            # take back what it has lent.
+            del self._sent[seed, *partitions]
+            if self._placement.count <= 2:
+                self._claim_at(partitions, self._own)
+            return
         # Of two members it is the other one.
         drawn = (self._me,) if self._placement.count <= 2 else self._placement.drawn(seed, 0)
         self._answer(drawn, partitions)
@@ -198,8 +215,8 @@ class WorkerCalls:
         for at in range(0, len(partitions), MOST_NAMED):
             self._answer(drawn, partitions[at : at + MOST_NAMED])
 
-    def _claim_at(self, partitions: Sequence[int]) -> None:
-        self.helping.begin([p for p in partitions if self._claim(p)])
+    def _claim_at(self, partitions: Sequence[int], claim: Callable[[int], bool] | None = None) -> None:
+        self.helping.begin([p for p in partitions if (claim or self._claim)(p)])
 
     def _begin(self, task: asyncio.Task[None]) -> None:
         self._tasks.add(task)

@@ -103,6 +103,7 @@ class Engine:
             lambda lane: max((guest.free for guest in self._guests if guest.runs(lane)), default=0),
             self._listen,
             lambda: any(guest.free > 0 for guest in self._guests),
+            lambda partition: True in [guest.own_call(partition) for guest in self._guests],
         )
         self._called_others = -1e9
         self.meets: Callable[[Sequence[bytes]], None] = lambda _: None

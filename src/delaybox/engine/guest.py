@@ -97,6 +97,11 @@ class Guest:
         self.tracker.call(partition, stay_ms=0.0 if self._called_only else stays.STAY_MS)
         return self.free > 0
 
+    def own_call(self, partition: int) -> bool:
+        """This member has called others there: a guest that claims only where somebody called claims as well. As
+        `call`."""
+        return self._called_only and self.call(partition)
+
     def serve(self, lanes: Sequence[bytes]) -> None:
         """Other lanes than before; `place` comes after it."""
         self.lanes = tuple(lanes)
