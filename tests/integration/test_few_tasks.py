@@ -14,9 +14,9 @@ from delaybox.service.rules import Rules
 from delaybox.store import keys
 from delaybox.store.replies import ClaimLimits
 from tests.lab import Lab
-from tests.ways import ANOTHER, both, claim_by, content, ways
+from tests.ways import ANOTHER, FEW, both, claim_by, content, ways
 
-FEW = ways("lib/few.lua")
+FEW_ALONE = ways(FEW)
 SEND, OTHER = (lane_of(TaskType.WORKER, "mail", name) for name in ("send", "other"))
 KEEPER = ClaimLimits(slots=100, types="shw", channel="c", names="h", looker="m", stream=1_000)
 GUEST = ClaimLimits(slots=100, types="w", guest=True, lanes=(SEND,))
@@ -49,7 +49,7 @@ async def test_messages_that_came_due(lab: Lab, count: int, names: str) -> None:
     await begun(lab)
     await lab.add(*(message(lab.now + 10 + i // 2) for i in range(count)))
     await lab.move(20)
-    reply = await both(lab, FEW, ClaimLimits(slots=0, types="", channel="c", names=names))
+    reply = await both(lab, FEW_ALONE, ClaimLimits(slots=0, types="", channel="c", names=names))
     assert taken(reply) == count and reply[1] == lab.now + 880
     assert await lab.problems() == []
 
@@ -58,7 +58,7 @@ async def test_messages_of_several_queues_and_to_a_stream(lab: Lab) -> None:
     await begun(lab)
     await lab.add(*(message(lab.now + 10, queue=queue) for queue in ("a", "b", "a")), message(lab.now + 5))
     await lab.move(20)
-    reply = await both(lab, FEW, KEEPER)
+    reply = await both(lab, FEW_ALONE, KEEPER)
     assert reply[5] == {b"pa": 2, b"pb": 1, b"p": 1}
     assert await lab.client.xlen(keys.stream(lab.tag)) == 4
     assert await lab.problems() == []
@@ -71,7 +71,7 @@ async def test_what_is_fired_and_what_is_leased(lab: Lab) -> None:
     await lab.add(message(lab.now + 10), work(lab.now + 10, **command), message(lab.now + 11))
     await lab.add(NewTask(due_ms=lab.now + 10, payload=bytes(5_000)))
     await lab.move(20)
-    reply = await both(lab, FEW, KEEPER)
+    reply = await both(lab, FEW_ALONE, KEEPER)
     assert (len(reply[2]) // 2, len(reply[3])) == (2, 2)
     assert await lab.problems() == []
 
@@ -81,7 +81,7 @@ async def test_tasks_of_workers(lab: Lab, count: int) -> None:
     await begun(lab)
     await lab.add(*(work(lab.now + 10, payload=b"%d" % i, idempotency_key=f"{i}") for i in range(count)))
     await lab.move(20)
-    reply = await both(lab, FEW, GUEST)
+    reply = await both(lab, FEW_ALONE, GUEST)
     assert taken(reply) == count and reply[1] == lab.now + 930
     assert await lab.problems() == []
 
@@ -91,7 +91,7 @@ async def test_tasks_of_queues_while_another_has_rules(lab: Lab) -> None:
     await begun(lab)
     await lab.add(work(lab.now + 10), work(lab.now + 10), work(lab.now + 12))
     await lab.move(20)
-    assert taken(await both(lab, FEW, GUEST)) == 3
+    assert taken(await both(lab, FEW_ALONE, GUEST)) == 3
     assert await lab.problems() == []
 
 
@@ -99,7 +99,7 @@ async def test_that_no_more_is_near(lab: Lab) -> None:
     await lab.claim()
     await lab.add(work(lab.now + 10), work(lab.now + 10))
     await lab.move(20)
-    reply = await both(lab, FEW, GUEST)
+    reply = await both(lab, FEW_ALONE, GUEST)
     assert taken(reply) == 2 and reply[1] == -1
 
 
@@ -142,7 +142,7 @@ async def test_all_else_goes_the_way_of_all_others(lab: Lab, why: str) -> None:
         await lab.client.hdel(keys.bucket(lab.tag, lab.now // 1_000), ids[1])
         lab.dirty = True
     await lab.move(20)
-    this, other = FEW
+    this, other = FEW_ALONE
     before = await content(lab)
     assert await claim_by(lab, this, limits) == ANOTHER
     assert await content(lab) == before, "and nothing was written before"

@@ -10,7 +10,7 @@ from uuid import UUID
 
 from delaybox.store import keys
 from delaybox.store.record import read
-from delaybox.store.store import ClaimLimits
+from delaybox.store.store import Claimed, ClaimLimits, Store, read_claim
 from delaybox.store.survey import SHARED
 from delaybox.wire import body as wire_body
 from tests.property.limiting import Limiting
@@ -27,6 +27,7 @@ class Claiming(Limiting):
     """Part of `driver.Sequence_`, whose helpers it uses."""
 
     rng: random.Random
+    store: Store
     now: int
     gone_leases: list[bytes]
     seen_stream: list[bytes]
@@ -61,9 +62,36 @@ class Claiming(Limiting):
         self.note("claim", p, lease_id.hex(), limits)
         await self.claim_and_check(p, lease_id, limits)
 
+    async def claim_together(self) -> None:
+        """From several partitions at once (claims.lua)."""
+        rng = self.rng
+        limits = ClaimLimits(
+            slots=rng.choice([0, 1, 3, 100]),
+            types="".join(rng.sample(LETTERS, rng.randint(0, 4))) if rng.random() < 0.5 else LETTERS,
+            channel=rng.choice(["", CHANNEL]),
+            stream=1_000_000,
+            items=rng.choice([3, 500]),
+            guest=rng.random() < 0.1,
+            plan=SHARED if rng.random() < 0.1 else b"",
+        )
+        partitions = rng.sample(range(self.store.partitions), rng.randint(2, 3) if self.store.partitions > 2 else 1)
+        leases = [LONGEST_MS.to_bytes(4, "big") + rng.randbytes(16) for _ in partitions]
+        self.note("claim_together", partitions, [lease.hex() for lease in leases], limits)
+        hinted = [await self.hinted(p) for p in partitions]
+        calls = [self.store.claim_call(p, lease, limits) for p, lease in zip(partitions, leases, strict=True)]
+        replies = await self.store.runner.run_many([call._replace(together=True) for call in calls])
+        for p, lease, found, reply in zip(partitions, leases, hinted, replies, strict=True):
+            assert not isinstance(reply, BaseException), reply
+            await self.check_claim(p, lease, limits, found, read_claim(reply))
+
     async def claim_and_check(self, p: int, lease_id: bytes, limits: ClaimLimits) -> list[bytes]:
         hinted = await self.hinted(p)
         reply = await self.store.claim(p, lease_id, limits)
+        return await self.check_claim(p, lease_id, limits, hinted, reply)
+
+    async def check_claim(
+        self, p: int, lease_id: bytes, limits: ClaimLimits, hinted: set[bytes], reply: Claimed
+    ) -> list[bytes]:
         leased = pairs(reply.leased)
         assert not (reply.pressed and leased), "with more work than slots a taker that shares has to look first"
         assert len(leased) * 2 == len(reply.leased), "one task twice in a claim"

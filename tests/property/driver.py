@@ -43,7 +43,8 @@ class Sequence_(Steering, Sharing):  # noqa: N801 - typing's name is taken
         self.gone_leases: list[bytes] = []
         self.seen_stream = [b"-"] * store.partitions
         self.actions = [
-            (24, self.schedule), (18, self.move_time), (22, self.claim), (10, self.ack), (7, self.fail),
+            (24, self.schedule), (18, self.move_time), (17, self.claim), (8, self.claim_together),
+            (10, self.ack), (7, self.fail),
             (4, self.snooze), (8, self.replace_),
             (4, self.release), (4, self.resume), (3, self.lose), (3, self.extend), (6, self.reap), (12, self.expand),
             (5, self.cancel), (6, self.reschedule), (3, self.replay), (2, self.discard), (2, self.scrub),

@@ -208,4 +208,4 @@ def test_python_and_lua_spell_the_same_keys() -> None:
         keys.kafka(tag),
     ):  # fmt: skip
         assert f"'{spelled.removeprefix(tag)}'" in lua, spelled
-    assert keys.stream(tag) == tag + ":stream" and "T .. ':stream'" in text("claim")
+    assert keys.stream(tag) == tag + ":stream" and "T .. ':stream'" in text("lib/claiming")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from typing import Final, NamedTuple
 
@@ -10,7 +10,8 @@ from delaybox.core.task import TaskType
 from delaybox.engine.catchup import OVERDUE_MS, CatchUp
 from delaybox.engine.options import EngineOptions
 from delaybox.engine.taker import Taker
-from delaybox.store.store import MAX_ITEMS, ClaimLimits
+from delaybox.store.loader import ScriptCall
+from delaybox.store.store import MAX_ITEMS, ClaimLimits, Store
 
 UNTIL_CALLED: Final = 1e300
 """When a partition is looked at in which nothing is known to be due."""
@@ -89,6 +90,17 @@ def ramped(catch_up: CatchUp, due: Sequence[int], limits: ClaimLimits) -> list[A
         if share := shares.get(p):
             asks.append(Ask(p, replace(limits, items=share, slots=half), share))
     return asks
+
+
+def calls_of(store: Store, asks: Sequence[Ask], leases: Sequence[bytes], deep: Collection[int]) -> list[ScriptCall]:
+    """The claims under these leases. ``deep``: partitions in which much waits; elsewhere one script fires in place what
+    came due in all of them, if that is a few tasks each."""
+    calls: list[ScriptCall] = []
+    for ask, lease_id in zip(asks, leases, strict=True):
+        call, limits = store.claim_call(ask.partition, lease_id, ask.limits), ask.limits
+        few = limits.channel and not limits.stream and ask.partition not in deep
+        calls.append(call._replace(together=True) if few else call)
+    return calls
 
 
 def without_messages(ask: Ask) -> Ask:

@@ -24,6 +24,7 @@ from delaybox.engine.asks import (
     Ask,
     Limits,
     asks_of,
+    calls_of,
     promised,
     ramped,
     without_messages,
@@ -347,9 +348,7 @@ class Tracker:
         again = [self._unanswered.pop((a.partition, a.limits.fresh_ms), b"") for a in asks]
         fresh = [new_lease(a.limits.lease_ms, of_worker=self._options.runs_tasks) for a in asks]
         leases = [old or new for old, new in zip(again, fresh, strict=True)]
-        calls = [
-            self._store.claim_call(a.partition, lease_id, a.limits) for a, lease_id in zip(asks, leases, strict=True)
-        ]
+        calls = calls_of(self._store, asks, leases, self._deep)
         asked = sum(min(a.limits.slots, a.limits.items) for a in asks)
         self._asked.count += asked
         self._under_way.update(due)

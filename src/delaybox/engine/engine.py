@@ -171,7 +171,8 @@ class Engine:
     async def start(self) -> None:
         """Returns when it is subscribed to wake-ups and claiming has begun."""
         if self._claims:
-            await self._store.prepare(*_SCRIPTS, *(() if self._options.channel else _OF_LEASES))
+            together = ("claims",) if not self._store.servers.sharded else ()
+            await self._store.prepare(*_SCRIPTS, *(together if self._options.channel else _OF_LEASES))
         if self._listens:
             await self._wakeups.start()
         self._dispatcher.start()

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Protocol
 from redis.exceptions import (
     AskError,
     BusyLoadingError,
+    ClusterCrossSlotError,
     ClusterDownError,
     InvalidResponse,
     MasterDownError,
@@ -73,13 +74,29 @@ class Script(NamedTuple):
 class ScriptCall(NamedTuple):
     """One run of a script on one partition. ``args`` are str, bytes, int or float. ``whole``: what it is about needs
     the whole script (`load`); ``lent``: it needs what stands above the script's second mark, which gives permits of
-    limits back. A caller that does not know leaves both out, which then costs one more round trip."""
+    limits back. A caller that does not know leaves both out, which then costs one more round trip. ``together``: it may
+    run in one script with others that have the same arguments but for the first (`_TOGETHER`)."""
 
     script: str
     tag: str
     args: Sequence[Any]
     whole: bool = False
     lent: bool = False
+    together: bool = False
+
+
+class _Run(NamedTuple):
+    """One script as it is sent: the number of its keys, these, and its arguments. ``of``: the calls that it answers; if
+    they are several, each has its own part of the reply."""
+
+    script: Script
+    args: Sequence[Any]
+    of: Sequence[int]
+
+
+_TOGETHER = {"claim": "claims"}
+"""The script that answers several calls of a script (`ScriptCall.together`), or leaves some of them to it."""
+_MOST_TOGETHER = 16
 
 
 @cache
@@ -246,6 +263,7 @@ class ScriptRunner:
         self._within_ms = within_ms
         self._observe = observe
         self._gate = gate
+        self._apart = sharded  # keys of several partitions are refused in one script
 
     def source(self, name: str) -> str:
         """A script as this runner sends it to answer most calls."""
@@ -300,17 +318,25 @@ class ScriptRunner:
 
     async def _round(self, calls: Sequence[ScriptCall]) -> list[Any]:
         started = time.perf_counter()
-        scripts = [load(c.script, self._clock, self._sharded, 0 if c.whole else 1 + c.lent) for c in calls]
+        runs = self._runs(calls)
         waits = self._waits(calls)
-        commands = [("EVALSHA", s.sha, 1, c.tag, *c.args) for s, c in zip(scripts, calls, strict=True)]
-        replies = await self._send(commands, waits)
-        forgotten = [i for i, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
+        found = await self._send([("EVALSHA", run.script.sha, *run.args) for run in runs], waits)
+        forgotten = [i for i, reply in enumerate(found) if isinstance(reply, NoScriptError)]
         if forgotten:
             # A restart or SCRIPT FLUSH; a NOSCRIPT ran nothing, so sending the source cannot run it twice.
-            sources = [("EVAL", scripts[i].source, 1, calls[i].tag, *calls[i].args) for i in forgotten]
-            sent = await self._send(sources, waits)
+            sent = await self._send([("EVAL", runs[i].script.source, *runs[i].args) for i in forgotten], waits)
             for i, reply in zip(forgotten, sent, strict=True):
-                replies[i] = reply
+                found[i] = reply
+        replies: list[Any] = [None] * len(calls)
+        for run, reply in zip(runs, found, strict=True):
+            each = [reply] * len(run.of)
+            if len(run.of) > 1 and not isinstance(reply, BaseException):
+                each = reply
+            elif len(run.of) > 1 and isinstance(reply, ClusterCrossSlotError):
+                # Behind a proxy lies a cluster of which this process knows nothing.
+                self._apart, each = True, [_WHOLE] * len(run.of)
+            for i, own in zip(run.of, each, strict=True):
+                replies[i] = own
         if self._observe is not None:
             took = time.perf_counter() - started
             for call in calls:
@@ -321,6 +347,28 @@ class ScriptRunner:
             for i, reply in zip(unanswered, found, strict=True):
                 replies[i] = reply
         return replies
+
+    def _runs(self, calls: Sequence[ScriptCall]) -> list[_Run]:
+        """What is sent for these: mostly one run for each."""
+        runs: list[_Run] = []
+        groups: dict[Sequence[Any], list[int]] = {}
+        for i, c in enumerate(calls):
+            if c.together and not c.whole and not self._apart:
+                groups.setdefault((c.script, *c.args[1:]), []).append(i)
+            else:
+                script = load(c.script, self._clock, self._sharded, 0 if c.whole else 1 + c.lent)
+                runs.append(_Run(script, (1, c.tag, *c.args), (i,)))
+        for group in groups.values():
+            for at in range(0, len(group), _MOST_TOGETHER):
+                of = group[at : at + _MOST_TOGETHER]
+                first = calls[of[0]]
+                if len(of) == 1:
+                    runs.append(_Run(load(first.script, self._clock, usual=1), (1, first.tag, *first.args), of))
+                    continue
+                tags = [calls[i].tag for i in of]
+                args = (len(of), *tags, b"".join(calls[i].args[0] for i in of), *first.args[1:])
+                runs.append(_Run(load(_TOGETHER[first.script], self._clock), args, of))
+        return runs
 
     async def _again(self, calls: Sequence[ScriptCall], first_sent: float) -> list[Any]:
         """Sends commands once more that may have been carried out already, each as the whole script.

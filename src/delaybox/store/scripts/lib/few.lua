@@ -1,17 +1,17 @@
--- The claim of nothing or of a few plain tasks: what most claims find. Nothing of what stands behind this file in claim.lua is even made
--- for these, because that takes longer than all else. Needs what stands above it there.
+-- ends.few(): the reply to the claim of nothing or of a few plain tasks, which is what most claims find. Nothing of what stands behind this
+-- file in claim.lua is even made for these, because that takes longer than all else. Needs what stands above it there.
 -- Where keys take turns, something is ready or may have permits again, a task's queue has rules, or the tasks that are due have several
--- priorities or home buckets, nothing is done here, and nothing was written.
+-- priorities or home buckets, there is no reply, and nothing was written.
 
 -- Most tasks that are claimed here. Where a partition has some hundred tasks a second, few claims bring more.
 ends.FEW = 8
-ends.active = {}
-for letter in string.gmatch(types .. (channel ~= '' and 'p' or ''), '.') do
-  ends.active[#ends.active + 1], ends.active[#ends.active + 2] = k_active(letter, true), k_active(letter, false)
-end
-repeat
-  if not ((slots > 1 or channel ~= '') and most > 1 and (ARGV[15] == '' or ARGV[15] == 's') and not ends.read[7]) then break end
-  if ends.read[6] and not ends.rests() or fresh == 0 and #ends.active > 0 and redis.call('EXISTS', unpack(ends.active)) > 0 then break end
+function ends.few()
+  ends.active = {}
+  for letter in string.gmatch(types .. (channel ~= '' and 'p' or ''), '.') do
+    ends.active[#ends.active + 1], ends.active[#ends.active + 2] = k_active(letter, true), k_active(letter, false)
+  end
+  if not ((slots > 1 or channel ~= '') and most > 1 and (ARGV[15] == '' or ARGV[15] == 's') and not ends.read[7]) then return end
+  if ends.read[6] and not ends.rests() or fresh == 0 and #ends.active > 0 and redis.call('EXISTS', unpack(ends.active)) > 0 then return end
   -- found: the one near index in which something is due; due: what is due next behind that.
   local found, several, few, due = nil, false, true, -1
   for _, n in ipairs(own) do
@@ -20,11 +20,10 @@ repeat
     if left and left <= now then
       few, found, several = not found, n, two[4] and two[4] <= now
       left = not several and two[4]
-      if not few then break end
+      if not few then return end
     end
     if left and (due < 0 or left < due) then due = left end
   end
-  if not few then break end
   local members = found and { whose.first_two(found, from)[1] } or {}
   if several then
     members = {}
@@ -35,7 +34,7 @@ repeat
       members[#members + 1], behind = flat[i], nil
     end
     -- As many as were asked for: more may be due.
-    if #members > ends.FEW then break end
+    if #members > ends.FEW then return end
     if behind and (due < 0 or behind < due) then due = behind end
   end
 
@@ -45,7 +44,7 @@ repeat
     local home = math.floor(id_due(id) / W)
     ids[i], number, few = id, home, few and (number or home) == home
   end
-  if not few or #ids >= most then break end
+  if not few or #ids >= most then return end
   if number then records = redis.call('HMGET', k_bucket(number), unpack(ids)) end
   local leased, fired, lateness, named, by_lane, lanes, bytes = {}, {}, {}, {}, {}, {}, 0
   for i, id in ipairs(ids) do
@@ -55,7 +54,7 @@ repeat
     -- An idempotency key may be a lock, which ends here.
     few = kind == 'ok' and its_due <= now and bytes <= max_bytes and not (byte(rec, 1) >= FRESH_EXT and is_keyed(flags))
       and rec_lane(rec, at) == lane and how[byte(lane)]
-    if not few then break end
+    if not few then return end
     if by_lane[lane] == nil then
       few = whose.serves(served, lane)
       if few and ends.read[6] then
@@ -77,11 +76,10 @@ repeat
       leased[#leased + 1], leased[#leased + 2] = id, rec_build(rec, at, flags, attempt, losses, deliveries + 1, its_due)
       few = #leased < 2 * slots
     end
-    if not few then break end
+    if not few then return end
   end
-  if not few then break end
 
-  err = number and guard({ k_bucket(number) })
+  local err = number and guard({ k_bucket(number) })
   if err then return err end
   -- Destinations first, then sources, hints last (rule 1).
   if #leased > 0 then ends.lease(leased) end
@@ -95,5 +93,5 @@ repeat
   for i = #lanes, 1, -1 do lanes[2 * i - 1], lanes[2 * i] = lanes[i], by_lane[lanes[i]] end
   return { now, due, leased, lateness, { unheard, 0, 0, trimmed, 0, 0, 0, alone == 4 and fresh == 0 and not ends.read[6] and 1 or 0 }, lanes, {}, named,
     whose.met }
-until true
+end
 

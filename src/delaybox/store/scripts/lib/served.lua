@@ -22,13 +22,13 @@ end
 
 -- The first two entries of near index n from `from` on (as ZRANGE takes it): {member, due ms, member, due ms}. They are read once: most
 -- claims find nothing due or one task, and need no more.
-local read = {}
+whose.read = {}
 function whose.first_two(n, from)
-  local two = read[n]
+  local two = whose.read[n]
   if not two then
     two = redis.call('ZRANGE', K_NEAR[n], from, '+inf', 'BYSCORE', 'LIMIT', 0, 2, 'WITHSCORES')
     two[2], two[4] = tonumber(two[2] or ''), tonumber(two[4] or '')
-    read[n] = two
+    whose.read[n] = two
   end
   return two
 end

@@ -1,0 +1,177 @@
+"""One script claims from several partitions (claims.lua). It does what a claim of each of them does."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+from redis.exceptions import ClusterCrossSlotError
+
+from delaybox.core.queue import QueueRules
+from delaybox.core.task import NewTask, Priority, TaskType
+from delaybox.service.rules import Rules
+from delaybox.store import keys
+from delaybox.store.loader import ScriptCall, ScriptRunner, load
+from delaybox.store.replies import ClaimLimits, read_claim
+from tests.lab import CLOCK, CLOCK_KEY, Lab
+from tests.ways import content
+
+PARTITIONS = 32
+KEEPER = ClaimLimits(slots=100, types="shw", channel="c", names="h", looker="m")
+LEASES = [b"%020d" % p for p in range(PARTITIONS)]
+
+
+@pytest.fixture
+async def wide(client: Redis, prefix: str) -> AsyncIterator[Lab]:
+    lab = await Lab.open(client, prefix, partitions=PARTITIONS)
+    for p in range(PARTITIONS):
+        await lab.store.claim(p, os.urandom(20), KEEPER)
+    await lab.move(100)
+    yield lab
+    assert await lab.problems() == []
+    await client.unlink(CLOCK_KEY, *(await client.keys(f"*{prefix}:*")))
+
+
+def message(due_ms: int, **parts: Any) -> NewTask:
+    return NewTask(due_ms=due_ms, payload=b"x", **parts)
+
+
+async def scripts(lab: Lab) -> int:
+    stats = await lab.client.info("commandstats")
+    return sum(int(stats.get(f"cmdstat_{name}", {"calls": 0})["calls"]) for name in ("evalsha", "eval"))
+
+
+async def claim(lab: Lab, partitions: Sequence[int], limits: ClaimLimits, *, together: bool) -> list[Any]:
+    calls = [lab.store.claim_call(p, LEASES[p], limits)._replace(together=together) for p in partitions]
+    replies = await lab.store.runner.run_many(calls)
+    assert not any(isinstance(reply, BaseException) for reply in replies), replies
+    for reply in replies:
+        # How many were fired by lane, in any order.
+        reply[5] = dict(zip(reply[5][::2], reply[5][1::2], strict=True))
+    return replies
+
+
+async def same(lab: Lab, partitions: Sequence[int], limits: ClaimLimits = KEEPER) -> tuple[list[Any], int]:
+    """Together they answer and store what each alone does. The replies, and how many scripts ran; what was done
+    stays."""
+    dump = {key: await lab.client.dump(key) for key in await lab.client.keys("*")}
+    alone = await claim(lab, partitions, limits, together=False), await content(lab)
+    await lab.client.unlink(*await lab.client.keys("*"))
+    for key, value in dump.items():
+        await lab.client.restore(key, 0, value)
+    await lab.client.script_load(load("claims", CLOCK).source)
+    before = await scripts(lab)
+    together = await claim(lab, partitions, limits, together=True)
+    ran = await scripts(lab) - before
+    assert together == alone[0]
+    assert await content(lab) == alone[1]
+    return together, ran
+
+
+def taken(replies: Sequence[Any]) -> list[int]:
+    return [len(reply[2]) // 2 + len(reply[3]) for reply in replies]
+
+
+async def test_what_came_due_in_several_partitions(wide: Lab) -> None:
+    for p in range(5):
+        await wide.add(*(message(wide.now + 10 + i) for i in range(p)), message(wide.now + 500), partition=p)
+    await wide.move(20)
+    replies, ran = await same(wide, range(5))
+    assert taken(replies) == [0, 1, 2, 3, 4] and ran == 1
+    assert [reply[1] for reply in replies] == [wide.now + 480] * 5
+
+
+async def test_what_is_leased_and_what_is_fired(wide: Lab) -> None:
+    for p in range(3):
+        command = NewTask(type=TaskType.SHELL_CMD, name="backup", due_ms=wide.now + 10)
+        await wide.add(message(wide.now + 10), command, partition=p)
+        await wide.add(NewTask(due_ms=wide.now + 10, payload=bytes(5_000)), partition=p)
+    await wide.move(20)
+    replies, ran = await same(wide, [2, 0, 1], KEEPER)
+    assert taken(replies) == [3, 3, 3] and ran == 1
+    for p in range(3):
+        assert await wide.client.hlen(keys.lease(wide.store.tags[p], LEASES[p])) == 2
+
+
+async def test_more_partitions_than_one_script_takes(wide: Lab) -> None:
+    for p in range(PARTITIONS):
+        await wide.add(message(wide.now + 10), partition=p)
+    await wide.move(20)
+    replies, ran = await same(wide, range(PARTITIONS))
+    assert taken(replies) == [1] * PARTITIONS and ran == 2
+
+
+async def test_what_needs_the_whole_claim_gets_it(wide: Lab) -> None:
+    """Of several priorities, more than a few, with a key, and under a lease that is there already."""
+    await wide.add(message(wide.now + 10), message(wide.now + 10, priority=Priority.HIGH), partition=0)
+    await wide.add(*(message(wide.now + 10) for _ in range(30)), partition=1)
+    await wide.add(message(wide.now + 10, idempotency_key="k"), partition=2)
+    await wide.add(NewTask(due_ms=wide.now + 10, payload=bytes(5_000)), partition=3)
+    await wide.add(message(wide.now + 10), partition=4)
+    await wide.move(20)
+    await wide.store.claim(3, LEASES[3], KEEPER)
+    replies, ran = await same(wide, range(5))
+    assert taken(replies) == [2, 30, 1, 1, 1] and ran == 1 + 4
+
+
+async def test_queues_with_rules(wide: Lab) -> None:
+    await Rules(wide.store).set("off", QueueRules(paused=True))
+    for p in range(3):
+        await wide.add(message(wide.now + 10), partition=p)
+    await wide.add(message(wide.now + 10, queue="off"), partition=1)
+    await wide.move(20)
+    replies, ran = await same(wide, range(3))
+    assert taken(replies) == [1, 1, 1] and ran == 2
+
+
+async def test_an_error_in_one_partition_is_its_own(wide: Lab) -> None:
+    for p in range(3):
+        await wide.add(message(wide.now + 10), partition=p)
+    await wide.move(20)
+    await wide.client.rename(keys.near(wide.store.tags[1], 2), "aside")
+    await wide.client.set(keys.near(wide.store.tags[1], 2), "x")
+    calls = [wide.store.claim_call(p, LEASES[p], KEEPER)._replace(together=True) for p in range(3)]
+    replies = await wide.store.runner.run_many(calls)
+    assert "WRONGTYPE" in str(replies[1])
+    assert [len(read_claim(replies[p]).lateness_ms) for p in (0, 2)] == [1, 1]
+    await wide.client.rename("aside", keys.near(wide.store.tags[1], 2))
+
+
+async def test_a_server_that_has_forgotten_the_script(wide: Lab) -> None:
+    for p in range(3):
+        await wide.add(message(wide.now + 10), partition=p)
+    await wide.move(20)
+    await wide.client.script_flush()
+    calls: list[ScriptCall] = [wide.store.claim_call(p, LEASES[p], KEEPER)._replace(together=True) for p in range(3)]
+    replies = await wide.store.runner.run_many(calls)
+    assert [len(read_claim(reply).lateness_ms) for reply in replies] == [1, 1, 1]
+
+
+async def test_behind_a_proxy_with_a_cluster_each_is_claimed_alone(wide: Lab) -> None:
+    """As of services that show several servers as one, and refuse keys of several slots."""
+    send, refused = wide.store.servers.send, 0
+
+    async def behind_a_proxy(commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+        nonlocal refused
+        found: list[Any] = []
+        for command in commands:
+            if command[2] > 1:
+                refused += 1
+                found.append(ClusterCrossSlotError())
+            else:
+                found += await send([command])
+        return found
+
+    wide.store.runner = ScriptRunner(behind_a_proxy, clock=CLOCK)
+    for turn in range(2):
+        for p in range(3):
+            await wide.add(message(wide.now + 10), partition=p)
+        await wide.move(20)
+        leases = [b"%018d-%d" % (p, turn) for p in range(3)]
+        calls = [wide.store.claim_call(p, leases[p], KEEPER)._replace(together=True) for p in range(3)]
+        replies = await wide.store.runner.run_many(calls)
+        assert [len(read_claim(reply).lateness_ms) for reply in replies] == [1, 1, 1]
+    assert refused == 1, "it is not tried again"
