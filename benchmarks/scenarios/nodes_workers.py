@@ -15,7 +15,7 @@ from pathlib import Path
 from benchmarks import ours, workload
 from benchmarks.harness import tally
 from benchmarks.harness.bench import Bench
-from benchmarks.harness.figures import spread
+from benchmarks.harness.figures import Spread, spread
 from benchmarks.harness.process import ROOT, Child, python
 from benchmarks.harness.report import OURS, Row, at_least, at_most
 from benchmarks.harness.server import BenchServer
@@ -31,6 +31,8 @@ SLOW_RATE = 1_000
 """Three nodes whose workers nap 50 ms in 50 places carry 3,000/s; a third of this is more than a slow one carries."""
 BASE, PEAK = 750, 7_500
 """Tasks a second. A clock process is taken to carry 7,000 before its own work has been measured."""
+PEAKS = 5
+"""Runs of a calm and a peak, of which the one in the middle counts: one alone says more of the machine's moment."""
 
 
 def run(bench: Bench) -> None:
@@ -161,9 +163,51 @@ def _mixed(due: Callable[[int], int], count: int) -> Callable[[int], int]:
     return lambda i: due(min(count - 1, i % workload.CHUNK * step + i // workload.CHUNK))
 
 
+@dataclass(frozen=True, slots=True)
+class Peak:
+    """One run. ``before``: members of each kind half a second before the peak."""
+
+    before: Counter[str]
+    quiet: Spread
+    busy: Spread
+
+    @property
+    def ratio(self) -> float:
+        return self.busy.p99 / self.quiet.p99
+
+
 def _peak(bench: Bench) -> list[Row]:
     """Ten times as much as before within a moment, which the forecast shows: processes are added before it comes."""
-    calm_s, peak_s, lead_s = 20, bench.size(15, 8), 12
+    peaks: list[Peak] = []
+    for _ in range(bench.size(PEAKS, 1)):
+        peaks.append(_one_peak(bench))
+        bench.show(f"a peak: p99 {peaks[-1].busy.p99:.2f} ms, before it {peaks[-1].quiet.p99:.2f} ms")
+    fewest = min((one.before for one in peaks), key=lambda before: before["clock"])
+    middle = sorted(peaks, key=lambda one: one.ratio)[len(peaks) // 2]
+    all_ = ", ".join(f"{one.busy.p99:.1f} and {one.quiet.p99:.1f} ({one.ratio:.2f} ×)" for one in peaks)
+    return [
+        Row(
+            what=f"clock processes of --processes auto before a peak of {PEAK:,}/s, {BASE}/s before",
+            subject=OURS,
+            value=float(fewest["clock"]),
+            unit="processes",
+            bounds=(at_least(2),),
+            note=f"half a second before it: {dict(fewest)}, the fewest of {len(peaks)} runs",
+        ),
+        Row(
+            what="p99 lateness in the peak with --processes auto",
+            subject=OURS,
+            value=middle.busy.p99,
+            unit="ms",
+            bounds=(at_most(max(2 * middle.quiet.p99, middle.quiet.p99 + 1.0)), at_most(0, part="early")),
+            note=f"{middle.busy.note()}; before it: {middle.quiet.note()}; the middle one by ratio of: {all_}",
+            extra={"early": float(sum(one.busy.early + one.quiet.early for one in peaks)), "calm": middle.quiet.p99},
+        ),
+    ]
+
+
+def _one_peak(bench: Bench) -> Peak:
+    calm_s, peak_s, lead_s = 20, bench.size(10, 8), 12
     calm, peak = BASE * calm_s, PEAK * peak_s
     more = ("--processes", "auto", "--set", "processes.most=2", "--set", f"processes.lead={lead_s}s")
     with (
@@ -185,26 +229,8 @@ def _peak(bench: Bench) -> list[Row]:
     if found["n"] != calm + peak:
         raise RuntimeError(f"{found['n']} of {calm + peak} arrived")
     # In the order in which they came: what is of the calm is early in it.
-    quiet, busy = (spread(part) for part in (found["lateness_ms"][:calm], found["lateness_ms"][calm:]))
-    return [
-        Row(
-            what=f"clock processes of --processes auto before a peak of {PEAK:,}/s, {BASE}/s before",
-            subject=OURS,
-            value=float(before["clock"]),
-            unit="processes",
-            bounds=(at_least(2),),
-            note=f"half a second before it: {dict(before)}",
-        ),
-        Row(
-            what="p99 lateness in the peak with --processes auto",
-            subject=OURS,
-            value=busy.p99,
-            unit="ms",
-            bounds=(at_most(max(2 * quiet.p99, quiet.p99 + 1.0)), at_most(0, part="early")),
-            note=f"{busy.note()}; before it: {quiet.note()}",
-            extra={"early": float(busy.early + quiet.early), "calm": quiet.p99},
-        ),
-    ]
+    late = found["lateness_ms"]
+    return Peak(before, spread(late[:calm]), spread(late[calm:]))
 
 
 async def _clocks(server: BenchServer) -> Counter[str]:
