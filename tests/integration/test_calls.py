@@ -245,6 +245,23 @@ async def test_a_partition_is_lent_at_once_and_only_where_others_run_the_same(
     assert not full.lend(0, [SENDS, lane_of(TaskType.WORKER, "mail", "only_here")])
 
 
+async def test_while_nobody_comes_partitions_are_lent_more_seldom_as_well(
+    callers: Callers, published: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where all were full two of three calls were for a partition that was lent, to members without room."""
+    hour = 3_600_000.0
+    monkeypatch.setattr(calls, "ASK_AGAIN_MS", hour)
+    full = callers.all["a"].calls
+    full._slower, full._lent = calls.SLOWEST, local_ms() - 2 * hour
+    assert not full.lend(0, [SENDS])
+    full._slower = 1
+    assert full.lend(0, [SENDS])
+    full._slower, full._lent = calls.SLOWEST, local_ms() - calls.SLOWEST * hour
+    assert full.lend(1, [SENDS])
+    await until(lambda: not full._tasks)
+    assert published == ["0", "1"]
+
+
 async def test_who_takes_something_where_it_was_called_goes_on_to_listen_there(callers: Callers) -> None:
     """It did for a second after the call, though it goes on to look for as long as it finds something."""
     helps = callers.all["c"].calls

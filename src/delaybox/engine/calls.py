@@ -111,7 +111,8 @@ class WorkerCalls:
         """Calls others to a partition that a guest with these lanes leaves to them for a while. False: nobody else runs
         all of these, or the last one was lent a moment ago."""
         now = local_ms()
-        if now - self._lent < ASK_AGAIN_MS or not self._placement.others_run(lanes):
+        # Where all are full whoever is called brings no room: then it is called as seldom as for help.
+        if now - self._lent < ASK_AGAIN_MS * self._slower or not self._placement.others_run(lanes):
             return False
         self._lent = now
         self._begin(asyncio.create_task(self._ask([partition])))
