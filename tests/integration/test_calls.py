@@ -232,6 +232,27 @@ async def test_while_nobody_comes_others_are_called_less_and_less_often(callers:
     await callers.over()
 
 
+async def test_that_a_few_partitions_are_empty_does_not_say_that_somebody_came(
+    callers: Callers, published: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two nodes that both worked off a backlog called one another every 50 ms: each empties partitions itself."""
+    full = callers.all["a"].calls
+
+    async def called(*waits: bool) -> int:
+        async def found(*_: Any) -> Any:
+            return 0, [Unclaimed((SENDS,) if one else (), ()) for one in waits]
+
+        monkeypatch.setattr(calls, "unclaimed", found)
+        full._unasked = dict.fromkeys(range(len(waits)))
+        await full._ask_later(0.0)
+        return full._slower
+
+    assert await called(True, True) == 2
+    assert await called(True, False, True) == 4
+    assert published.pop() == "0 2"
+    assert await called(True, False) == 1
+
+
 async def test_a_partition_is_lent_at_once_and_only_where_others_run_the_same(
     callers: Callers, published: list[str]
 ) -> None:

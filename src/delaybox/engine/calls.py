@@ -25,7 +25,7 @@ ASK_AGAIN_MS = 50.0
 """A member without room asks others for help no more often."""
 SLOWEST = 8
 """While nobody comes it asks so many times more seldom: where all are full each call and each look before it is in
-vain."""
+vain. Nobody came where in most of the partitions something waits that was due at the last call."""
 _SECOND_S = 0.02
 """The second of two members looks this long after the first was called. It only reads, and claims where work waits."""
 FULL_AGAIN_MS = 100.0
@@ -158,7 +158,8 @@ class WorkerCalls:
         # Places may have come free meanwhile, and whoever is called claims in every partition that is named.
         with contextlib.suppress(DelayBoxError):
             now_ms, found = await unclaimed(self._store, partitions)
-            nobody_came = all(one.lanes(asked_ms) for one in found)
+            # One that is empty says little: this member may have emptied it itself.
+            nobody_came = 2 * sum(bool(one.lanes(asked_ms)) for one in found) > len(found)
             self._slower = min(2 * self._slower, SLOWEST) if nobody_came else 1
             partitions = [p for p, one in zip(partitions, found, strict=True) if one.lanes(now_ms)]
         if partitions:
