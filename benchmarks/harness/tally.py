@@ -54,6 +54,26 @@ def total(folder: Path) -> int:
     return sum(struct.unpack("Q", path.read_bytes() or _EMPTY)[0] for path in folder.glob("*.count"))
 
 
+class Counts:
+    """The same as `total`, for who asks again and again: of so many workers each file is opened once. To open and read
+    both of two files took 40 µs each time, and is taken from the cores that are measured."""
+
+    def __init__(self, folder: Path, workers: int) -> None:
+        self._folder = folder
+        self._workers = workers
+        self._words: dict[Path, memoryview] = {}
+
+    def total(self) -> int:
+        """What all have counted so far."""
+        if len(self._words) < self._workers:
+            for path in self._folder.glob("*.count"):
+                if path not in self._words and path.stat().st_size == len(_EMPTY):
+                    with path.open("rb") as file:
+                        words = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+                    self._words[path] = words.cast("Q")
+        return sum(words[0] for words in self._words.values())
+
+
 def marker() -> Callable[[float], None]:
     """Keeps a value with every call; for hundreds or thousands a second."""
     path = Path(os.environ[FOLDER], f"{os.getpid()}.marks")

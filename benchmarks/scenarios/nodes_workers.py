@@ -49,10 +49,11 @@ class Fleet:
     server: BenchServer
     folder: Path
     workers: Sequence[Child]
+    counts: tally.Counts
 
     @property
     def done(self) -> int:
-        return tally.total(self.folder)
+        return self.counts.total()
 
     def wait(self, count: int, *, seconds: float) -> None:
         """Until so many have ended."""
@@ -85,7 +86,7 @@ def _fleet(bench: Bench, count: int, *, places: int, naps_ms: Sequence[int] = ()
             command = python("delaybox", "worker", "benchmarks.ours.fleet_worker:worker", "--server", node.grpc)
             workers.append(stack.enter_context(Child(command, environment=environment)))
         ours.run(_until_workers(server, count))
-        yield Fleet(server, folder, workers)
+        yield Fleet(server, folder, workers, tally.Counts(folder, count))
 
 
 async def _until_workers(server: BenchServer, count: int, *, seconds: float = 60.0) -> None:
