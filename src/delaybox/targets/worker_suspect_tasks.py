@@ -45,6 +45,8 @@ class Suspects:
 
     def places(self, sessions: Sequence[WorkerSession]) -> int:
         """How many waiting suspects can be handed out now, by the room of the sessions."""
+        if not self._waiting:
+            return 0
         free = sum(min(s.room // self._cost, max(0, self._together - len(s.suspects))) for s in sessions if not s.alone)
         return min(len(self._waiting), free)
 
