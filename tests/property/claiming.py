@@ -74,7 +74,7 @@ class Claiming(Limiting):
             guest=rng.random() < 0.1,
             plan=SHARED if rng.random() < 0.1 else b"",
         )
-        partitions = rng.sample(range(self.store.partitions), rng.randint(2, 3) if self.store.partitions > 2 else 1)
+        partitions = rng.sample(range(self.store.partitions), rng.randint(1, self.store.partitions))
         leases = [LONGEST_MS.to_bytes(4, "big") + rng.randbytes(16) for _ in partitions]
         self.note("claim_together", partitions, [lease.hex() for lease in leases], limits)
         hinted = [await self.hinted(p) for p in partitions]
