@@ -220,6 +220,11 @@ end
 _TIME = "return redis.call('TIME')"
 
 
+def _refuses_several(reply: BaseException) -> bool:
+    """Whether an error says that keys of several partitions may not be named at once. Proxies have their own words."""
+    return isinstance(reply, ClusterCrossSlotError) or (isinstance(reply, ResponseError) and "same slot" in str(reply))
+
+
 def _too_late() -> StoreUnavailable:
     return StoreUnavailable(
         "Redis gave no answer in time, so whether this was carried out is unknown; look before you send it again"
@@ -332,7 +337,7 @@ class ScriptRunner:
             each = [reply] * len(run.of)
             if len(run.of) > 1 and not isinstance(reply, BaseException):
                 each = reply
-            elif len(run.of) > 1 and isinstance(reply, ClusterCrossSlotError):
+            elif len(run.of) > 1 and _refuses_several(reply):
                 # Behind a proxy lies a cluster of which this process knows nothing.
                 self._apart, each = True, [_WHOLE] * len(run.of)
             for i, own in zip(run.of, each, strict=True):
