@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from delaybox.core.delivery import Delivery, Target
@@ -142,6 +142,9 @@ class NeedyPool(LanePool):
     def wishes(self, d: Delivery) -> Wishes:
         """As the parent's."""
         return self._parent.wishes(d)
+
+    def _usual(self) -> Mapping[bytes, int]:
+        return {}
 
     def short(self, partitions: Sequence[int]) -> None:
         """There is no room for what may be due in these partitions."""

@@ -73,6 +73,7 @@ class LanePool:
         self.claimer: Claimer | None = None
         self._rules = rules
         self._kept_of: dict[bytes, int] = {}
+        self._bound_of: dict[bytes, bool] = {}
         self._version = 0
         self.announced({})
         self._waiting: deque[Offered] = deque()
@@ -104,7 +105,12 @@ class LanePool:
         self._of_function = keep_ms
         self._version = self._rules.version
         self._kept_of = {lane: self._wished_ms(lane, 0) for lane in self.lanes}
+        self._bound_of = {lane: self._bound(lane) for lane in self.lanes}
         self._limits_time = any(rules.timeout_ms for rules in self._rules.stored.values())
+
+    def _follow_rules(self) -> None:
+        if self._version != self._rules.version:
+            self.announced(self._of_function)
 
     def room(self) -> int:
         """Tasks that can be claimed now."""
@@ -117,11 +123,18 @@ class LanePool:
     async def deliver(self, batch: Sequence[Delivery], report: Report) -> None:
         """Returns when all are reported."""
         run = ClaimedTasks(report, len(batch))
+        self._follow_rules()
+        # Most tasks have a payload alone and a lane that is known here: they take no calls but one.
+        usual, bound_of = self._usual(), self._bound_of
         for d in batch:
-            offered = Offered(d, run, *self.wishes(d))
+            keep_ms = usual.get(d.lane)
+            if keep_ms is None or not wire_body.has_only_payload(d.body):
+                offered = Offered(d, run, *self.wishes(d))
+            else:
+                offered = Offered(d, run, keep_ms)
             if d.losses < LOSSES_CAP - 1:
                 self._waiting.append(offered)
-                if self._needs_a_place(d):
+                if (d.once or d.limit_keys or bound_of.get(d.lane, True)) and self._needs_a_place(d):
                     self._placed_only_until = time.monotonic() + _NO_WAITING_S
             elif not self._suspects.full:
                 self._suspects.add(offered)
@@ -165,6 +178,7 @@ class LanePool:
     def _send_ahead(self) -> None:
         waiting = self._waiting
         some = sorted((s for s in self.members if s.ahead), key=_wanted, reverse=True)
+        self._follow_rules()
         if not some or any(self._needs_a_place(o.delivery) for o in waiting):
             return
         for session in some:
@@ -176,7 +190,12 @@ class LanePool:
         or of its queue."""
         if d.once or d.limit_keys:
             return True
-        rules = self._rules.of(split(d.lane).queue)
+        bound = self._bound_of.get(d.lane)
+        # A lane that is served in any queue is not among these.
+        return self._bound(d.lane) if bound is None else bound
+
+    def _bound(self, lane: bytes) -> bool:
+        rules = self._rules.of(split(lane).queue)
         return rules.concurrency is not None or rules.rate is not None
 
     def _in_line(self, session: WorkerSession) -> Offered:
@@ -247,10 +266,13 @@ class LanePool:
         if self.claimer is not None and self.room() > 0:
             self.claimer.more_room()
 
+    def _usual(self) -> Mapping[bytes, int]:
+        """How long results are kept of tasks that have a payload alone, by lane; of others see `wishes`."""
+        return {} if self._limits_time else self._kept_of
+
     def wishes(self, d: Delivery) -> Wishes:
         """How long the task's result is kept, and how long an attempt may take; ms."""
-        if self._version != self._rules.version:
-            self.announced(self._of_function)
+        self._follow_rules()
         task = None if wire_body.has_only_payload(d.body) else _decoded(d.body)
         timeout_ms = 0 if task is None else task.timeout_ms
         if not timeout_ms and self._limits_time:
@@ -266,7 +288,6 @@ class LanePool:
         if task is not None and task.no_result:
             return 0
         own = 0 if task is None else task.keep_result_ms
-        # A lane that is served in any queue is not among these.
         if own or d.lane not in self._kept_of:
             return self._wished_ms(d.lane, own)
         return self._kept_of[d.lane]

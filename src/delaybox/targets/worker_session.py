@@ -381,8 +381,9 @@ class WorkerSession:
 
     def done(self, sequences: Sequence[int]) -> None:
         """These ended well, and nobody wants their results."""
-        pop, paid = self._held.pop, self.beyond.paid
+        pop, paid, suspects = self._held.pop, self.beyond.paid, self.suspects
         by: dict[ClaimedTasks, list[Delivery]] = {}
+        last: ClaimedTasks | None = None
         late: list[int] = []
         for sequence in sequences:
             o = pop(sequence, None)
@@ -390,12 +391,11 @@ class WorkerSession:
                 late.append(sequence)
                 continue
             paid(sequence)
-            if sequence in self.suspects:
+            if suspects and sequence in suspects:
                 self._cleared(sequence, o)
-            if o.run in by:
-                by[o.run].append(o.delivery)
-            else:
-                by[o.run] = [o.delivery]
+            if o.run is not last:
+                last, add = o.run, by.setdefault(o.run, []).append
+            add(o.delivery)
         if late:
             self._too_late(*late)
         for run, deliveries in by.items():

@@ -97,6 +97,8 @@ def of_payload(payload: bytes) -> bytes:
 
 def has_only_payload(body: bytes) -> bool:
     """Whether a stored body holds nothing but the payload, so that it need not be parsed."""
+    if len(body) > 1 and body[1] < 128:
+        return body[0] == 0x1A and body[1] + 2 == len(body)
     return not body or _payload_at(body) > 0
 
 

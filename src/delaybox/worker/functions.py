@@ -121,7 +121,8 @@ class TaskFunction(Generic[P, R]):
             from delaybox.worker.traced import started
 
             return started(tracing.spans, run.context, partial(self._started, call, run))
-        return self._started(call, run)
+        # The usual call, without a step for it.
+        return self._one(call, run) if type(call) is Call else self._started(call, run)
 
     def _started(self, call: Call | Calls, run: Running) -> Any:
         if isinstance(call, Calls):
