@@ -11,35 +11,24 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Mapping
 from pathlib import Path
 
 import uvloop
 
 from delaybox.config import Config
-from delaybox.config.model import ROLES
-from delaybox.config.ports import ports
-from delaybox.config.specs import counts, specs
+from delaybox.config.ports import announce, listen
+from delaybox.config.specs import specs
 from delaybox.embedded import EmbeddedServer
 from delaybox.embedded.temporary import find_room
 from delaybox.processes import counters, files, hardening, logs, service_manager, telemetry
+from delaybox.processes.grace import CALLERS, CALLERS_FIRST_S, ENGINES, grace_s
 from delaybox.processes.settings import ProcessSettings
-from delaybox.processes.sockets import bind, bracketed, port_of
-from delaybox.processes.spawn import KILL_AFTER_S, errors_of_children
+from delaybox.processes.spawn import errors_of_children
 from delaybox.processes.spec import ProcessKind
 from delaybox.processes.supervise import Supervisor
 from delaybox.store.address import ServerSettings
 
 log = logging.getLogger("delaybox.node")
-
-STOP_S = 8.0
-"""A node has stopped after this time, inside the 10 s after which many supervisors kill it."""
-_CALLERS_FIRST_S = 1.0
-"""Processes that serve callers end this much before the engines, which their last requests may wait for."""
-_MARGIN_S = 0.5
-_BACKLOG = 2_048
-_CALLERS = (ProcessKind.REST, ProcessKind.GRPC, ProcessKind.KAFKA, ProcessKind.DASHBOARD)
-_ENGINES = (ProcessKind.CLOCK, ProcessKind.WORK, ProcessKind.WEBHOOK)
 
 
 def run(config: Config) -> int:
@@ -88,8 +77,8 @@ class _Node:
         # The embedded server ends last, when nobody needs it any more.
         async with contextlib.AsyncExitStack() as server, contextlib.AsyncExitStack() as stack:
             # The ports come first: a node that cannot have them must not have done anything when it ends.
-            listening = self._listen(stack)
-            children = Supervisor(specs(self._config, self._id, _grace_s, listening), counted_in=self._counted_in)
+            listening = listen(self._config, stack)
+            children = Supervisor(specs(self._config, self._id, grace_s, listening), counted_in=self._counted_in)
             stack.push_async_callback(children.stop)
             starting = asyncio.create_task(self._start(children, server))
             stopping = asyncio.create_task(self._stop.wait())
@@ -98,7 +87,7 @@ class _Node:
                 starting.cancel()
                 await asyncio.wait({starting})
             elif not starting.exception():
-                self._announce(listening)
+                announce(self._config, listening)
                 service_manager.ready()
                 scaling = self._scale(children)
                 try:
@@ -108,13 +97,13 @@ class _Node:
                 service_manager.stopping()
                 # Only the children accept now, and each takes what waits before it closes its own copy. A socket that
                 # nobody accepts from would let callers connect and reset them at the end.
-                for kind in _CALLERS:
+                for kind in CALLERS:
                     if kind in listening:
                         listening[kind].close()
-                log.info("stopping: requests and running tasks have %.0f s to finish", _grace_s(ProcessKind.CLOCK))
-                callers = asyncio.create_task(children.stop(_CALLERS))
-                await asyncio.wait({callers}, timeout=_CALLERS_FIRST_S)
-                await asyncio.gather(callers, children.stop(_ENGINES))
+                log.info("stopping: requests and running tasks have %.0f s to finish", grace_s(ProcessKind.CLOCK))
+                callers = asyncio.create_task(children.stop(CALLERS))
+                await asyncio.wait({callers}, timeout=CALLERS_FIRST_S)
+                await asyncio.gather(callers, children.stop(ENGINES))
             stopping.cancel()
             if not starting.cancelled():
                 starting.result()
@@ -137,12 +126,6 @@ class _Node:
         log.info("got %s", signal.Signals(number).name)
         self._stop.set()
 
-    def _listen(self, stack: contextlib.AsyncExitStack) -> dict[ProcessKind, socket.socket]:
-        return {
-            kind: stack.enter_context(bind(port.host, port.number, _BACKLOG, option=port.option))
-            for kind, port in ports(self._config).items()
-        }
-
     async def _start(self, children: Supervisor, stack: contextlib.AsyncExitStack) -> None:
         """Starts everything. If a child cannot start, its own error is raised."""
         # The children import what they need while the server starts.
@@ -154,19 +137,10 @@ class _Node:
             found = await children.begin_first(partitions=self._config.new_partitions)
         children.learn(**found)
         self._store_at = (server, found.get("store_id", ""))
-        await children.begin((ProcessKind.PROBE, *_CALLERS))
+        await children.begin((ProcessKind.PROBE, *CALLERS))
         with errors_of_children():
             # Children that fire tasks begin last, so that a node that fails at its start fires nothing.
-            await children.begin(_ENGINES)
-
-    def _announce(self, listening: Mapping[ProcessKind, socket.socket]) -> None:
-        c = self._config
-        for kind, port in ports(c).items():
-            log.info("%s%s:%d%s", port.opened, bracketed(port.host), port_of(listening[kind]), port.path)
-        if ProcessKind.KAFKA in counts(c):
-            log.info("tasks are taken from Kafka: %s", ", ".join(c.kafka.scheduler_topics))
-        if c.duties != ROLES:
-            log.info("roles: %s", ", ".join(c.duties))
+            await children.begin(ENGINES)
 
     async def _server(self, stack: contextlib.AsyncExitStack) -> tuple[ServerSettings, bool]:
         """The server's address, and whether the server was just started with this node."""
@@ -186,9 +160,3 @@ async def _end(scaling: asyncio.Task[None] | None) -> None:
     if scaling is not None:
         scaling.cancel()
         await asyncio.wait({scaling})
-
-
-def _grace_s(kind: ProcessKind) -> float:
-    """How long a process has to finish, so that all have ended when the node has to."""
-    grace_s = STOP_S - _MARGIN_S - KILL_AFTER_S
-    return grace_s if kind in _CALLERS else grace_s - _CALLERS_FIRST_S

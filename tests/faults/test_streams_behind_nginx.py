@@ -21,7 +21,7 @@ from typing import NamedTuple
 import pytest
 
 from delaybox import Client
-from delaybox.node import STOP_S
+from delaybox.processes.grace import STOP_S
 from tests.browser import Browser, driver
 from tests.faults.harness.scale import scaled
 from tests.nodes import Node

@@ -13,8 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from delaybox import node
-from delaybox.processes import counters
+from delaybox.processes import counters, grace
 from delaybox.processes.spawn import KILL_AFTER_S
 from delaybox.processes.spec import ProcessKind
 from delaybox.worker import Worker
@@ -86,6 +85,6 @@ def test_nothing_that_a_node_starts_with_imports_the_counters() -> None:
 def test_a_node_and_a_worker_end_before_they_are_killed() -> None:
     """Docker kills after 10 s and Kubernetes after 30 s."""
     for kind in ProcessKind:
-        late = 0 if kind in node._CALLERS else node._CALLERS_FIRST_S
-        assert late + node._grace_s(kind) + KILL_AFTER_S < node.STOP_S <= 8
+        late = 0 if kind in grace.CALLERS else grace.CALLERS_FIRST_S
+        assert late + grace.grace_s(kind) + KILL_AFTER_S < grace.STOP_S <= 8
     assert Worker("w", servers=["localhost:1"]).grace_s + STOP_S <= 25

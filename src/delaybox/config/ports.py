@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import logging
+import socket
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
-from delaybox.config.model import Config
+from delaybox.config.model import ROLES, Config
 from delaybox.config.specs import counts
+from delaybox.processes.sockets import bind, bracketed, port_of
 from delaybox.processes.spec import ProcessKind
+
+log = logging.getLogger("delaybox.node")
+
+_BACKLOG = 2_048
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,3 +43,21 @@ def ports(config: Config) -> dict[ProcessKind, Port]:
     }
     wanted = counts(config)
     return {kind: port for kind, port in known.items() if kind in wanted}
+
+
+def listen(config: Config, stack: AsyncExitStack) -> dict[ProcessKind, socket.socket]:
+    """Opens them. Nothing accepts yet."""
+    return {
+        kind: stack.enter_context(bind(port.host, port.number, _BACKLOG, option=port.option))
+        for kind, port in ports(config).items()
+    }
+
+
+def announce(config: Config, listening: Mapping[ProcessKind, socket.socket]) -> None:
+    """Logs where callers find the node."""
+    for kind, port in ports(config).items():
+        log.info("%s%s:%d%s", port.opened, bracketed(port.host), port_of(listening[kind]), port.path)
+    if ProcessKind.KAFKA in counts(config):
+        log.info("tasks are taken from Kafka: %s", ", ".join(config.kafka.scheduler_topics))
+    if config.duties != ROLES:
+        log.info("roles: %s", ", ".join(config.duties))
