@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from delaybox.wire.gen import worker_pb2 as pb
 from delaybox.worker.parted import Parted
-from delaybox.worker.session import NodeSession
+from delaybox.worker.session import NUMBERS_AT_ONCE, NodeSession
 from delaybox.worker.strays import Stray, Strays
 
 LEASE = b"L" * 20
@@ -51,6 +51,20 @@ def test_what_runs_and_what_is_not_confirmed_leaves_with_its_lease() -> None:
     assert [f.reason for f in (found["run4", b"M", 3] or pb.FromWorker()).failed] == ["no"]
     assert found["run3", b"L", 3] is None
     assert (session.id, dict(session.held)) == ("", {})
+
+
+def test_what_a_later_message_reports_is_not_confirmed_with_the_one_before_it() -> None:
+    session = opened()
+    session.credit = NUMBERS_AT_ONCE + 2
+    handed(session, (1, NUMBERS_AT_ONCE + 2, LEASE))
+    for sequence in range(1, NUMBERS_AT_ONCE + 3):
+        session.done(sequence)
+    confirmed = sent(session).number
+    sent(session)
+    session.receive(pb.ToWorker(number=2, seen=confirmed))
+    parted, lost, reports = session.part()
+    assert (lost, reports) == ([], 0)
+    assert [p.run for p in parted] == [f"run{NUMBERS_AT_ONCE + 1}", f"run{NUMBERS_AT_ONCE + 2}"]
 
 
 def test_with_a_node_that_does_not_adopt_all_is_lost_as_before() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
@@ -55,3 +55,11 @@ class Leases:
         if at < 0 or self._claims[at].last < sequence:
             return None
         return self._claims[at].partition, self._claims[at].lease
+
+
+def reported(message: pb.FromWorker) -> Iterator[int]:
+    """The sequence numbers of the attempts whose end a message reports."""
+    yield from message.done
+    yield from message.handed_back
+    yield from (success.sequence for success in message.succeeded)
+    yield from (failure.sequence for failure in message.failed)

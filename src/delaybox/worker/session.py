@@ -17,7 +17,7 @@ from delaybox.wire.gen import worker_pb2 as pb
 from delaybox.worker.ahead import AskedAhead
 from delaybox.worker.assigned import AssignedTask
 from delaybox.worker.failures import without_outputs
-from delaybox.worker.parted import Leases, Parted
+from delaybox.worker.parted import Leases, Parted, reported
 
 T = TypeVar("T")
 
@@ -93,16 +93,16 @@ class NodeSession(Generic[T]):
         self._dirty = False
         self._welcomed = False
         self._sent = self._seen = 0
-        self._unheeded: deque[tuple[int, bytes, int]] = deque()
-        """Messages that were sent and not confirmed: number, message, how many ends of tasks it holds. Without
-        progress, of which only each task's last report is sent again."""
+        self._unheeded: deque[tuple[int, bytes, int, dict[int, T]]] = deque()
+        """Messages that were sent and not confirmed: number, message, how many ends of tasks it holds, and the attempts
+        that it reports, as `_ended`. Without progress, of which only each task's last report is sent again."""
         self._progress_sent: OrderedDict[int, tuple[int, float, str]] = OrderedDict()
         """The last progress report that was sent for each task, in the order of the messages' numbers."""
         self._refused_at = 0
         self._drain_at = 0
         self._claims: list[pb.Claim] = []
         self._ended: dict[int, T] = {}
-        """Attempts whose report is not confirmed yet; only where they can be adopted."""
+        """Attempts whose report is not sent yet; only where they can be adopted."""
         self._forget()
 
     def _forget(self) -> None:
@@ -151,7 +151,7 @@ class NodeSession(Generic[T]):
 
     def resend(self) -> list[bytes]:
         """After a welcome: the messages that the node has not handled yet, to be written before anything new."""
-        return [raw for _, raw, _ in self._unheeded]
+        return [raw for _, raw, _, _ in self._unheeded]
 
     def receive(self, message: pb.ToWorker) -> Received[T]:
         """Handles a message of the node. ContractBroken: drop the stream and resume on another."""
@@ -176,7 +176,8 @@ class NodeSession(Generic[T]):
             raise ContractBroken("a message has no number")
         if message.claims:
             self._claims += message.claims
-            if len(self._claims) > 2 * (len(self.held) + len(self._ended)) + _CLAIMS_KEPT:
+            many = len(self._claims) - _CLAIMS_KEPT
+            if many > 0 and many > 2 * (len(self.held) + len(self._unconfirmed)):
                 self._prune()
         tasks: Sequence[pb.Assignment] = message.tasks
         ahead = 0
@@ -222,11 +223,11 @@ class NodeSession(Generic[T]):
         because the node has not confirmed them.
         """
         parted: list[Parted[T]] = []
-        reports = len(self._done) + len(self._succeeded) + len(self._failed) + sum(n for _, _, n in self._unheeded)
+        reports = len(self._done) + len(self._succeeded) + len(self._failed) + sum(n for _, _, n, _ in self._unheeded)
         if self.adopt_ms:
-            where = Leases(self._claims)
+            where, runs = Leases(self._claims), self._unconfirmed
             for end, sequence in self._ends():
-                run = self._ended.pop(sequence, None)
+                run = runs.pop(sequence, None)
                 if run is not None and (found := where.of(sequence)) is not None:
                     parted.append(Parted(sequence, run, *found, end))
                     reports -= not end.handed_back
@@ -272,7 +273,7 @@ class NodeSession(Generic[T]):
     def _ends(self) -> Iterator[tuple[pb.FromWorker, int]]:
         """Each report that the node has not confirmed, alone in a message, with its sequence number."""
         waiting = pb.FromWorker(done=self._done, succeeded=self._succeeded, failed=self._failed, handed_back=self._back)
-        for message in [*(pb.FromWorker.FromString(raw) for _, raw, _ in self._unheeded), waiting]:
+        for message in [*(pb.FromWorker.FromString(raw) for _, raw, _, _ in self._unheeded), waiting]:
             for sequence in message.done:
                 yield pb.FromWorker(done=[0]), sequence
             for success in message.succeeded:
@@ -284,7 +285,7 @@ class NodeSession(Generic[T]):
 
     def _prune(self) -> None:
         """Forgets the leases in which no attempt of this session lies any more."""
-        live = sorted([*self.held, *self._ended])
+        live = sorted([*self.held, *self._unconfirmed])
         newest = self._claims[-1]
         self._claims = [
             c for c in self._claims if bisect_left(live, c.first) < bisect_right(live, c.last) or c is newest
@@ -293,9 +294,7 @@ class NodeSession(Generic[T]):
     def _heeded(self, number: int) -> None:
         unheeded = self._unheeded
         while unheeded and unheeded[0][0] <= number:
-            _, raw, _ = unheeded.popleft()
-            if self._ended:
-                self._confirmed(raw)
+            unheeded.popleft()
         sent = self._progress_sent
         while sent and next(iter(sent.values()))[0] <= number:
             sent.popitem(last=False)
@@ -306,16 +305,13 @@ class NodeSession(Generic[T]):
             self.refusing = False
             self._poke()
 
-    def _confirmed(self, raw: bytes) -> None:
-        """The node has handled the reports of this message."""
-        message, ended = pb.FromWorker.FromString(raw), self._ended
-        for sequences in (message.done, message.handed_back):
-            for sequence in sequences:
-                ended.pop(sequence, None)
-        for success in message.succeeded:
-            ended.pop(success.sequence, None)
-        for failure in message.failed:
-            ended.pop(failure.sequence, None)
+    @property
+    def _unconfirmed(self) -> dict[int, T]:
+        """Attempts whose report is not confirmed yet, sent or not."""
+        runs = dict(self._ended)
+        for _, _, _, ended in self._unheeded:
+            runs |= ended
+        return runs
 
     def _within_credit(self, tasks: Sequence[pb.Assignment]) -> tuple[Sequence[pb.Assignment], int]:
         count, credit, most = len(tasks), self.credit, self._ahead.most
@@ -413,11 +409,11 @@ class NodeSession(Generic[T]):
             self._refused_at = first
             return 0
         failed = 0
-        for place, (number, raw, ends) in enumerate(self._unheeded):
+        for place, (number, raw, ends, ended) in enumerate(self._unheeded):
             if len(raw) > _SMALL:
                 message = pb.FromWorker.FromString(raw)
                 failed += without_outputs(message, why)
-                self._unheeded[place] = (number, message.SerializeToString(), ends)
+                self._unheeded[place] = (number, message.SerializeToString(), ends, ended)
         return failed
 
     # Sending
@@ -471,16 +467,20 @@ class NodeSession(Generic[T]):
         if more or self._progress or self._carried or self._moved:
             self._poke()
         self.credit += room
-        raw = self._numbered(message, len(message.done) + len(message.succeeded) + len(message.failed))
+        if more and self._ended:
+            ended = {one: run for one in reported(message) if (run := self._ended.pop(one, None)) is not None}
+        else:
+            ended, self._ended = self._ended, {}
+        raw = self._numbered(message, len(message.done) + len(message.succeeded) + len(message.failed), ended)
         if self._drain:
             self._drain, self._drain_at = False, self._sent
         return raw
 
     def beat(self) -> bytes:
         """A heartbeat: a message that only confirms what has arrived."""
-        return self._numbered(pb.FromWorker())
+        return self._numbered(pb.FromWorker(), 0, {})
 
-    def _numbered(self, message: pb.FromWorker, ends: int = 0) -> bytes:
+    def _numbered(self, message: pb.FromWorker, ends: int, ended: dict[int, T]) -> bytes:
         self._sent += 1
         message.number = self._sent
         message.seen = self._seen
@@ -488,7 +488,7 @@ class NodeSession(Generic[T]):
         if message.progress:
             message.ClearField("progress")
             kept = message.SerializeToString()
-        self._unheeded.append((self._sent, kept, ends))
+        self._unheeded.append((self._sent, kept, ends, ended))
         return raw
 
     def _poke(self) -> None:
