@@ -145,13 +145,14 @@ class Codecs:
                 form = many.form(kind)
                 return Calls(
                     [
-                        Call(part.data) if part.kind == many.BYTES else self._call(part.data, form)
+                        Call(part.data) if part.kind == many.BYTES else self.one(part.data, form)
                         for part in many.split("the payload", payload)
                     ]
                 )
-        return self._call(payload, kind)
+        return self.one(payload, kind)
 
-    def _call(self, payload: bytes, kind: str) -> Call:
+    def one(self, payload: bytes, kind: str = "") -> Call:
+        """The one call in a payload; ``kind``: its content type, where one is stated. NotDecodable."""
         if not payload and (not kind or _kind(kind) == JSON):
             return Call()
         if kind:

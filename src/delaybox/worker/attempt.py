@@ -116,9 +116,9 @@ class TaskRun:
         """The task's arguments. NotDecodable."""
         task = self.assignment.task
         payload, headers = task.payload, task.header
-        if not payload and not headers:
-            return Call()
-        return self.function.codecs.arguments(payload, headers)
+        if headers:
+            return self.function.codecs.arguments(payload, headers)
+        return self.function.codecs.one(payload) if payload else Call()
 
     @property
     def context(self) -> Context:

@@ -86,8 +86,7 @@ class Crew(TimeLimits):
         """Starts tasks that came by a session; there is a place for each but the last ``ahead``."""
         runs: list[TaskRun] = []
         held, functions = session.held, self.functions
-        placed = len(tasks) - ahead
-        for number, assignment in enumerate(tasks):
+        for assignment in tasks:
             function = functions.get(assignment.name)
             if function is None:
                 self.common.stats.handed_back += 1
@@ -96,9 +95,12 @@ class Crew(TimeLimits):
                 logs.about(log, logging.WARNING, assignment, words, assignment.id, assignment.name)
                 continue
             run = TaskRun(session, assignment, function, self.common)
-            run.ahead = number >= placed
             held[run.sequence] = run
             runs.append(run)
+        if ahead:
+            last = {assignment.sequence for assignment in tasks[-ahead:]}
+            for run in runs:
+                run.ahead = run.sequence in last
         self._begin(runs)
 
     def cancel(self, run: TaskRun) -> None:
