@@ -160,8 +160,12 @@ class Settler:
     def _ack_calls(self, acks: list[Delivery]) -> tuple[list[list[Delivery]], list[ScriptCall]]:
         """One call for each lease, of which each is for a group of deliveries."""
         by: defaultdict[_Lease, list[Delivery]] = defaultdict(list)
+        lease_id = None
         for d in acks:
-            by[d.partition, d.lease_id].append(d)
+            # Mostly many of one claim follow one another, which has one object for its lease.
+            if d.lease_id is not lease_id:
+                lease_id, add = d.lease_id, by[d.partition, d.lease_id].append
+            add(d)
         groups: list[list[Delivery]] = []
         calls: list[ScriptCall] = []
         for (partition, lease_id), ds in by.items():
