@@ -14,7 +14,7 @@ LEAST_S: Final = 0.001
 """Least time between two messages while tasks are under way."""
 MOST_S: Final = 0.005
 """Longest time that places stay free because their tasks' ends wait."""
-QUEUED_S: Final = 0.02
+QUEUED_S: Final = 0.04
 """The same while tasks that have not begun are at hand, so that no place waits for it."""
 BUSY: Final = 1_000.0
 """Ends a second. Below it each of them is reported as soon as `LEAST_S` allows, where no task waits for its turn."""
