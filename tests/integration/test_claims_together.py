@@ -127,6 +127,29 @@ async def test_queues_with_rules(wide: Lab) -> None:
     assert taken(replies) == [1, 1, 1] and ran == 2
 
 
+async def test_what_needed_the_whole_claim_is_not_tried_together_each_time(wide: Lab) -> None:
+    """As where keys take turns: each claim of such a partition needs the whole script."""
+    send, sent = wide.store.servers.send, list[list[int]]()
+
+    async def noted(commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+        sent.append([command[2] for command in commands])
+        return await send(commands)
+
+    await wide.client.script_load(load("claims", CLOCK).source)
+    for turn in range(25):
+        wide.store.runner = wide.store.runner if turn else ScriptRunner(noted, clock=CLOCK)
+        await wide.add(message(wide.now + 10, fairness_key="k"), message(wide.now + 10), partition=0)
+        for p in (1, 2):
+            await wide.add(message(wide.now + 10), partition=p)
+        await wide.move(20)
+        sent.clear()
+        leases = [b"%018d-%d" % (turn, p) for p in range(3)]
+        calls = [wide.store.claim_call(p, leases[p], KEEPER)._replace(together=True) for p in range(3)]
+        replies = await wide.store.runner.run_many(calls)
+        assert taken(replies) == [2, 1, 1]
+        assert sent == ([[3], [1]] if turn in (0, 21) else [[1, 2]])
+
+
 async def test_an_error_in_one_partition_is_its_own(wide: Lab) -> None:
     for p in range(3):
         await wide.add(message(wide.now + 10), partition=p)

@@ -97,6 +97,9 @@ class _Run(NamedTuple):
 _TOGETHER = {"claim": "claims"}
 """The script that answers several calls of a script (`ScriptCall.together`), or leaves some of them to it."""
 _MOST_TOGETHER = 16
+_ALONE_FOR = 20
+"""A partition that needed the whole script needs it again as a rule, of keys that take turns for example. So many calls
+there are sent alone then, or each would cost two round trips."""
 
 
 @cache
@@ -269,6 +272,7 @@ class ScriptRunner:
         self._observe = observe
         self._gate = gate
         self._apart = sharded  # keys of several partitions are refused in one script
+        self._alone: dict[str, int] = {}  # by tag how many calls are yet sent alone
 
     def source(self, name: str) -> str:
         """A script as this runner sends it to answer most calls."""
@@ -348,17 +352,24 @@ class ScriptRunner:
                 self._observe(call.script, took)
         unanswered = [i for i, reply in enumerate(replies) if reply == _WHOLE]
         if unanswered:
+            self._alone |= {calls[i].tag: _ALONE_FOR for i in unanswered if calls[i].together}
             found = await self._round([calls[i]._replace(whole=True) for i in unanswered])
             for i, reply in zip(unanswered, found, strict=True):
                 replies[i] = reply
         return replies
+
+    def _is_alone(self, tag: str) -> bool:
+        left = self._alone.pop(tag, 0)
+        if left > 1:
+            self._alone[tag] = left - 1
+        return left > 0
 
     def _runs(self, calls: Sequence[ScriptCall]) -> list[_Run]:
         """What is sent for these: mostly one run for each."""
         runs: list[_Run] = []
         groups: dict[Sequence[Any], list[int]] = {}
         for i, c in enumerate(calls):
-            if c.together and not c.whole and not self._apart:
+            if c.together and not c.whole and not self._apart and not self._is_alone(c.tag):
                 groups.setdefault((c.script, *c.args[1:]), []).append(i)
             else:
                 script = load(c.script, self._clock, self._sharded, 0 if c.whole else 1 + c.lent)
