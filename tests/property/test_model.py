@@ -20,6 +20,7 @@ import pytest
 from redis.asyncio import Redis
 
 import delaybox.store.store as store_module
+from delaybox.store import loader
 from delaybox.store.servers import Servers
 from delaybox.store.store import Store
 from tests.lab import CLOCK_KEY
@@ -77,6 +78,8 @@ async def run_sequence(client: Redis, prefix: str, seed: str, monkeypatch: pytes
     store.runner = TwiceRunner(store.servers.send, rng)
     # Ids too come from the seed, or a run could not be repeated.
     monkeypatch.setattr(store_module, "os", SimpleNamespace(urandom=rng.randbytes))
+    # After one claim that needed the whole script most would go alone.
+    monkeypatch.setattr(loader, "_ALONE_FOR", 0, raising=False)
     sequence = Sequence_(client, store, rng)
     try:
         await sequence.start_labelling()
