@@ -5,18 +5,26 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter
+from collections.abc import Mapping
+
+import pytest
 
 from delaybox.store import nodes
 from delaybox.worker import Runner, Worker
 from tests import worker_app
 from tests.balancer import Balancer
 from tests.engines import until
-from tests.yard import Yard, yard
+from tests.yard import PATIENT, Yard, yard
 
 __all__ = ["yard"]  # the fixture
 
 WORKERS = 6
 ROLES = ("api", "work")
+
+
+@pytest.fixture
+def beats() -> Mapping[str, int]:
+    return PATIENT
 
 
 def _worker(address: str) -> Worker:
@@ -35,7 +43,7 @@ async def test_workers_spread_over_nodes_that_start_later_and_what_they_run_runs
     runners: list[Runner] = []
 
     async def node(name: str) -> None:
-        started = await yard.node(node_id=name, roles=ROLES, lease_ms=15_000)
+        started = await yard.node(node_id=name, roles=ROLES)
         balancer.to.append(started.process.port)
 
     async with contextlib.AsyncExitStack() as stack:
