@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 from redis.exceptions import ClusterCrossSlotError, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from delaybox.core.queue import QueueRules
 from delaybox.core.task import NewTask, Priority, TaskType
@@ -161,6 +162,73 @@ async def test_an_error_in_one_partition_is_its_own(wide: Lab) -> None:
     assert "WRONGTYPE" in str(replies[1])
     assert [len(read_claim(replies[p]).lateness_ms) for p in (0, 2)] == [1, 1]
     await wide.client.rename("aside", keys.near(wide.store.tags[1], 2))
+
+
+async def test_a_clock_that_cannot_be_read_stops_no_other_partition(wide: Lab) -> None:
+    for p in range(3):
+        await wide.add(message(wide.now + 10), partition=p)
+    await wide.move(20)
+    await wide.client.rename(keys.clock(wide.store.tags[1]), "aside")
+    await wide.client.set(keys.clock(wide.store.tags[1]), "x")
+    calls = [wide.store.claim_call(p, LEASES[p], KEEPER)._replace(together=True) for p in range(3)]
+    replies = await wide.store.runner.run_many(calls)
+    assert "WRONGTYPE" in str(replies[1])
+    assert [len(read_claim(replies[p]).lateness_ms) for p in (0, 2)] == [1, 1]
+    await wide.client.rename("aside", keys.clock(wide.store.tags[1]))
+
+
+async def test_an_error_after_a_task_was_published_is_not_hidden(wide: Lab) -> None:
+    """The whole claim finds nothing more there, and answers as if nothing had been due."""
+    for p in range(3):
+        await wide.add(message(wide.now + 10), partition=p)
+    await wide.move(20)
+    buckets = keys.buckets(wide.store.tags[1])
+    await wide.client.unlink(buckets)
+    await wide.client.set(buckets, "x")
+    calls = [wide.store.claim_call(p, LEASES[p], KEEPER)._replace(together=True) for p in range(3)]
+    replies = await wide.store.runner.run_many(calls)
+    assert "WRONGTYPE" in str(replies[1])
+    assert [len(read_claim(replies[p]).lateness_ms) for p in (0, 2)] == [1, 1]
+    # The task's record is gone, and with it the only bucket there was.
+    await wide.client.unlink(buckets)
+
+
+async def test_an_error_after_a_task_was_leased_is_not_hidden(wide: Lab) -> None:
+    """The whole claim answers with what lies under the lease already."""
+    for p in range(3):
+        await wide.add(NewTask(type=TaskType.SHELL_CMD, name="backup", due_ms=wide.now + 10), partition=p)
+    await wide.move(20)
+    leased, tag = keys.leased(wide.store.tags[1]), wide.store.tags[1]
+    await wide.client.set(leased, "x")
+    calls = [wide.store.claim_call(p, LEASES[p], KEEPER)._replace(together=True) for p in range(3)]
+    replies = await wide.store.runner.run_many(calls)
+    assert "WRONGTYPE" in str(replies[1])
+    assert [len(read_claim(replies[p]).leased) // 2 for p in (0, 2)] == [1, 1]
+    # As if the claim had not begun.
+    await wide.client.unlink(leased, keys.lease(tag, LEASES[1]), keys.leases(tag))
+
+
+async def test_a_reply_that_was_lost_is_given_again_to_each(wide: Lab) -> None:
+    for p in range(3):
+        command = NewTask(type=TaskType.SHELL_CMD, name="backup", due_ms=wide.now + 10)
+        await wide.add(message(wide.now + 10), command, partition=p)
+    await wide.move(20)
+    send, lost = wide.store.servers.send, 0
+
+    async def loses_the_first(commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+        nonlocal lost
+        found = await send(commands)
+        lost += 1
+        return [RedisTimeoutError()] * len(found) if lost == 1 else found
+
+    await wide.client.script_load(load("claims", CLOCK).source)
+    wide.store.runner = ScriptRunner(loses_the_first, clock=CLOCK)
+    calls = [wide.store.claim_call(p, LEASES[p], KEEPER)._replace(together=True) for p in range(3)]
+    replies = [read_claim(reply) for reply in await wide.store.runner.run_many(calls)]
+    for p, reply in enumerate(replies):
+        held = await wide.client.hgetall(keys.lease(wide.store.tags[p], LEASES[p]))
+        assert dict(zip(reply.leased[::2], reply.leased[1::2], strict=True)) == held and len(held) == 1
+        assert reply.lateness_ms == [], "what was fired is gone"
 
 
 async def test_a_server_that_has_forgotten_the_script(wide: Lab) -> None:

@@ -3,7 +3,7 @@
 -- once for all. Of servers whose slots do not move, and without a stream.
 -- KEYS  1.. hash tags of partitions
 -- ARGV  1 their lease ids (20 bytes each), one behind the other, 2.. as of `claim`
--- REPLY by partition the reply of `claim`, or WHOLE: nothing was written there, and `claim` answers
+-- REPLY by partition the reply of `claim`, the error that came after something was written there, or WHOLE: nothing was, and `claim` answers
 -- ERRORS TRYAGAIN (nothing written)
 -- BOUND 16 partitions, 8 tasks in each
 --@include lib/time.lua
@@ -13,18 +13,26 @@
 --@include lib/served.lua
 --@include lib/claiming.lua
 --@include lib/few.lua
+local function one()
+  ends.read = clock_fields()
+  return ends.few()
+end
 local replies, rest = {}, #T + 1
 for i, tag in ipairs(KEYS) do
   K_BUCKETS, K_CLOCK, K_LEASES, K_LEASED = tag .. sub(K_BUCKETS, rest), tag .. sub(K_CLOCK, rest), tag .. sub(K_LEASES, rest), tag .. sub(K_LEASED, rest)
   for _, n in ipairs(own) do K_NEAR[n] = tag .. sub(K_NEAR[n], rest) end
   T, rest, lid = tag, #tag + 1, sub(ARGV[1], 20 * i - 19, 20 * i)
-  lease, whose.read, ends.held = k_lease(lid), {}, nil
+  lease, whose.read, ends.held, ends.begun = k_lease(lid), {}, nil, nil
   replies[i] = 'WHOLE'
   if redis.call('EXISTS', lease) == 0 then
-    ends.read = clock_fields()
-    -- Where one fails, the others have what is theirs; `claim` comes to the same error.
-    local ok, reply = pcall(ends.few)
-    if ok and reply then replies[i] = reply end
+    -- Where one fails, the others have what is theirs. `claim` comes to the same error, but not where something was written already: it would
+    -- find nothing more there, or answer with what was leased, as if nothing had failed.
+    local ok, reply = pcall(one)
+    if ok and reply then
+      replies[i] = reply
+    elseif ends.begun then
+      replies[i] = type(reply) == 'table' and reply or redis.error_reply('ERR ' .. reply)
+    end
   end
 end
 return replies

@@ -1,7 +1,7 @@
 -- ends.few(): the reply to the claim of nothing or of a few plain tasks, which is what most claims find. Nothing of what stands behind this
 -- file in claim.lua is even made for these, because that takes longer than all else. Needs what stands above it there.
 -- Where keys take turns, something is ready or may have permits again, a task's queue has rules, or the tasks that are due have several
--- priorities or home buckets, there is no reply, and nothing was written.
+-- priorities or home buckets, there is no reply, and nothing was written. ends.begun: whether something was.
 
 -- Most tasks that are claimed here. Where a partition has some hundred tasks a second, few claims bring more.
 ends.FEW = 8
@@ -81,6 +81,7 @@ function ends.few()
 
   local err = number and guard({ k_bucket(number) })
   if err then return err end
+  ends.begun = true
   -- Destinations first, then sources, hints last (rule 1).
   if #leased > 0 then ends.lease(leased) end
   local unheard, trimmed = ends.publish(fired)
