@@ -63,6 +63,25 @@ def test_who_looks_alone_leaves_the_others_their_part() -> None:
     assert max(got) < 1.1 * min(got), got
 
 
+def test_one_that_comes_later_gets_its_part_where_others_take_all_there_is() -> None:
+    hand = Hand()
+    bucket = CatchUp(100, 17, hand)
+    got = [0] * 17
+
+    def look(*due: int) -> None:
+        for p, share in bucket.shares(due, MOST).items():
+            got[p] += share
+            bucket.took(p, share=share, taken=share, overdue=share, clear=False)
+
+    for turn in range(1_000):
+        hand.ms = 20.0 * turn
+        look(*range(16))
+        if turn >= 500:
+            hand.ms += 7.0
+            look(16)
+    assert 1.8 * got[16] < max(got[:16]) < 2.4 * got[16], got
+
+
 def test_one_that_does_not_come_back_leaves_its_part_to_the_others() -> None:
     hand = Hand()
     bucket = CatchUp(1_000, 4, hand)

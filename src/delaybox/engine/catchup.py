@@ -34,8 +34,8 @@ class CatchUp:
         self._tokens = self._most
         self._filled = now()
         self._behind: set[int] = set()
-        self._left: dict[int, float] = {}
-        """Partition -> when a claim last left overdue work there, or may have."""
+        self._wanting: dict[int, float] = {}
+        """Partition -> when a claim last left overdue work there, or may have, or it was behind and got no token."""
         self._reserved: dict[int, int] = {}
         """Partition -> tokens of the bucket that only it may take."""
         self._served = -1
@@ -64,10 +64,14 @@ class CatchUp:
         self._tokens = min(self._most, self._tokens + (now - self._filled) * self._rate / 1000)
         self._filled = now
         tokens = int(self._tokens)
-        if not behind or tokens <= 0:
+        if not behind:
             return {}
-        self._left = {p: at for p, at in self._left.items() if now - at < _RETURNS_MS}
-        self._reserve(tokens, sorted(self._left.keys() | behind))
+        # Whoever gets none now has a part of those that come: else it would wait for as long as the others take all.
+        self._wanting |= dict.fromkeys(behind, now)
+        if tokens <= 0:
+            return {}
+        self._wanting = {p: at for p, at in self._wanting.items() if now - at < _RETURNS_MS}
+        self._reserve(tokens, sorted(self._wanting))
         shares: dict[int, int] = {}
         for p in behind:
             if share := min(self._reserved.pop(p, 0), tokens, most):
@@ -106,9 +110,9 @@ class CatchUp:
         if share:
             self._tokens += max(share - taken, 0)
             if taken >= share:
-                self._left[partition] = self._now()
+                self._wanting[partition] = self._now()
             else:
-                self._left.pop(partition, None)
+                self._wanting.pop(partition, None)
                 if clear and not overdue:
                     self._behind.discard(partition)
         elif overdue and self._rate:
