@@ -1,4 +1,5 @@
-"""The ports that a configuration asks for: where each is, which option moves it, and how the log tells of it."""
+"""The ports that a configuration asks for: where each is, which option moves it, how it is opened, and how the log
+tells of it."""
 
 from __future__ import annotations
 
