@@ -243,3 +243,17 @@ async def test_both_sides_count_alike_whatever_is_on_its_way(seed: int, size: in
             wire.worker.done(sequence)
         wire.settle()
     assert (wire.worker.credit, wire.node.room) == (size, size)
+
+
+@given(st.integers(-5, 9), st.integers(0, 3), st.integers(0, 3), st.integers(0, 9), st.booleans(), st.booleans())
+def test_what_is_saved_or_taken_by_costs_is_neither_room_nor_at_hand(
+    credit: int, extra: int, saved: int, ahead: int, connected: bool, leaving: bool
+) -> None:
+    session = Desk().open()
+    session.credit, session.connected = credit, connected
+    session.beyond.extra, session.beyond.saved, session.beyond.ahead = extra, saved, ahead
+    if leaving:
+        session.leave()
+    assert session.room == max(0, session.free - saved)
+    line = max(0, session.free - saved + ahead) - session.room
+    assert session.ahead == (line if connected and not leaving else 0)

@@ -114,10 +114,17 @@ class LanePool:
 
     def room(self) -> int:
         """Tasks that can be claimed now."""
-        # Suspects that wait for their turn, and not for room, take no room from others.
-        free = sum(s.room for s in self.sessions) - len(self._waiting) - self._suspects.places(self.sessions)
-        if self._may_send_ahead and time.monotonic() >= self._placed_only_until:
-            free += sum(s.ahead for s in self.members if 2 * s.ahead >= s.beyond.ahead)
+        sessions = self.sessions
+        free = -len(self._waiting)
+        for s in sessions:
+            free += s.room
+        if self._suspects:
+            # Those that wait for their turn, and not for room, take no room from others.
+            free -= self._suspects.places(sessions)
+        elif self._may_send_ahead and time.monotonic() >= self._placed_only_until:
+            for s in sessions:
+                if 2 * (ahead := s.ahead) >= s.beyond.ahead:
+                    free += ahead
         return free - sum(pool.spoken_for for pool in self.beside) if self.beside else free
 
     async def deliver(self, batch: Sequence[Delivery], report: Report) -> None:

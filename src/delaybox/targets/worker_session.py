@@ -101,9 +101,11 @@ class WorkerSession:
     @property
     def ahead(self) -> int:
         """How many it can be sent beyond these, which wait there."""
-        if not self.connected or self._leaving or not self.beyond.ahead:
+        beyond = self.beyond
+        if not self.connected or self._leaving or not beyond.ahead:
             return 0
-        return max(0, self.free - self.beyond.saved + self.beyond.ahead) - self.room
+        room = self.free - beyond.saved
+        return max(0, room + beyond.ahead) - max(0, room)
 
     @property
     def places(self) -> int:
