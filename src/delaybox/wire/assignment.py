@@ -8,29 +8,25 @@ from __future__ import annotations
 
 from binascii import hexlify
 from functools import lru_cache
-from typing import Final
 
 from delaybox.core.delivery import Delivery
 from delaybox.core.lane import split
 from delaybox.wire.body import varint
 
-_FIXED: Final = 1 + 2 + 36
-"""Bytes of an entry that are always there: the tag of ``sequence``, and ``id`` with its own."""
-
 
 def assignment(sequence: int, d: Delivery, *, want_result: bool) -> bytes:
     """One entry of ``ToWorker.tasks``; entries put one behind the other are a valid part of the message."""
     body, trace = d.body, d.trace
-    number, size = varint(sequence), varint(len(body))
-    middle = _middle(d.lane, d.due_ms, d.attempt, d.token, want_result)
-    # A field may stand behind the body as well.
-    tail = b"\x52%b%b" % (varint(len(trace)), trace) if trace else b""
     # As `ids.render`, without text in between.
     h = hexlify(d.task_id, b"-", 2)
-    whole = varint(_FIXED + len(number) + len(middle) + len(size) + len(body) + len(tail))
-    return b"".join((
-        b"\x1a", whole, b"\x08", number, b"\x12\x24", h[:4], h[5:29], h[30:34], h[35:], middle, size, body, tail,
+    middle = _middle(d.lane, d.due_ms, d.attempt, d.token, want_result)
+    fields = b"".join((
+        b"\x08", varint(sequence), b"\x12\x24", h[:4], h[5:29], h[30:34], h[35:], middle, varint(len(body)), body,
     ))  # fmt: skip
+    if trace:
+        # A field may stand behind the body as well.
+        fields += b"\x52%b%b" % (varint(len(trace)), trace)
+    return b"".join((b"\x1a", varint(len(fields)), fields))
 
 
 @lru_cache(maxsize=1024)
