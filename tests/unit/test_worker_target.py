@@ -9,9 +9,10 @@ from delaybox.core.delivery import DONE, HAND_BACK, Done, Failed, Snoozed
 from delaybox.core.membership import ConnectedWorker
 from delaybox.core.retry import RetryPolicy
 from delaybox.core.task import CANCELLED, NewTask
+from delaybox.targets.worker_places import Beyond
 from delaybox.wire import body as wire_body
 from delaybox.wire import result as wire_result
-from delaybox.wire.assignment import assignment
+from delaybox.wire.assignment import assignment, fitting
 from delaybox.wire.gen import task_pb2, worker_pb2
 from tests.desk import NOW, Desk, delivery, messages_of, tasks_of
 
@@ -33,6 +34,26 @@ def test_an_assignment_by_hand_is_what_the_library_reads(
         sequence=sequence, id=d.id, name="send", queue="mail", due_ms=NOW, attempt=attempt, token=1, want_result=want,
         task=task_pb2.Task(payload=payload, header=header),
     )  # fmt: skip
+
+
+@given(st.lists(st.integers(0, 9), max_size=9), st.integers(0, 40), st.sampled_from([0, 1_000]))
+def test_as_many_entries_go_into_a_message_as_fit_and_at_least_one(sizes: list[int], most: int, before: int) -> None:
+    entries = [b""] * before + [b"x" * size for size in sizes]
+    count = fitting(entries, most)
+    size = sum(map(len, entries[:count]))
+    assert (size <= most or count == 1) and (count > 0 or not entries)
+    assert count == len(entries) or size + len(entries[count]) > most
+
+
+def test_ended_tasks_give_back_all_places_that_they_took() -> None:
+    beyond = Beyond()
+    beyond.charge((1, 2), 3)
+    beyond.charge((3,), 1)
+    assert beyond.extra == 4
+    beyond.all_paid([2, 3, 4])
+    assert beyond.extra == 2
+    beyond.all_paid([1, 2])
+    assert beyond.extra == 0
 
 
 @given(st.binary(max_size=300), st.integers(0, 5))

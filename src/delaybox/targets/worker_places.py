@@ -35,3 +35,9 @@ class Beyond:
         """This task takes no place any more."""
         if self._costs:
             self.extra -= self._costs.pop(sequence, 1) - 1
+
+    def all_paid(self, sequences: Iterable[int]) -> None:
+        """These tasks take no places any more. Mostly none of them took more than one, and nothing is to be done."""
+        if self._costs:
+            for sequence in sequences:
+                self.paid(sequence)

@@ -26,7 +26,7 @@ from delaybox.targets.worker_offers import ClaimedTasks, Offered
 from delaybox.targets.worker_places import MAX_AHEAD, Beyond
 from delaybox.targets.worker_profile import Profile
 from delaybox.targets.worker_results import attempt_result, kept_success
-from delaybox.wire.assignment import assignment
+from delaybox.wire.assignment import assignment, fitting
 from delaybox.wire.gen import worker_pb2
 
 log = logging.getLogger("delaybox.workers")
@@ -257,12 +257,7 @@ class WorkerSession:
             or idle
         ):
             idle = False
-            tasks, size = 0, 0
-            for part in self._tasks:
-                size += len(part)
-                if tasks and size > STREAM_MESSAGE_BYTES:
-                    break
-                tasks += 1
+            tasks = fitting(self._tasks, STREAM_MESSAGE_BYTES)
             self._number += 1
             head = worker_pb2.ToWorker(
                 number=self._number,
@@ -383,7 +378,8 @@ class WorkerSession:
 
     def done(self, sequences: Sequence[int]) -> None:
         """These ended well, and nobody wants their results."""
-        pop, paid, suspects = self._held.pop, self.beyond.paid, self.suspects
+        pop, suspects = self._held.pop, self.suspects
+        self.beyond.all_paid(sequences)
         by: dict[ClaimedTasks, list[Delivery]] = {}
         last: ClaimedTasks | None = None
         late: list[int] = []
@@ -392,7 +388,6 @@ class WorkerSession:
             if o is None:
                 late.append(sequence)
                 continue
-            paid(sequence)
             if suspects and sequence in suspects:
                 self._cleared(sequence, o)
             if o.run is not last:

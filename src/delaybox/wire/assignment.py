@@ -7,11 +7,17 @@ write it again for every worker that it is handed to.
 from __future__ import annotations
 
 from binascii import hexlify
+from collections.abc import Sequence
 from functools import lru_cache
+from typing import Final
 
 from delaybox.core.delivery import Delivery
 from delaybox.core.lane import split
 from delaybox.wire.body import varint
+
+_AT_ONCE: Final = 1_000
+"""So many entries are first measured together, because mostly all of them fit. Of more this would be done again for
+each message."""
 
 
 def assignment(sequence: int, d: Delivery, *, want_result: bool) -> bytes:
@@ -27,6 +33,19 @@ def assignment(sequence: int, d: Delivery, *, want_result: bool) -> bytes:
         # A field may stand behind the body as well.
         fields += b"\x52%b%b" % (varint(len(trace)), trace)
     return b"".join((b"\x1a", varint(len(fields)), fields))
+
+
+def fitting(entries: Sequence[bytes], most: int) -> int:
+    """How many of these, the first ones, one message of so many bytes takes; at least one, if there is any."""
+    if len(entries) <= _AT_ONCE and sum(map(len, entries)) <= most:
+        return len(entries)
+    count = size = 0
+    for entry in entries:
+        size += len(entry)
+        if count and size > most:
+            break
+        count += 1
+    return count
 
 
 @lru_cache(maxsize=1024)
