@@ -2,7 +2,10 @@ from __future__ import annotations
 
 import asyncio
 import multiprocessing
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
@@ -60,6 +63,72 @@ def test_an_unfinished_line_waits_and_in_the_end_is_torn(tmp_path: Path) -> None
     assert reader.poll() == 1
     assert reader.final().torn == 1
     assert len(reader.history.calls) == 2
+
+
+class _Growing:
+    """A file to which a writer adds the rest of a line while that line is read."""
+
+    def __init__(self, file: BinaryIO, rest: Callable[[], object]) -> None:
+        self._file, self._rest = file, rest
+
+    def __enter__(self) -> _Growing:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def seek(self, offset: int) -> int:
+        return self._file.seek(offset)
+
+    def __iter__(self) -> Iterator[bytes]:
+        for line in self._file:
+            self._rest()
+            yield line
+
+
+def _looked_at_while(path: Path, write: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> Reader:
+    """A reader that has looked once, while ``write`` added to the file behind each line that was read."""
+    reader = Reader(path)
+    with monkeypatch.context() as patched:
+        opened = Path.open
+        patched.setattr(Path, "open", lambda self, mode: _Growing(opened(self, "rb"), write))
+        reader.poll()
+    return reader
+
+
+def test_the_other_part_of_a_line_that_comes_meanwhile_is_no_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "log"
+    whole = encode(EVENTS[0])
+    path.write_bytes(whole[:10])
+    rest = [whole[10:]]
+
+    def write() -> None:
+        while rest:
+            with os.fdopen(os.open(path, os.O_WRONLY | os.O_APPEND), "wb") as file:
+                file.write(rest.pop())
+
+    history = _looked_at_while(path, write, monkeypatch).final()
+    assert (len(history.calls), history.torn) == (1, 0)
+
+
+def test_a_line_that_comes_behind_the_last_look_is_not_torn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "log"
+    writer = Writer(path)
+    writer.write(EVENTS[0])
+    reader = Reader(path)
+    poll, late = reader.poll, [EVENTS[1]]
+
+    def and_then() -> int:
+        count = poll()
+        while late:
+            writer.write(late.pop())
+        return count
+
+    monkeypatch.setattr(reader, "poll", and_then)
+    history = reader.final()
+    assert (len(history.calls), len(history.starts), history.torn) == (1, 1, 0)
 
 
 async def test_a_reader_wakes_when_the_file_grows(tmp_path: Path) -> None:

@@ -161,6 +161,7 @@ class Reader:
     def __init__(self, *paths: Path) -> None:
         self._paths = paths
         self._offsets = dict.fromkeys(paths, 0)
+        self._unfinished: set[Path] = set()
         self.history = History()
 
     def poll(self) -> int:
@@ -173,15 +174,19 @@ class Reader:
         return count
 
     def _lines(self, path: Path) -> Iterator[bytes]:
+        self._unfinished.discard(path)
         try:
             with path.open("rb") as file:
                 file.seek(self._offsets[path])
                 for line in file:
-                    # A last line without its end is still being written, or its writer died: look again next time.
-                    if line.endswith(b"\n"):
-                        self._offsets[path] += len(line)
-                        if line != b"\n":
-                            yield line[:-1]
+                    # A last line without its end is still being written, or its writer died: look again next time. What
+                    # may come behind it now is its other part.
+                    if not line.endswith(b"\n"):
+                        self._unfinished.add(path)
+                        return
+                    self._offsets[path] += len(line)
+                    if line != b"\n":
+                        yield line[:-1]
         except FileNotFoundError:
             return
 
@@ -202,9 +207,8 @@ class Reader:
         )
 
     def final(self) -> History:
-        """All of it; a last line without its end counts as torn."""
-        self.poll()
-        for path in self._paths:
-            if path.exists() and path.stat().st_size > self._offsets[path]:
-                self.history.torn += 1
+        """All of it; a last line without its end counts as torn, once nobody writes any more."""
+        while self.poll():
+            pass
+        self.history.torn += len(self._unfinished)
         return self.history
