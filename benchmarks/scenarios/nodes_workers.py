@@ -208,7 +208,7 @@ def _peak(bench: Bench) -> list[Row]:
 
 
 def _one_peak(bench: Bench) -> Peak:
-    calm_s, peak_s, lead_s = 20, bench.size(10, 8), 12
+    calm_s, peak_s, lead_s = 20, bench.size(15, 8), 12
     calm, peak = BASE * calm_s, PEAK * peak_s
     more = ("--processes", "auto", "--set", "processes.most=2", "--set", f"processes.lead={lead_s}s")
     with (

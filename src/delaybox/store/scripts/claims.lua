@@ -22,7 +22,7 @@ for i, tag in ipairs(KEYS) do
   K_BUCKETS, K_CLOCK, K_LEASES, K_LEASED = tag .. sub(K_BUCKETS, rest), tag .. sub(K_CLOCK, rest), tag .. sub(K_LEASES, rest), tag .. sub(K_LEASED, rest)
   for _, n in ipairs(own) do K_NEAR[n] = tag .. sub(K_NEAR[n], rest) end
   T, rest, lid = tag, #tag + 1, sub(ARGV[1], 20 * i - 19, 20 * i)
-  lease, whose.read, ends.held, ends.begun = k_lease(lid), {}, nil, nil
+  lease, whose.read, ends.begun = k_lease(lid), {}, nil
   replies[i] = 'WHOLE'
   if redis.call('EXISTS', lease) == 0 then
     -- Where one fails, the others have what is theirs. `claim` comes to the same error, but not where something was written already: it would

@@ -94,11 +94,12 @@ end
 -- What the reply names of one that was fired.
 function ends.named(rec, body) return ARGV[16] == 'r' and rec or sub(rec, 1, body - 1) end
 
--- Whether what is held back stays so for now; held: when it is looked at again (ms; nil: not by time).
-function ends.rests()
+-- When a queue or limit key that is held is looked at again (ms; nil: not by time).
+function ends.held_until()
+  local first
   for _, key in ipairs({ T .. ':held', T .. ':held:keys' }) do
     local at = tonumber(redis.call('ZRANGE', key, 0, 0, 'WITHSCORES')[2] or '')
-    if at and at < 1e15 and (not ends.held or at < ends.held) then ends.held = at end
+    if at and at < 1e15 and (not first or at < first) then first = at end
   end
-  return not ends.held or ends.held > now
+  return first
 end

@@ -11,7 +11,8 @@ function ends.few()
     ends.active[#ends.active + 1], ends.active[#ends.active + 2] = k_active(letter, true), k_active(letter, false)
   end
   if not ((slots > 1 or channel ~= '') and most > 1 and (ARGV[15] == '' or ARGV[15] == 's') and not ends.read[7]) then return end
-  if ends.read[6] and not ends.rests() or fresh == 0 and #ends.active > 0 and redis.call('EXISTS', unpack(ends.active)) > 0 then return end
+  local held = ends.read[6] and ends.held_until()
+  if held and held <= now or fresh == 0 and #ends.active > 0 and redis.call('EXISTS', unpack(ends.active)) > 0 then return end
   -- found: the one near index in which something is due; due: what is due next behind that.
   local found, several, few, due = nil, false, true, -1
   for _, n in ipairs(own) do
@@ -89,10 +90,9 @@ function ends.few()
     ends.take_out(number, ids)
     redis.call('ZREM', K_NEAR[found], unpack(members))
   end
-  if ends.held and (due < 0 or ends.held < due) then due = ends.held end
+  if held and (due < 0 or held < due) then due = held end
   ends.promise(due)
   for i = #lanes, 1, -1 do lanes[2 * i - 1], lanes[2 * i] = lanes[i], by_lane[lanes[i]] end
   return { now, due, leased, lateness, { unheard, 0, 0, trimmed, 0, 0, 0, alone == 4 and fresh == 0 and not ends.read[6] and 1 or 0 }, lanes, {}, named,
     whose.met }
 end
-

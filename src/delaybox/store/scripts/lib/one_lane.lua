@@ -3,11 +3,8 @@
 
 -- due, or when a queue or limit key that is held is looked at again, whichever comes first.
 function ends.sooner(due)
-  for _, key in ipairs({ permits.HELD, permits.HELD_KEYS }) do
-    local at = tonumber(redis.call('ZRANGE', key, 0, 0, 'WITHSCORES')[2] or '')
-    if at and at < permits.FOREVER and (due < 0 or at < due) then due = at end
-  end
-  return due
+  local at = ends.held_until()
+  return at and (due < 0 or at < due) and at or due
 end
 
 repeat
