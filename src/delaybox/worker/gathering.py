@@ -19,6 +19,10 @@ QUEUED_S: Final = 0.04
 BUSY: Final = 1_000.0
 """Ends a second. Below it each of them is reported as soon as `LEAST_S` allows, where no task waits for its turn."""
 _WINDOW_S: Final = 0.05
+_WAY_S: Final = 0.01
+_WAY_EACH_S: Final = 20e-6
+"""From a message to the tasks that come for its ends, where all are busy: once, and for each of them. Meanwhile those
+that are at hand begin."""
 _IDLE: Final = 10
 """One of so many places may be free because its task's end waits."""
 
@@ -49,8 +53,9 @@ class Gathering:
             return 0.0
         return self._sent_at + (QUEUED_S if queued else MOST_S) - self._now()
 
-    @staticmethod
-    def enough(ends: int, queued: int, places: int) -> int:
-        """With how many ends a message goes out, where ``ends`` wait now: a part of the places, or as many as there are
-        tasks left that have not begun."""
-        return max(1, places // _IDLE, (ends + queued) // 2)
+    def enough(self, ends: int, queued: int, places: int) -> int:
+        """With how many ends a message goes out, where ``ends`` wait now: a part of the places, and as many as there
+        are tasks that have not begun, or more where these last until others come."""
+        lately = self._ends * math.exp((self._sent_at - self._now()) / _WINDOW_S) + ends
+        needed = math.ceil(lately / _WINDOW_S * (_WAY_S + ends * _WAY_EACH_S))
+        return max(1, places // _IDLE, (ends + queued) // 2, ends + queued - needed)
