@@ -14,19 +14,12 @@ from typing import Any
 
 import hiredis
 from redis.asyncio import Connection, SSLConnection, UnixDomainSocketConnection
-from redis.exceptions import BusyLoadingError, MasterDownError, ReadOnlyError, ResponseError
+from redis.exceptions import BusyLoadingError, MasterDownError, ReadOnlyError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-try:
-    from redis._parsers.hiredis import NOT_ENOUGH_DATA
-except ImportError:  # another version of redis-py: each reply is then read by its own method
-    NOT_ENOUGH_DATA = None
-
-_WRONG = (ReadOnlyError, MasterDownError, BusyLoadingError)
+WRONG_SERVER = (ReadOnlyError, MasterDownError, BusyLoadingError)
 """Errors of a server that is not, or not yet, the one to write to."""
-NOT_YET = object()
-"""In place of a reply that has not come whole."""
 
 
 class Doubt:
@@ -36,7 +29,7 @@ class Doubt:
         self.count = 0
 
 
-class _Doubted:
+class Doubted:
     """Goes before redis-py's connection class in a list of base classes."""
 
     def __init__(self, *, doubt: Doubt | None = None, **options: Any) -> None:
@@ -59,6 +52,16 @@ class _Doubted:
 
             metrics.store_doubted()
 
+    @property
+    def transport(self) -> Any:
+        """Of an open connection."""
+        return self._writer.transport  # type: ignore[attr-defined]
+
+    def error_of(self, reply: str) -> Exception:
+        """The exception for an error that the server answered."""
+        error: Exception = self._parser.parse_error(reply)  # type: ignore[attr-defined]
+        return error
+
     async def _connect(self) -> None:
         self._trusted_at = self._doubt.count
         await super()._connect()  # type: ignore[misc]
@@ -70,7 +73,7 @@ class _Doubted:
         await super().connect()  # type: ignore[misc]
 
     async def can_read(self) -> bool:
-        """Whether the connection must not be used as it is; `roundtrips` then closes it and opens it again."""
+        """Whether the connection must not be used as it is; redis-py's pool then closes it and opens it again."""
         return self.doubted or bool(await super().can_read())  # type: ignore[misc]
 
     async def send_packed_command(self, *args: Any, **options: Any) -> None:
@@ -81,30 +84,10 @@ class _Doubted:
             # own loop raises an OSError.
             raise RedisConnectionError(f"the connection was closed: {error}") from None
 
-    def received(self) -> Any:
-        """The next reply, an error of the server too, if it has come whole already; `NOT_YET`: `read_response` waits
-        for it. Of a hundred replies to one round trip nearly all have, and redis-py makes four calls for each. Errors
-        as of `read_response`, but for those that are replies."""
-        reader = getattr(self._parser, "_reader", None)  # type: ignore[attr-defined]
-        if NOT_ENOUGH_DATA is None or not isinstance(reader, hiredis.Reader):
-            return NOT_YET
-        reply = reader.gets()
-        if isinstance(reply, list):
-            if isinstance(reply, hiredis.PushNotification):
-                return self.received()  # nothing was subscribed to on this connection
-            if reply and isinstance(reply[0], RedisConnectionError):
-                raise reply[0]
-        elif isinstance(reply, BaseException):
-            if isinstance(reply, _WRONG):
-                self.distrust()
-            if not isinstance(reply, ResponseError):
-                raise reply
-        return NOT_YET if reply is NOT_ENOUGH_DATA else reply
-
     async def read_response(self, *args: Any, **options: Any) -> Any:
         try:
             return await super().read_response(*args, **options)  # type: ignore[misc]
-        except (*_WRONG, RedisTimeoutError):
+        except (*WRONG_SERVER, RedisTimeoutError):
             self.distrust()
             raise
 
@@ -121,11 +104,11 @@ class _Packing:
         return [b"".join(self.pack_command(*command)[0] for command in commands)]
 
 
-class TcpConnection(_Packing, _Doubted, Connection):
+class TcpConnection(_Packing, Doubted, Connection):
     """Over TCP."""
 
 
-class TlsConnection(_Packing, _Doubted, SSLConnection):
+class TlsConnection(_Packing, Doubted, SSLConnection):
     """Over TLS. ``tls``: made once for all connections."""
 
     def __init__(self, *, tls: ssl.SSLContext, **options: Any) -> None:
@@ -134,7 +117,7 @@ class TlsConnection(_Packing, _Doubted, SSLConnection):
         self.ssl_context.context = tls
 
 
-class UnixConnection(_Packing, _Doubted, UnixDomainSocketConnection):
+class UnixConnection(_Packing, Doubted, UnixDomainSocketConnection):
     """Over a unix socket."""
 
 

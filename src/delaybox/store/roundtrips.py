@@ -1,23 +1,21 @@
 """Sends commands over redis-py's connections without redis-py's client, whose pool, retries and timers cost twice as
-much as the rest of a round trip: one command over a unix socket took 107 us of CPU, and 41 this way (uvloop, redis-py
-8.0).
+much as the rest of a round trip.
 
-Connecting, TLS, authentication and reading replies are still done by redis-py.
+Connecting, TLS and authentication are still done by redis-py; commands and replies go by `store.open_connection`.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import hiredis
 from redis.asyncio import Redis
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from delaybox.store.connections import NOT_YET
+from delaybox.store.open_connection import OpenConnection
 
 _KEPT = 16
 """Most connections that are kept here, and at most half of a small pool: other users of the client need some, too. To
@@ -36,7 +34,7 @@ class RoundTrips:
         self._pool: Any = client.connection_pool
         self._timeout_s: float | None = self._pool.connection_kwargs.get("socket_timeout")
         self._kept = min(_KEPT, self._pool.max_connections // 2)
-        self._idle: list[Any] = []
+        self._idle: list[OpenConnection] = []
         self._waiting = 0
 
     async def send(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
@@ -45,59 +43,43 @@ class RoundTrips:
         RedisError or OSError when the connection failed: whether the commands were carried out is then unknown. All of
         it takes no longer than the client's ``socket_timeout``.
         """
-        connection = await self._take()
-        replies: list[Any] = []
+        opened = await self._take()
         try:
-            async with asyncio.timeout(self._timeout_s):
-                packed = b"".join([hiredis.pack_command(command) for command in commands])
-                await connection.send_packed_command(packed, check_health=False)
-                received = connection.received
-                for _ in commands:
-                    if (reply := received()) is NOT_YET:
-                        try:
-                            reply = await connection.read_response()
-                        except ResponseError as error:
-                            reply = error
-                    replies.append(reply)
+            packed = b"".join([hiredis.pack_command(command) for command in commands])
+            replies = await opened.ask(packed, len(commands), self._timeout_s)
         except BaseException as error:
             # The next bytes on this connection may be the reply to this command, so no other command may use it.
-            await connection.disconnect(nowait=True)
-            await self._give_back(connection)
+            await self._close(opened)
             if isinstance(error, TimeoutError):
                 # Otherwise each connection to the same server would take as long to find out.
-                connection.distrust()
+                opened.connection.distrust()
                 raise RedisTimeoutError(f"no answer within {self._timeout_s} s") from None
             raise
         if len(self._idle) >= self._kept or (self._waiting and not self._pool.can_get_connection()):
-            await self._give_back(connection)
+            await self._give_back(opened)
         else:
-            self._idle.append(connection)
+            self._idle.append(opened)
         return replies
 
-    async def _take(self) -> Any:
+    async def _take(self) -> OpenConnection:
         while self._idle:
-            connection = self._idle.pop()
-            try:
-                # True: the server has closed the connection, or has sent something that nobody asked for.
-                spoilt = await connection.can_read()
-            except (RedisError, OSError):
-                spoilt = True
-            if not spoilt:
-                return connection
-            await connection.disconnect(nowait=True)
-            await self._give_back(connection)
+            opened = self._idle.pop()
+            if opened.usable:
+                return opened
+            await self._close(opened)
         self._waiting += 1
         try:
-            connection = await self._pool.get_connection()
+            return OpenConnection(await self._pool.get_connection())
         finally:
             self._waiting -= 1
-        # One time limit for the whole round trip replaces redis-py's limit for each step.
-        connection.socket_timeout = None
-        return connection
 
-    async def _give_back(self, connection: Any) -> None:
-        connection.socket_timeout = self._timeout_s
-        await self._pool.release(connection)
+    async def _close(self, opened: OpenConnection) -> None:
+        await opened.connection.disconnect(nowait=True)  # type: ignore[attr-defined]
+        await self._give_back(opened)
+
+    async def _give_back(self, opened: OpenConnection) -> None:
+        opened.let_go()
+        await self._pool.release(opened.connection)
 
 
 _known: WeakKeyDictionary[Redis, RoundTrips] = WeakKeyDictionary()
