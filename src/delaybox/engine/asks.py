@@ -103,6 +103,17 @@ def calls_of(store: Store, asks: Sequence[Ask], leases: Sequence[bytes], deep: C
     return calls
 
 
+def due_and_next(look: Sequence[float], now_ms: float) -> tuple[bool, float]:
+    """Whether any partition is to be looked at now, and when the next one is after that."""
+    some, nearest = False, UNTIL_CALLED
+    for at in look:
+        if at <= now_ms:
+            some = True
+        elif at < nearest:
+            nearest = at
+    return some, nearest
+
+
 def without_messages(ask: Ask) -> Ask:
     """The same claim, which leases no PUB_SUB tasks."""
     return ask._replace(limits=replace(ask.limits, types=ask.limits.types.replace(TaskType.PUB_SUB.value, "")))

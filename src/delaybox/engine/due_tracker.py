@@ -25,6 +25,7 @@ from delaybox.engine.asks import (
     Limits,
     asks_of,
     calls_of,
+    due_and_next,
     promised,
     ramped,
     without_messages,
@@ -200,7 +201,8 @@ class Tracker:
             return 0.0
         self._rounds.check()
         on = self._closed()
-        due = [p for p, at in enumerate(self._look) if (at <= now or now + most < at < math.inf) and p not in on]
+        far = now + most
+        due = [p for p, at in enumerate(self._look) if (at <= now or far < at < math.inf) and p not in on]
         deep = not self._deep.isdisjoint(due)
         slots = self._asked.room(self._taker.free)
         if self._rounds:
@@ -259,10 +261,11 @@ class Tracker:
         """Claims what has come due in other partitions since the claim was sent for which `step` waits."""
         if not self._waits or self._rounds or self._retired:
             return
-        if self._lone():
+        some, nearest = due_and_next(self._look, self._clock.now_ms())
+        if some and self._lone():
             self._rounds.begin(self._claim_lone)
-        elif later := [at for at in self._look if self._clock.now_ms() < at < UNTIL_CALLED]:
-            until = self._clock.local_at(min(later)) + _AHEAD_MS + self._beside.behind_ms(self._taker)
+        elif nearest < UNTIL_CALLED:
+            until = self._clock.local_at(nearest) + _AHEAD_MS + self._beside.behind_ms(self._taker)
             self._timer.call(until, self._claim_beside)
 
     async def _claim_lone(self) -> None:

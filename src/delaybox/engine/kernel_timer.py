@@ -37,6 +37,7 @@ class Timer:
         self._then: Callable[[], None] | None = None
         self._fd = -1
         self._spec = _Timerspec()
+        self._set_to = 0.0
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def wait(self, until: float) -> None:
@@ -62,7 +63,10 @@ class Timer:
             self._open(loop)
         if self._fd < 0:
             return loop.call_later(max(0.0, until - local_ms()) / 1000, self._over)
-        self._set(max(until, 0.001))
+        # What was to be called at some moment is often followed by a sleep until the same one.
+        if until != self._set_to:
+            self._set(max(until, 0.001))
+            self._set_to = until
         return None
 
     def wake(self) -> None:
@@ -75,7 +79,7 @@ class Timer:
         if self._fd >= 0 and self._loop is not None:
             self._loop.remove_reader(self._fd)
             os.close(self._fd)
-        self._fd = -1
+        self._fd, self._set_to = -1, 0.0
         self._loop, self._then = None, None
 
     def _open(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -97,6 +101,7 @@ class Timer:
     def _expired(self) -> None:
         with contextlib.suppress(BlockingIOError):
             os.read(self._fd, 8)
+        self._set_to = 0.0
         self._over()
 
     def _over(self) -> None:
