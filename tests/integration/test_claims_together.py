@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 from redis.asyncio import Redis
-from redis.exceptions import ClusterCrossSlotError, ResponseError
+from redis.exceptions import ClusterCrossSlotError, NoScriptError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from delaybox.core.queue import QueueRules
 from delaybox.core.task import NewTask, Priority, TaskType
 from delaybox.service.rules import Rules
 from delaybox.store import keys
-from delaybox.store.loader import ScriptCall, ScriptRunner, load
+from delaybox.store.loader import ScriptRunner, load
 from delaybox.store.replies import ClaimLimits, read_claim
 from tests.lab import CLOCK, CLOCK_KEY, Lab
 from tests.ways import content
@@ -45,8 +45,10 @@ async def scripts(lab: Lab) -> int:
     return sum(int(stats.get(f"cmdstat_{name}", {"calls": 0})["calls"]) for name in ("evalsha", "eval"))
 
 
-async def claim(lab: Lab, partitions: Sequence[int], limits: ClaimLimits, *, together: bool) -> list[Any]:
-    calls = [lab.store.claim_call(p, LEASES[p], limits)._replace(together=together) for p in partitions]
+async def claim(
+    lab: Lab, partitions: Sequence[int], limits: ClaimLimits, *, few: bool = False, together: bool = False
+) -> list[Any]:
+    calls = [lab.store.claim_call(p, LEASES[p], limits)._replace(few=few, together=together) for p in partitions]
     replies = await lab.store.runner.run_many(calls)
     assert not any(isinstance(reply, BaseException) for reply in replies), replies
     for reply in replies:
@@ -55,21 +57,23 @@ async def claim(lab: Lab, partitions: Sequence[int], limits: ClaimLimits, *, tog
     return replies
 
 
-async def same(lab: Lab, partitions: Sequence[int], limits: ClaimLimits = KEEPER) -> tuple[list[Any], int]:
-    """Together they answer and store what each alone does. The replies, and how many scripts ran; what was done
-    stays."""
+async def same(
+    lab: Lab, partitions: Sequence[int], limits: ClaimLimits = KEEPER, *, together: bool = True
+) -> tuple[list[Any], int]:
+    """Together they answer and store what each whole claim does, or each alone by the short script. The replies, and
+    how many scripts ran; what was done stays."""
     dump = {key: await lab.client.dump(key) for key in await lab.client.keys("*")}
-    alone = await claim(lab, partitions, limits, together=False), await content(lab)
+    alone = await claim(lab, partitions, limits), await content(lab)
     await lab.client.unlink(*await lab.client.keys("*"))
     for key, value in dump.items():
         await lab.client.restore(key, 0, value)
     await lab.client.script_load(load("claims", CLOCK).source)
     before = await scripts(lab)
-    together = await claim(lab, partitions, limits, together=True)
+    found = await claim(lab, partitions, limits, few=True, together=together)
     ran = await scripts(lab) - before
-    assert together == alone[0]
+    assert found == alone[0]
     assert await content(lab) == alone[1]
-    return together, ran
+    return found, ran
 
 
 def taken(replies: Sequence[Any]) -> list[int]:
@@ -118,6 +122,30 @@ async def test_what_needs_the_whole_claim_gets_it(wide: Lab) -> None:
     assert taken(replies) == [2, 30, 1, 1, 1] and ran == 1 + 4
 
 
+@pytest.mark.parametrize("channel", ["c", ""])
+async def test_one_that_goes_alone_is_answered_by_the_short_script(wide: Lab, channel: str) -> None:
+    limits = ClaimLimits(slots=100, types="pshw", channel=channel, names="h" if channel else "", looker="m")
+    for p, count in enumerate((0, 1, 5, 30)):
+        await wide.add(*(message(wide.now + 10) for _ in range(count)), message(wide.now + 500), partition=p)
+    await wide.move(20)
+    for p, (most, ran) in enumerate([(0, 1), (1, 1), (5, 1), (30, 2)]):
+        replies, scripts_run = await same(wide, [p], limits, together=False)
+        assert taken(replies) == [most] and scripts_run == ran, p
+
+
+async def test_one_that_needed_the_whole_claim_asks_for_it_for_a_while(wide: Lab) -> None:
+    await wide.client.script_load(load("claims", CLOCK).source)
+    ran = list[int]()
+    for turn in range(23):
+        await wide.add(message(wide.now + 10, fairness_key="k"), message(wide.now + 10), partition=0)
+        await wide.move(20)
+        before = await scripts(wide)
+        call = wide.store.claim_call(0, b"%020d" % turn, KEEPER)._replace(few=True)
+        assert taken(await wide.store.runner.run_many([call])) == [2]
+        ran.append(await scripts(wide) - before)
+    assert ran == [2, *[1] * 20, 2, 1]
+
+
 async def test_queues_with_rules(wide: Lab) -> None:
     await Rules(wide.store).set("off", QueueRules(paused=True))
     for p in range(3):
@@ -145,7 +173,7 @@ async def test_what_needed_the_whole_claim_is_not_tried_together_each_time(wide:
         await wide.move(20)
         sent.clear()
         leases = [b"%018d-%d" % (turn, p) for p in range(3)]
-        calls = [wide.store.claim_call(p, leases[p], KEEPER)._replace(together=True) for p in range(3)]
+        calls = [wide.store.claim_call(p, leases[p], KEEPER)._replace(few=True, together=True) for p in range(3)]
         replies = await wide.store.runner.run_many(calls)
         assert taken(replies) == [2, 1, 1]
         assert sent == ([[3], [1]] if turn in (0, 21) else [[1, 2]])
@@ -157,7 +185,7 @@ async def test_an_error_in_one_partition_is_its_own(wide: Lab) -> None:
     await wide.move(20)
     await wide.client.rename(keys.near(wide.store.tags[1], 2), "aside")
     await wide.client.set(keys.near(wide.store.tags[1], 2), "x")
-    calls = [wide.store.claim_call(p, LEASES[p], KEEPER)._replace(together=True) for p in range(3)]
+    calls = [wide.store.claim_call(p, LEASES[p], KEEPER)._replace(few=True, together=True) for p in range(3)]
     replies = await wide.store.runner.run_many(calls)
     assert "WRONGTYPE" in str(replies[1])
     assert [len(read_claim(replies[p]).lateness_ms) for p in (0, 2)] == [1, 1]
@@ -170,7 +198,7 @@ async def test_a_clock_that_cannot_be_read_stops_no_other_partition(wide: Lab) -
     await wide.move(20)
     await wide.client.rename(keys.clock(wide.store.tags[1]), "aside")
     await wide.client.set(keys.clock(wide.store.tags[1]), "x")
-    calls = [wide.store.claim_call(p, LEASES[p], KEEPER)._replace(together=True) for p in range(3)]
+    calls = [wide.store.claim_call(p, LEASES[p], KEEPER)._replace(few=True, together=True) for p in range(3)]
     replies = await wide.store.runner.run_many(calls)
     assert "WRONGTYPE" in str(replies[1])
     assert [len(read_claim(replies[p]).lateness_ms) for p in (0, 2)] == [1, 1]
@@ -185,7 +213,7 @@ async def test_an_error_after_a_task_was_published_is_not_hidden(wide: Lab) -> N
     buckets = keys.buckets(wide.store.tags[1])
     await wide.client.unlink(buckets)
     await wide.client.set(buckets, "x")
-    calls = [wide.store.claim_call(p, LEASES[p], KEEPER)._replace(together=True) for p in range(3)]
+    calls = [wide.store.claim_call(p, LEASES[p], KEEPER)._replace(few=True, together=True) for p in range(3)]
     replies = await wide.store.runner.run_many(calls)
     assert "WRONGTYPE" in str(replies[1])
     assert [len(read_claim(replies[p]).lateness_ms) for p in (0, 2)] == [1, 1]
@@ -200,7 +228,7 @@ async def test_an_error_after_a_task_was_leased_is_not_hidden(wide: Lab) -> None
     await wide.move(20)
     leased, tag = keys.leased(wide.store.tags[1]), wide.store.tags[1]
     await wide.client.set(leased, "x")
-    calls = [wide.store.claim_call(p, LEASES[p], KEEPER)._replace(together=True) for p in range(3)]
+    calls = [wide.store.claim_call(p, LEASES[p], KEEPER)._replace(few=True, together=True) for p in range(3)]
     replies = await wide.store.runner.run_many(calls)
     assert "WRONGTYPE" in str(replies[1])
     assert [len(read_claim(replies[p]).leased) // 2 for p in (0, 2)] == [1, 1]
@@ -223,7 +251,7 @@ async def test_a_reply_that_was_lost_is_given_again_to_each(wide: Lab) -> None:
 
     await wide.client.script_load(load("claims", CLOCK).source)
     wide.store.runner = ScriptRunner(loses_the_first, clock=CLOCK)
-    calls = [wide.store.claim_call(p, LEASES[p], KEEPER)._replace(together=True) for p in range(3)]
+    calls = [wide.store.claim_call(p, LEASES[p], KEEPER)._replace(few=True, together=True) for p in range(3)]
     replies = [read_claim(reply) for reply in await wide.store.runner.run_many(calls)]
     for p, reply in enumerate(replies):
         held = await wide.client.hgetall(keys.lease(wide.store.tags[p], LEASES[p]))
@@ -232,12 +260,42 @@ async def test_a_reply_that_was_lost_is_given_again_to_each(wide: Lab) -> None:
 
 
 async def test_a_server_that_has_forgotten_the_script(wide: Lab) -> None:
+    """It is sent once to answer all of a round, and so is the whole claim to those that need it."""
+    send, sources = wide.store.servers.send, list[str]()
+
+    async def noted(commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+        sources.extend(command[1] for command in commands if command[0] == "EVAL")
+        return await send(commands)
+
+    wide.store.runner = ScriptRunner(noted, clock=CLOCK)
+    for p in range(3):
+        await wide.add(*(message(wide.now + 10) for _ in range(30)), partition=p)
+    await wide.move(20)
+    await wide.client.script_flush()
+    calls = [wide.store.claim_call(p, LEASES[p], KEEPER)._replace(few=True, together=True) for p in range(3)]
+    replies = await wide.store.runner.run_many(calls)
+    assert [len(read_claim(reply).lateness_ms) for reply in replies] == [30, 30, 30]
+    assert sources == [load(name, CLOCK).source for name in ("claims", "claim")]
+
+
+async def test_behind_a_proxy_with_servers_that_do_not_know_the_script(wide: Lab) -> None:
+    """What one server knows another one may not: those that miss it get its source as well."""
+    send, knows = wide.store.servers.send, set[Any]()
+
+    async def at_its_own(commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+        found: list[Any] = []
+        for command in commands:
+            if command[0] == "EVAL":
+                knows.add(command[3])
+            found += await send([command]) if command[3] in knows else [NoScriptError()]
+        return found
+
+    await wide.client.script_load(load("claim", CLOCK).source)
+    wide.store.runner = ScriptRunner(at_its_own, clock=CLOCK)
     for p in range(3):
         await wide.add(message(wide.now + 10), partition=p)
     await wide.move(20)
-    await wide.client.script_flush()
-    calls: list[ScriptCall] = [wide.store.claim_call(p, LEASES[p], KEEPER)._replace(together=True) for p in range(3)]
-    replies = await wide.store.runner.run_many(calls)
+    replies = await wide.store.runner.run_many([wide.store.claim_call(p, LEASES[p], KEEPER) for p in range(3)])
     assert [len(read_claim(reply).lateness_ms) for reply in replies] == [1, 1, 1]
 
 
@@ -263,7 +321,7 @@ async def test_behind_a_proxy_with_a_cluster_each_is_claimed_alone(wide: Lab, wo
             await wide.add(message(wide.now + 10), partition=p)
         await wide.move(20)
         leases = [b"%018d-%d" % (p, turn) for p in range(3)]
-        calls = [wide.store.claim_call(p, leases[p], KEEPER)._replace(together=True) for p in range(3)]
+        calls = [wide.store.claim_call(p, leases[p], KEEPER)._replace(few=True, together=True) for p in range(3)]
         replies = await wide.store.runner.run_many(calls)
         assert [len(read_claim(reply).lateness_ms) for reply in replies] == [1, 1, 1]
     assert refused == 1, "it is not tried again"

@@ -413,7 +413,7 @@ async def test_scripts_are_compiled_before_tasks_come_due(make_server: Callable[
     engine = Engine(store, {TaskType.PUB_SUB: Recorder()}, OPTIONS)
     await engine.start()
     try:
-        shas = [load(name, usual=True).sha for name in ("claim", "ack", "reap", "extend")]
+        shas = [load(name, usual=True).sha for name in ("claims", "ack", "reap", "extend")]
         assert await store.servers.ask("SCRIPT", "EXISTS", *shas) == [1] * len(shas)
     finally:
         await engine.stop()
@@ -441,8 +441,8 @@ async def test_the_server_compiles_what_tasks_need_and_nothing_else(
 
     await until_async(compiled)
     found = await compiled()
-    assert {"claim", "index", "expand", "note"} <= found
-    assert not found & {"complete", "fail", "release", "snooze", "survey", "cancel", "lose"}
+    assert {"claims", "index", "expand", "note"} <= found
+    assert not found & {"claim", "complete", "fail", "release", "snooze", "survey", "cancel", "lose"}
     assert ("ack" in found) is (not channel) and ("reap" in found) is (not channel)
     await engine.stop()
     await store.close()

@@ -79,7 +79,7 @@ class Claiming(Limiting):
         self.note("claim_together", partitions, [lease.hex() for lease in leases], limits)
         hinted = [await self.hinted(p) for p in partitions]
         calls = [self.store.claim_call(p, lease, limits) for p, lease in zip(partitions, leases, strict=True)]
-        replies = await self.store.runner.run_many([call._replace(together=True) for call in calls])
+        replies = await self.store.runner.run_many([call._replace(few=True, together=True) for call in calls])
         for p, lease, found, reply in zip(partitions, leases, hinted, replies, strict=True):
             assert not isinstance(reply, BaseException), reply
             await self.check_claim(p, lease, limits, found, read_claim(reply))

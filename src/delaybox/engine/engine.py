@@ -49,7 +49,7 @@ _CLAIM_PATIENCE_S, _CALLS_MOST = 2.0, 16
 _PARTITIONS_SHOWN = 256
 """A heartbeat has no more, or it would be large in a store of thousands of partitions."""
 _HOOKS = TaskType.HTTP.value
-_SCRIPTS, _OF_LEASES = ("claim", "note", "index", "expand"), ("extend", "ack", "reap")
+_SCRIPTS, _OF_LEASES = ("note", "index", "expand"), ("extend", "ack", "reap")
 """The server compiles these before tasks come due: a millisecond each, which the first tasks would be late by. Others
 at their first use: its collector visits all that is compiled again and again while a claim waits (ADR 0070)."""
 
@@ -171,8 +171,8 @@ class Engine:
     async def start(self) -> None:
         """Returns when it is subscribed to wake-ups and claiming has begun."""
         if self._claims:
-            together = ("claims",) if not self._store.servers.sharded else ()
-            await self._store.prepare(*_SCRIPTS, *(together if self._options.channel else _OF_LEASES))
+            claim = "claim" if self._store.servers.sharded else "claims"
+            await self._store.prepare(claim, *_SCRIPTS, *(() if self._options.channel else _OF_LEASES))
         if self._listens:
             await self._wakeups.start()
         self._dispatcher.start()

@@ -74,28 +74,32 @@ class Script(NamedTuple):
 class ScriptCall(NamedTuple):
     """One run of a script on one partition. ``args`` are str, bytes, int or float. ``whole``: what it is about needs
     the whole script (`load`); ``lent``: it needs what stands above the script's second mark, which gives permits of
-    limits back. A caller that does not know leaves both out, which then costs one more round trip. ``together``: it may
-    run in one script with others that have the same arguments but for the first (`_TOGETHER`)."""
+    limits back. A caller that does not know leaves both out, which then costs one more round trip. ``few``: the short
+    script of its kind is likely to answer it (`_SHORT`). ``together``: that may answer others as well in one run, which
+    have the same arguments but for the first."""
 
     script: str
     tag: str
     args: Sequence[Any]
     whole: bool = False
     lent: bool = False
+    few: bool = False
     together: bool = False
 
 
 class _Run(NamedTuple):
-    """One script as it is sent: the number of its keys, these, and its arguments. ``of``: the calls that it answers; if
-    they are several, each has its own part of the reply."""
+    """One script as it is sent: the number of its keys, these, and its arguments. ``of``: the calls that it answers;
+    ``short``: each of them has its own part of the reply."""
 
     script: Script
     args: Sequence[Any]
     of: Sequence[int]
+    short: bool = False
 
 
-_TOGETHER = {"claim": "claims"}
-"""The script that answers several calls of a script (`ScriptCall.together`), or leaves some of them to it."""
+_SHORT = {"claim": "claims"}
+"""The script that answers most calls of a script (`ScriptCall.few`), several in one run, or leaves them to it. It is a
+fifth of what the server's collector has to visit of the other one."""
 _MOST_TOGETHER = 16
 _ALONE_FOR = 20
 """A partition that needed the whole script needs it again as a rule, of keys that take turns for example. So many calls
@@ -223,6 +227,10 @@ end
 _TIME = "return redis.call('TIME')"
 
 
+def _sent(run: _Run, source: bool = False) -> tuple[Any, ...]:
+    return ("EVAL", run.script.source, *run.args) if source else ("EVALSHA", run.script.sha, *run.args)
+
+
 def _refuses_several(reply: BaseException) -> bool:
     """Whether an error says that keys of several partitions may not be named at once. Proxies have their own words."""
     return isinstance(reply, ClusterCrossSlotError) or (isinstance(reply, ResponseError) and "same slot" in str(reply))
@@ -329,17 +337,21 @@ class ScriptRunner:
         started = time.perf_counter()
         runs = self._runs(calls)
         waits = self._waits(calls)
-        found = await self._send([("EVALSHA", run.script.sha, *run.args) for run in runs], waits)
-        forgotten = [i for i, reply in enumerate(found) if isinstance(reply, NoScriptError)]
-        if forgotten:
-            # A restart or SCRIPT FLUSH; a NOSCRIPT ran nothing, so sending the source cannot run it twice.
-            sent = await self._send([("EVAL", runs[i].script.source, *runs[i].args) for i in forgotten], waits)
+        found = await self._send([_sent(run) for run in runs], waits)
+        for all_ in (self._apart, True):
+            # The first use, a restart or SCRIPT FLUSH. A NOSCRIPT ran nothing, so the source cannot make it run twice.
+            forgotten = [i for i, reply in enumerate(found) if isinstance(reply, NoScriptError)]
+            if not forgotten:
+                break
+            # One server knows it from then on, so that the others of a round need not bring its source, too.
+            first = {runs[i].script.sha: i for i in reversed(forgotten)}
+            sent = await self._send([_sent(runs[i], all_ or first[runs[i].script.sha] == i) for i in forgotten], waits)
             for i, reply in zip(forgotten, sent, strict=True):
                 found[i] = reply
         replies: list[Any] = [None] * len(calls)
         for run, reply in zip(runs, found, strict=True):
             each = [reply] * len(run.of)
-            if len(run.of) > 1 and not isinstance(reply, BaseException):
+            if run.short and not isinstance(reply, BaseException):
                 each = reply
             elif len(run.of) > 1 and _refuses_several(reply):
                 # Behind a proxy lies a cluster of which this process knows nothing.
@@ -352,7 +364,7 @@ class ScriptRunner:
                 self._observe(call.script, took)
         unanswered = [i for i, reply in enumerate(replies) if reply == _WHOLE]
         if unanswered:
-            self._alone |= {calls[i].tag: _ALONE_FOR for i in unanswered if calls[i].together}
+            self._alone |= {calls[i].tag: _ALONE_FOR for i in unanswered if calls[i].few}
             found = await self._round([calls[i]._replace(whole=True) for i in unanswered])
             for i, reply in zip(unanswered, found, strict=True):
                 replies[i] = reply
@@ -369,21 +381,21 @@ class ScriptRunner:
         runs: list[_Run] = []
         groups: dict[Sequence[Any], list[int]] = {}
         for i, c in enumerate(calls):
-            if c.together and not c.whole and not self._apart and not self._is_alone(c.tag):
+            few = c.few and not c.whole and not self._apart and not self._is_alone(c.tag)
+            if few and c.together and len(calls) > 1:
                 groups.setdefault((c.script, *c.args[1:]), []).append(i)
+                continue
+            if few:
+                script = load(_SHORT[c.script], self._clock)
             else:
                 script = load(c.script, self._clock, self._sharded, 0 if c.whole else 1 + c.lent)
-                runs.append(_Run(script, (1, c.tag, *c.args), (i,)))
+            runs.append(_Run(script, (1, c.tag, *c.args), (i,), few))
         for group in groups.values():
             for at in range(0, len(group), _MOST_TOGETHER):
                 of = group[at : at + _MOST_TOGETHER]
-                first = calls[of[0]]
-                if len(of) == 1:
-                    runs.append(_Run(load(first.script, self._clock, usual=1), (1, first.tag, *first.args), of))
-                    continue
-                tags = [calls[i].tag for i in of]
-                args = (len(of), *tags, b"".join(calls[i].args[0] for i in of), *first.args[1:])
-                runs.append(_Run(load(_TOGETHER[first.script], self._clock), args, of))
+                tags, first = [calls[i].tag for i in of], calls[of[0]]
+                args = (len(of), *tags, b"".join([calls[i].args[0] for i in of]), *first.args[1:])
+                runs.append(_Run(load(_SHORT[first.script], self._clock), args, of, True))
         return runs
 
     async def _again(self, calls: Sequence[ScriptCall], first_sent: float) -> list[Any]:

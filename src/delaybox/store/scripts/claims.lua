@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
--- Takes what is due in several partitions, where each has nothing or a few plain tasks: as `claim` for each of them, of which most is made
--- once for all. Of servers whose slots do not move, and without a stream.
+-- Takes what is due in one partition or several, where each has nothing or a few plain tasks: as `claim` for each of them, of which most is made
+-- once for all. Of servers whose slots do not move; of several, without a stream.
 -- KEYS  1.. hash tags of partitions
 -- ARGV  1 their lease ids (20 bytes each), one behind the other, 2.. as of `claim`
 -- REPLY by partition the reply of `claim`, the error that came after something was written there, or WHOLE: nothing was, and `claim` answers
