@@ -35,7 +35,7 @@ def moments(timer: Timer, monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 async def test_a_sleep_until_the_moment_of_a_call_takes_its_place(timer: Timer, moments: list[float]) -> None:
-    called, until = list[int](), local_ms() + 30
+    called, until = list[int](), local_ms() + 5
     timer.call(until, lambda: called.append(1))
     await asyncio.wait_for(timer.wait(until), 10)
     assert local_ms() >= until and called == [] and moments == [until]
@@ -59,8 +59,30 @@ async def test_a_sleep_that_was_ended_and_goes_on(timer: Timer, moments: list[fl
     assert local_ms() >= until and moments == [until]
 
 
+@pytest.mark.parametrize("ms", [2, 30])
+async def test_a_call_comes_at_its_moment(timer: Timer, moments: list[float], ms: int) -> None:
+    """One that is far away does not set the kernel's timer before it is near."""
+    called, until = asyncio.Event(), local_ms() + ms
+    timer.call(until, called.set)
+    assert len(moments) == (ms < 6)
+    await asyncio.wait_for(called.wait(), 10)
+    assert local_ms() >= until and moments == [until]
+
+
+@pytest.mark.parametrize("ms", [2, 30])
+async def test_a_call_is_replaced_by_a_later_one_or_by_a_sleep(timer: Timer, ms: int) -> None:
+    called = list[str]()
+    timer.call(local_ms() + ms, lambda: called.append("first"))
+    timer.call(local_ms() + ms + 1, lambda: called.append("second"))
+    await asyncio.sleep(0.1)
+    assert called == ["second"]
+    timer.call(local_ms() + ms, lambda: called.append("third"))
+    await asyncio.wait_for(timer.wait(local_ms() + ms + 20), 10)
+    assert called == ["second"]
+
+
 async def test_after_a_close_it_is_set_again(timer: Timer, moments: list[float]) -> None:
-    until = local_ms() + 30
+    until = local_ms() + 5
     timer.call(until, lambda: None)
     timer.close()
     await asyncio.wait_for(timer.wait(until), 10)

@@ -16,6 +16,9 @@ from delaybox.engine.clock_estimate import local_ms
 
 _CLOCK_MONOTONIC = 1
 _ABSOLUTE = 1
+_FAR_MS, _BEFORE_MS = 6.0, 3.0
+"""A call that is farther away is left to the event loop's timer until so long before: it is rarely needed, as the claim
+that it stands beside is over by then, and to set the kernel's timer takes several times as long."""
 
 
 class _Timespec(ctypes.Structure):
@@ -38,12 +41,14 @@ class Timer:
         self._fd = -1
         self._spec = _Timerspec()
         self._set_to = 0.0
+        self._far: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def wait(self, until: float) -> None:
         """Returns at ``until``, or earlier when woken."""
         loop = asyncio.get_running_loop()
         self._future, self._then = loop.create_future(), None
+        self._forget_far()
         handle = self._arm(loop, until)
         try:
             await self._future
@@ -54,8 +59,19 @@ class Timer:
 
     def call(self, until: float, then: Callable[[], None]) -> None:
         """Has ``then`` called at ``until``, unless somebody sleeps by then, or this is called again before it."""
-        self._then = then
-        self._arm(asyncio.get_running_loop(), until)
+        loop, left_ms = asyncio.get_running_loop(), until - local_ms()
+        self._forget_far()
+        if left_ms > _FAR_MS:
+            self._then = None
+            self._far = loop.call_later((left_ms - _BEFORE_MS) / 1000, self.call, until, then)
+        else:
+            self._then = then
+            self._arm(loop, until)
+
+    def _forget_far(self) -> None:
+        if self._far is not None:
+            self._far.cancel()
+            self._far = None
 
     def _arm(self, loop: asyncio.AbstractEventLoop, until: float) -> asyncio.TimerHandle | None:
         if self._loop is None:
@@ -79,6 +95,7 @@ class Timer:
         if self._fd >= 0 and self._loop is not None:
             self._loop.remove_reader(self._fd)
             os.close(self._fd)
+        self._forget_far()
         self._fd, self._set_to = -1, 0.0
         self._loop, self._then = None, None
 
