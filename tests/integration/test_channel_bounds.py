@@ -64,6 +64,18 @@ async def listen(client: Redis, prefix: str) -> AsyncIterator[Heard]:
         await one.aclose()
 
 
+async def test_claims_of_workers_tasks_announce_nothing(lab: Lab, listen: Heard) -> None:
+    """With a task a millisecond each claim announced the next one, to a time keeper and to the member that claimed."""
+    lanes = (lane_of(TaskType.WORKER, "default", "f"),)
+    tasks = [NewTask(type=TaskType.WORKER, name="f", delay_ms=n) for n in (1, 2, 3, 9)]
+    await lab.add(*tasks)
+    came = await listen(keys.wake(lab.tag), keys.wake_workers(lab.tag))
+    for count in (1, 1, 1, 0):
+        await lab.move(1)
+        assert len((await lab.claim(types="w", lanes=lanes, guest=True)).leased) == 2 * count
+    assert await came() == []
+
+
 async def test_a_call_wakes_each_kind_of_taker_once(lab: Lab, listen: Heard) -> None:
     wakes = [keys.wake(lab.tag), keys.wake_workers(lab.tag), keys.wake_hooks(lab.tag)]
     came = await listen(*wakes)

@@ -52,7 +52,8 @@ function ends.take_out(number, ids)
   redis.call('HDEL', key, unpack(ids))
   if redis.call('EXISTS', key) == 0 then redis.call('ZREM', K_BUCKETS, number) end
 end
--- Notes when this taker looks next. due: the first due time of what it left (ms; -1 none).
+-- Notes when this taker looks next. due: the first due time of what it left (ms; -1 none). Nothing is announced by it: others that claim here
+-- waited for the same moment as this claim, and learn by claims of their own what comes next.
 function ends.promise(due)
   local look, read = due >= 0 and math.min(due, now + poll) or now + poll, ends.read
   if not guest then
@@ -61,8 +62,6 @@ function ends.promise(due)
     redis.call('HSET', K_CLOCK, 'wake', look, 'looked', now, 'gap', math.max(0, now - promised), 'looker', ARGV[14])
   end
   for letter in string.gmatch(types, alone and '.' or guest and 'w' or '[wh]') do redis.call('HSET', K_CLOCK, 'wake:' .. letter, look) end
-  -- Other members may serve the lane of what is due next, and know nothing of it while something earlier was waited for.
-  if alone == 4 and due >= 0 and due ~= tonumber(read[3]) then redis.call(NOTIFY, T .. ':wake:w', int(due)) end
 end
 
 -- What is published of one that is fired in place. Ids of tasks that are claimed together mostly begin with the same 8 bytes.
