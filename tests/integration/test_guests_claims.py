@@ -15,6 +15,7 @@ from redis.asyncio import Redis
 from delaybox.core.errors import StoreUnavailable
 from delaybox.core.lane import lane_of
 from delaybox.core.task import NewTask, Priority, TaskType
+from delaybox.engine import spared_claims
 from delaybox.engine.asks import UNTIL_CALLED
 from delaybox.engine.clock_estimate import RedisClock
 from delaybox.engine.due_tracker import Tracker
@@ -174,6 +175,7 @@ class Counting:
         self.held: dict[bytes, asyncio.Event] = {}
         """Answers of claims for a lane that wait for this."""
         self.fails: set[bytes] = set()
+        self.trackers: Sequence[Tracker] = ()
         monkeypatch.setattr(store.runner, "run_many", self._counted)
 
     async def _counted(self, calls: Sequence[ScriptCall]) -> Sequence[Any]:
@@ -196,6 +198,8 @@ async def two_guests(
     counting, clock, beside = Counting(store, monkeypatch), RedisClock(), SparedClaims()
     one, other = Takes("one"), Takes("other")
     takers = {taker: Tracker(store, taker, GUEST, clock, beside=beside) for taker in (one, other)}
+
+    counting.trackers = list(takers.values())
 
     def kick() -> None:
         for taker in beside.first(takers):
@@ -242,6 +246,68 @@ async def test_what_is_due_later_is_claimed_by_one_of_two_guests(
             kick()
             await one.has(count)
         assert counting.count[other.lane] < counting.count[one.lane] / 2
+
+
+async def test_what_came_due_while_the_favourite_claimed_is_left_to_it(
+    client: Redis, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a task a millisecond both knew at the end of each claim of the next one, and both claimed."""
+    async with two_guests(client, prefix, monkeypatch) as (store, counting, one, other, kick):
+        monkeypatch.setattr(spared_claims, "BEHIND_MS", 300.0)
+        await add(store, "one")
+        kick()
+        await one.has(1)
+        for count in range(2, 12, 2):
+            answer = counting.held[one.lane] = asyncio.Event()
+            due_ms = await store.ping() + 30
+            before = counting.count[one.lane]
+            await add(store, "one")
+            await add(store, "one", due_ms=due_ms)
+            kick()
+            await until(lambda: counting.count[one.lane] > before)  # noqa: B023 - done before the next round
+            while await store.ping() <= due_ms:
+                await asyncio.sleep(0.005)
+            counting.held.clear()
+            answer.set()
+            await one.has(count + 1)
+        assert counting.count[other.lane] == 0
+
+
+async def test_what_the_favourite_leaves_waits_for_nothing_but_the_end_of_its_claim(
+    client: Redis, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with two_guests(client, prefix, monkeypatch) as (store, counting, one, other, kick):
+        monkeypatch.setattr(spared_claims, "BEHIND_MS", 3_600_000.0)
+        await add(store, "one")
+        kick()
+        await one.has(1)
+        due_ms = await store.ping() + 60
+        await add(store, "other", due_ms=due_ms)
+        for tracker in counting.trackers:
+            tracker.kick(0, float(due_ms))
+        await other.has(1)
+
+
+async def test_a_message_for_the_first_of_several_tasks_is_enough_for_all_members(
+    client: Redis, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is due after the promised moment is not announced, and claims announce nothing: who waited for that moment
+    claims then, and learns of the next."""
+    store = await Store.open(Servers(client), prefix=prefix, partitions=1)
+    takers = {name: Takes(name) for name in ("one", "other")}
+    # Each in a process of its own: no claim spares the other one.
+    trackers = [Tracker(store, taker, GUEST, RedisClock()) for taker in takers.values()]
+    for tracker in trackers:
+        tracker.wait_to_be_called()
+    async with stepping(*trackers):
+        await until(lambda: all(t._asleep_until == UNTIL_CALLED for t in trackers))
+        first = await store.ping() + 100
+        for n in range(40):
+            await add(store, "other" if n % 4 == 3 else "one", due_ms=first + 2 * n)
+        for tracker in trackers:
+            tracker.kick(0, float(first))
+        await takers["one"].has(30)
+        await takers["other"].has(10)
 
 
 async def test_what_is_announced_while_a_claim_is_under_way_is_not_taken_for_seen(

@@ -154,8 +154,7 @@ class Tracker:
             due_ms = self._stays.heard(partition, now, due_ms, mine=mine)
         for p in self._mine if partition is None else {partition} & self._mine or {partition} & self._called:
             self._learned[p] = learned
-            if due_ms < self._look[p]:
-                self._look[p] = due_ms
+            self._look[p] = min(self._look[p], due_ms)
         if partition is None:
             # None means that the server was away.
             self._catch_up.suspect()
@@ -294,17 +293,18 @@ class Tracker:
 
     def spared(self, partition: int, claim: int, clear: Clear | None) -> None:
         """Another guest's claim from there has ended (`spared_claims.GuestTracker`)."""
-        at = self._look[partition]
+        at, now = self._look[partition], self._clock.now_ms()
         if at == math.inf or (self._unanswered and any(p == partition for p, _ in self._unanswered)):
             # Its own claim is under way, or others look there; or it must ask again what a claim of its own has leased.
             clear = None
         if clear is not None and claim > self._learned[partition] and partition not in self._called:
-            # Whatever it knew was due there by then has been taken, or will be due later.
+            # What it knew was due by then is taken, or due later. What is due since the favourite claims in a moment.
             at = promised(*clear, self._poll_ms, when_ready=self._when_ready)
-            self._look[partition] = at = self._stays.heard(partition, clear.now_ms, at, mine=True)
+            at = self._stays.heard(partition, clear.now_ms, at, mine=True)
+            self._look[partition] = at = max(at, now + self._beside.behind_ms(self._taker))
             self._learned[partition] = claim
             self._hungry.discard(partition)
-        if self._waits or at < self._asleep_until:
+        if self._waits or at < max(self._asleep_until, now):
             self._rouse()
 
     @property
