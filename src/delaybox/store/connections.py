@@ -74,7 +74,9 @@ class Doubted:
 
     async def can_read(self) -> bool:
         """Whether the connection must not be used as it is; redis-py's pool then closes it and opens it again."""
-        return self.doubted or bool(await super().can_read())  # type: ignore[misc]
+        # The reader of one that was reset while it was idle does not say that nothing more will come.
+        lost = self.is_connected and self.transport.is_closing()  # type: ignore[attr-defined]
+        return self.doubted or lost or bool(await super().can_read())  # type: ignore[misc]
 
     async def send_packed_command(self, *args: Any, **options: Any) -> None:
         try:
