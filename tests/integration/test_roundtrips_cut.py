@@ -101,3 +101,20 @@ def test_one_that_was_reset_in_the_pool_is_not_noticed_by_the_caller(
 
     with asyncio.Runner(loop_factory=loop) as runner:
         runner.run(run())
+
+
+async def test_one_on_which_more_came_than_was_asked_for_goes_to_nobody_else(server: RealServer) -> None:
+    """A part of it had been read here; redis-py would have taken the rest for the next reply."""
+    client, other = make_client(server.settings, max_connections=1), make_client(server.settings)
+    trips = roundtrips.of(client)
+    try:
+        (mine, on) = await trips.send([("CLIENT", "ID"), ("CLIENT", "TRACKING", "ON", "BCAST")])
+        assert on == b"OK"
+        # It goes back to the pool, which has no more; that a key of this length was written is told behind the reply.
+        await trips.send([("SET", "k" * 5_000_000, "v")])
+        assert await client.client_id() != mine
+        assert await client.echo("x") == b"x"
+    finally:
+        await other.flushdb()
+        await client.aclose()
+        await other.aclose()

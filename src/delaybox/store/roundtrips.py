@@ -55,7 +55,10 @@ class RoundTrips:
                 opened.connection.distrust()
                 raise RedisTimeoutError(f"no answer within {self._timeout_s} s") from None
             raise
-        if len(self._idle) >= self._kept or (self._waiting and not self._pool.can_get_connection()):
+        if opened.spoilt:
+            # redis-py would not see what has been read of it.
+            await self._close(opened)
+        elif len(self._idle) >= self._kept or (self._waiting and not self._pool.can_get_connection()):
             await self._give_back(opened)
         else:
             self._idle.append(opened)
