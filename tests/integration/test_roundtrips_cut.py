@@ -118,3 +118,14 @@ async def test_one_on_which_more_came_than_was_asked_for_goes_to_nobody_else(ser
         await other.flushdb()
         await client.aclose()
         await other.aclose()
+
+
+async def test_what_was_answered_is_not_kept(server: RealServer) -> None:
+    """The last reply of each connection stayed in memory until its next use: of a large page of tasks for example."""
+    client = make_client(server.settings)
+    trips = roundtrips.of(client)
+    try:
+        assert await trips.send([ECHO]) == [b"x"]
+        assert not trips._idle[0]._replies
+    finally:
+        await client.aclose()

@@ -68,7 +68,7 @@ class OpenConnection(asyncio.Protocol):
                 raise RedisConnectionError(f"the connection was closed: {error}") from None
             return await waiter
         finally:
-            self._waiter = None
+            self._waiter, self._replies = None, []
             if timer is not None:
                 timer.cancel()
 
