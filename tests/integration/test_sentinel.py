@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 import redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 
 from delaybox.core.durability import Durability, DurabilityMode
 from delaybox.core.errors import StoreRefused, StoreUnavailable
@@ -21,6 +23,7 @@ from delaybox.service import Service
 from delaybox.store import keys
 from delaybox.store.address import ServerSettings
 from delaybox.store.record import draft
+from delaybox.store.sentinel import NamedTcpConnection
 from delaybox.store.servers import Servers
 from delaybox.store.store import Batch, Store
 from tests import waiting
@@ -89,6 +92,41 @@ def watched(make_server: Callable[..., RealServer]) -> Iterator[Watched]:
     made = Watched(make_server)
     yield made
     made.close()
+
+
+class _Names:
+    """Sentinels that name one server."""
+
+    def __init__(self, port: int) -> None:
+        self._at = "127.0.0.1", port
+
+    async def primary(self) -> tuple[str, int]:
+        return self._at
+
+
+async def test_a_server_that_is_no_primary_yet_is_not_taken(make_server: Callable[..., RealServer]) -> None:
+    """redis-py had ceased to call what looks for it."""
+    (port,) = free_ports(1)
+    server = make_server("--port", str(port), "--replicaof", "127.0.0.1 1")
+    admin = redis.Redis(unix_socket_path=server.unix_path)
+    # As docs/security.md has it.
+    rights = ("~{delaybox:*", "~delaybox:*", "&{delaybox:*", "&delaybox:*", "+@all", "-@admin", "-@dangerous", "+info")
+    admin.execute_command("ACL", "SETUSER", "delaybox", "on", f">{_PASSWORD}", *rights)
+    connection = NamedTcpConnection(
+        sentinels=_Names(port),  # type: ignore[arg-type]
+        protocol=3,
+        username="delaybox",
+        password=_PASSWORD,
+        retry=Retry(NoBackoff(), 0),
+    )
+    with pytest.raises(redis.ConnectionError, match="is not, or not yet, the primary"):
+        await connection.connect()
+    admin.execute_command("REPLICAOF", "NO", "ONE")
+    admin.close()
+    await connection.connect()
+    await connection.send_command("PING")
+    assert await connection.read_response() == b"PONG"
+    await connection.disconnect()
 
 
 async def test_a_primary_that_stands_still_is_left_for_the_one_that_sentinels_name(

@@ -142,12 +142,12 @@ class _ByName:
         self.host, self.port = await self._sentinels.primary()
         await super()._connect()  # type: ignore[misc]
 
-    async def on_connect(self) -> None:
-        await super().on_connect()  # type: ignore[misc]
-        # The sentinels know of a fail-over a moment before or after the servers do.
-        await self.send_command("ROLE", check_health=False)  # type: ignore[attr-defined]
-        role = await self.read_response()  # type: ignore[attr-defined]
-        if role[0] != b"master":
+    async def on_connect_check_health(self, check_health: bool = True) -> None:
+        await super().on_connect_check_health(check_health)  # type: ignore[misc]
+        # The sentinels know of a fail-over a moment before or after the servers do. Any user may ask this, unlike ROLE.
+        await self.send_command("HELLO", 3, check_health=False)  # type: ignore[attr-defined]
+        greeting = await self.read_response()  # type: ignore[attr-defined]
+        if greeting[b"role"] != b"master":
             raise RedisConnectionError(f"{self.host}:{self.port} is not, or not yet, the primary that sentinels name")
 
 
