@@ -65,6 +65,11 @@ async def test_replies_come_in_order_and_an_error_stands_in_its_place(server: Re
         assert await trips.send([ECHO]) == [b"x"], "and the connection goes on"
 
 
+async def test_no_command_has_no_reply_to_wait_for(server: RealServer) -> None:
+    async with opened(server) as client:
+        assert await asyncio.wait_for(roundtrips.of(client).send([]), 2) == []
+
+
 async def test_replies_that_came_together_wake_their_caller_once(server: RealServer) -> None:
     """Each wait was four calls of redis-py: they were most of what looks at many partitions cost a gateway."""
     async with opened(server) as client:

@@ -43,6 +43,8 @@ class RoundTrips:
         RedisError or OSError when the connection failed: whether the commands were carried out is then unknown. All of
         it takes no longer than the client's ``socket_timeout``.
         """
+        if not commands:
+            return []
         opened = await self._take()
         try:
             packed = b"".join([hiredis.pack_command(command) for command in commands])
