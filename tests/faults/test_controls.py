@@ -25,18 +25,23 @@ pytestmark = pytest.mark.faults
 
 COUNT = 20
 
+
+def in_claims(change: tuple[str, str]) -> dict[str, list[tuple[str, str]]]:
+    """The same change in both scripts that claim."""
+    return {script: [change] for script in ("claim", "claims")}
+
+
 # Records leave their bucket and go nowhere: what the claim took lives in the node's memory alone.
-POP_THEN_PUSH = dict.fromkeys(
-    ("claim", "claims"),
-    [("redis.call('HSET', lease, unpack(leased, first, math.min(first + 999, #leased)))", "local _ = first")],
+POP_THEN_PUSH = in_claims(
+    ("redis.call('HSET', lease, unpack(leased, first, math.min(first + 999, #leased)))", "local _ = first")
 )
 NO_KEYS = {"schedule": [("local held = redis.call('GET', key)", "local held = false")]}
-EARLY = dict.fromkeys(("claim", "claims"), [("local now = now_ms()", "local now = now_ms() + 400")])
+EARLY = in_claims(("local now = now_ms()", "local now = now_ms() + 400"))
 ACK_FORGETS = {"ack": [("redis.call('HDEL', lease, unpack(mine))", "local _ = mine")]}
 NO_FENCE = {"ack": [("stale[#stale + 1] = id", "local _ = id")]}
 NOT_LISTED = {"schedule": [("redis.call('ZADD', K_BUCKETS, unpack(index))", "local _ = #index")]}
 LATE_REAP = {"reap": [("if tonumber(ending[i + 1]) > now then", "if tonumber(ending[i + 1]) > now - 4000 then")]}
-LATE_CLAIM = dict.fromkeys(("claim", "claims"), [("local now = now_ms()", "local now = now_ms() - 250")])
+LATE_CLAIM = in_claims(("local now = now_ms()", "local now = now_ms() - 250"))
 
 
 async def test_i1_pop_then_push_loses_tasks(tmp_path: Path) -> None:
