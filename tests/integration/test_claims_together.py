@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from delaybox.service.rules import Rules
 from delaybox.store import keys
 from delaybox.store.loader import ScriptRunner, load
 from delaybox.store.replies import ClaimLimits, read_claim
+from delaybox.store.survey import SHARED
 from tests.lab import CLOCK, CLOCK_KEY, Lab
 from tests.ways import content
 
@@ -110,27 +112,55 @@ async def test_more_partitions_than_one_script_takes(wide: Lab) -> None:
 
 
 async def test_what_needs_the_whole_claim_gets_it(wide: Lab) -> None:
-    """Of several priorities, more than a few, with a key, and under a lease that is there already."""
+    """Of several priorities, with a key that takes turns or one of its own, and under a lease that is there already."""
     await wide.add(message(wide.now + 10), message(wide.now + 10, priority=Priority.HIGH), partition=0)
-    await wide.add(*(message(wide.now + 10) for _ in range(30)), partition=1)
+    await wide.add(message(wide.now + 10, fairness_key="k"), partition=1)
     await wide.add(message(wide.now + 10, idempotency_key="k"), partition=2)
     await wide.add(NewTask(due_ms=wide.now + 10, payload=bytes(5_000)), partition=3)
     await wide.add(message(wide.now + 10), partition=4)
     await wide.move(20)
     await wide.store.claim(3, LEASES[3], KEEPER)
     replies, ran = await same(wide, range(5))
-    assert taken(replies) == [2, 30, 1, 1, 1] and ran == 1 + 4
+    assert taken(replies) == [2, 1, 1, 1, 1] and ran == 1 + 4
 
 
 @pytest.mark.parametrize("channel", ["c", ""])
 async def test_one_that_goes_alone_is_answered_by_the_short_script(wide: Lab, channel: str) -> None:
     limits = ClaimLimits(slots=100, types="pshw", channel=channel, names="h" if channel else "", looker="m")
-    for p, count in enumerate((0, 1, 5, 30)):
+    for p, count in enumerate((0, 1, 5, 8)):
         await wide.add(*(message(wide.now + 10) for _ in range(count)), message(wide.now + 500), partition=p)
     await wide.move(20)
-    for p, (most, ran) in enumerate([(0, 1), (1, 1), (5, 1), (30, 2)]):
+    for p, most in enumerate((0, 1, 5, 8)):
         replies, scripts_run = await same(wide, [p], limits, together=False)
-        assert taken(replies) == [most] and scripts_run == ran, p
+        assert taken(replies) == [most] and scripts_run == 1, p
+
+
+@pytest.mark.parametrize("limits", [KEEPER, ClaimLimits(slots=100, types="p", channel="")], ids=["fired", "leased"])
+async def test_of_more_than_a_few_the_first_are_taken_at_once(wide: Lab, limits: ClaimLimits) -> None:
+    """They do not wait for those behind them, which the whole claim takes next: both together do what that does."""
+    at = wide.now
+    for p, count in enumerate((30, 9, 2)):
+        await wide.add(*(message(at + 1 + i % 7) for i in range(count)), message(at + 500), partition=p)
+    await wide.move(20)
+    ninth = [sorted(at + 1 + i % 7 for i in range(count))[8] for count in (30, 9)]
+    before = await scripts(wide)
+    calls = [wide.store.claim_call(p, LEASES[p], limits)._replace(few=True, together=True) for p in range(3)]
+    first = [read_claim(reply) for reply in await wide.store.runner.run_many(calls)]
+    assert [len(one.leased) // 2 + len(one.lateness_ms) for one in first] == [8, 8, 2]
+    assert [one.more for one in first] == [True, True, False]
+    assert [one.next_due_ms for one in first] == [*ninth, at + 500]
+    assert not any(one.clear for one in first[:2])
+    behind = [wide.store.claim_call(p, LEASES[8 + p], limits)._replace(few=True, together=True) for p in range(3)]
+    rest = [read_claim(reply) for reply in await wide.store.runner.run_many(behind)]
+    assert [len(one.leased) // 2 + len(one.lateness_ms) for one in rest] == [22, 1, 0]
+    assert not any(one.more for one in rest) and await scripts(wide) - before == 1 + 3
+
+
+async def test_where_queues_have_weights_the_first_of_many_are_not_taken(wide: Lab) -> None:
+    await wide.add(*(message(wide.now + 10) for _ in range(9)), partition=0)
+    await wide.move(20)
+    replies, ran = await same(wide, [0], replace(KEEPER, plan=SHARED), together=False)
+    assert taken(replies) == [9] and ran == 2
 
 
 async def test_one_that_needed_the_whole_claim_asks_for_it_for_a_while(wide: Lab) -> None:
@@ -260,7 +290,7 @@ async def test_a_reply_that_was_lost_is_given_again_to_each(wide: Lab) -> None:
 
 
 async def test_a_server_that_has_forgotten_the_script(wide: Lab) -> None:
-    """It is sent once to answer all of a round, and so is the whole claim to those that need it."""
+    """It is sent once to answer all of a round, and so is the whole claim to those that need it: for a key."""
     send, sources = wide.store.servers.send, list[str]()
 
     async def noted(commands: Sequence[tuple[Any, ...]]) -> list[Any]:
@@ -269,12 +299,12 @@ async def test_a_server_that_has_forgotten_the_script(wide: Lab) -> None:
 
     wide.store.runner = ScriptRunner(noted, clock=CLOCK)
     for p in range(3):
-        await wide.add(*(message(wide.now + 10) for _ in range(30)), partition=p)
+        await wide.add(message(wide.now + 10, idempotency_key=f"k{p}"), partition=p)
     await wide.move(20)
     await wide.client.script_flush()
     calls = [wide.store.claim_call(p, LEASES[p], KEEPER)._replace(few=True, together=True) for p in range(3)]
     replies = await wide.store.runner.run_many(calls)
-    assert [len(read_claim(reply).lateness_ms) for reply in replies] == [30, 30, 30]
+    assert [len(read_claim(reply).lateness_ms) for reply in replies] == [1, 1, 1]
     assert sources == [load(name, CLOCK).source for name in ("claims", "claim")]
 
 

@@ -172,6 +172,7 @@ class Engine:
         """Returns when it is subscribed to wake-ups and claiming has begun."""
         if self._claims:
             claim = "claim" if self._store.servers.sharded else "claims"
+            self._store.runner.source("claim")  # the first herd does not wait until its files are read
             await self._store.prepare(claim, *_SCRIPTS, *(() if self._options.channel else _OF_LEASES))
         if self._listens:
             await self._wakeups.start()

@@ -102,8 +102,9 @@ _SHORT = {"claim": "claims"}
 fifth of what the server's collector has to visit of the other one."""
 _MOST_TOGETHER = 16
 _ALONE_FOR = 20
-"""A partition that needed the whole script needs it again as a rule, of keys that take turns for example. So many calls
-there are sent alone then, or each would cost two round trips."""
+"""A partition that needed the whole script needs it again as a rule, of keys that take turns for example, or because
+more is due at a time than a short one takes. So many calls there are sent alone then, or each would cost two round
+trips."""
 
 
 @cache
@@ -134,6 +135,8 @@ def load(name: str, clock: str | None = None, sharded: bool = False, usual: int 
             lines += (folder / line[len(_INCLUDE) :].strip()).read_text().splitlines()
         else:
             lines.append(line)
+    if usual and not rests:
+        return load(name, clock, sharded, 0)
     if sharded:
         lines = [_SHARDED.get(line, line) for line in lines]
     source = "\n".join("" if line.lstrip().startswith("--") else line for line in lines) + "\n"
@@ -236,6 +239,11 @@ def _refuses_several(reply: BaseException) -> bool:
     return isinstance(reply, ClusterCrossSlotError) or (isinstance(reply, ResponseError) and "same slot" in str(reply))
 
 
+def _leaves_more(claimed: Any) -> bool:
+    """Whether the reply of a claim says that more may be due than it took."""
+    return isinstance(claimed, list) and claimed[4][5] == 1
+
+
 def _too_late() -> StoreUnavailable:
     return StoreUnavailable(
         "Redis gave no answer in time, so whether this was carried out is unknown; look before you send it again"
@@ -284,7 +292,7 @@ class ScriptRunner:
 
     def source(self, name: str) -> str:
         """A script as this runner sends it to answer most calls."""
-        return load(name, self._clock, self._sharded, usual=1).source
+        return load(name, self._clock, self._sharded, 1).source
 
     async def run(self, call: ScriptCall) -> Any:
         """The reply of one script; StoreUnavailable or StoreFull where the server failed.
@@ -358,6 +366,8 @@ class ScriptRunner:
                 self._apart, each = True, [_WHOLE] * len(run.of)
             for i, own in zip(run.of, each, strict=True):
                 replies[i] = own
+                if run.short and _leaves_more(own):
+                    self._alone[calls[i].tag] = _ALONE_FOR
         if self._observe is not None:
             took = time.perf_counter() - started
             for call in calls:

@@ -1,7 +1,8 @@
 -- ends.few(): the reply to the claim of nothing or of a few plain tasks, which is what most claims find. Nothing of what stands behind this
 -- file in claim.lua is even made for these, because that takes longer than all else. Needs what stands above it there.
 -- Where keys take turns, something is ready or may have permits again, a task's queue has rules, or the tasks that are due have several
--- priorities or home buckets, there is no reply, and nothing was written. ends.begun: whether something was.
+-- priorities or home buckets, there is no reply, and nothing was written. ends.begun: whether something was; ends.first: where more is due
+-- than a few, the first of these are taken, and the reply says that more may be due.
 
 -- Most tasks that are claimed here. Where a partition has some hundred tasks a second, few claims bring more.
 ends.FEW = 8
@@ -14,7 +15,7 @@ function ends.few()
   local held = ends.read[6] and ends.held_until()
   if held and held <= now or fresh == 0 and #ends.active > 0 and redis.call('EXISTS', unpack(ends.active)) > 0 then return end
   -- found: the one near index in which something is due; due: what is due next behind that.
-  local found, several, few, due = nil, false, true, -1
+  local found, several, few, more, due = nil, false, true, false, -1
   for _, n in ipairs(own) do
     local two = whose.first_two(n, from)
     local left = two[2]
@@ -34,8 +35,11 @@ function ends.few()
       if behind > now then break end
       members[#members + 1], behind = flat[i], nil
     end
-    -- As many as were asked for: more may be due.
-    if #members > ends.FEW then return end
+    if #members > ends.FEW then
+      -- In `claims` the first ones are taken at once, so that they do not wait for those behind them.
+      if not ends.first or ends.read[6] or ARGV[15] ~= '' then return end
+      more, behind, members[#members] = true, tonumber(flat[#flat]), nil
+    end
     if behind and (due < 0 or behind < due) then due = behind end
   end
 
@@ -93,6 +97,6 @@ function ends.few()
   if held and (due < 0 or held < due) then due = held end
   ends.promise(due)
   for i = #lanes, 1, -1 do lanes[2 * i - 1], lanes[2 * i] = lanes[i], by_lane[lanes[i]] end
-  return { now, due, leased, lateness, { unheard, 0, 0, trimmed, 0, 0, 0, alone == 4 and fresh == 0 and not ends.read[6] and 1 or 0 }, lanes, {}, named,
+  return { now, due, leased, lateness, { unheard, 0, 0, trimmed, 0, more and 1 or 0, 0, alone == 4 and fresh == 0 and not (more or ends.read[6]) and 1 or 0 }, lanes, {}, named,
     whose.met }
 end
