@@ -225,7 +225,7 @@ class Tracker:
         if due:
             parts, all_ = await self._parts(due, slots), len(due)
             if parts is None:
-                due = self._in_turn.of(due, slots, deep)
+                due = self._in_turn.of(due, slots, deep, len(self._under_way))
             elif self._options.clock:
                 # Whoever keeps time also looks where it wants nothing, as it has promised.
                 due = list(dict.fromkeys([*parts, *self._in_turn.of(due, len(due) * ITEMS, deep)]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from heapq import nsmallest
 
 from delaybox.engine.asks import ITEMS
 from delaybox.engine.loops import end
@@ -14,22 +15,31 @@ _DEEP_ROUND = 4
 
 
 class InTurn:
-    """Which of the partitions that are due a round claims from, of one tracker."""
+    """Which of the partitions that are due a round claims from, of one tracker: those that waited longest for it, so
+    that all get through their work together. What is left at the end in a few of them leaves no round beside another.
+    """
 
     def __init__(self, asked: Asked) -> None:
         self._asked = asked
-        self._turn = 0
+        self._rounds = 0
+        self._last: dict[int, int] = {}
+        """By partition the round that claimed there last."""
 
-    def of(self, due: list[int], slots: int, deep: bool) -> list[int]:
-        """With few slots free only some of them, in turn, so that each claim is full."""
+    def of(self, due: list[int], slots: int, deep: bool, under_way: int = 0) -> list[int]:
+        """With few slots free only some of them, so that each claim is full. ``under_way``: partitions with a claim
+        under way; with much work a round takes half of all, so that another goes beside it."""
         most = self._asked.in_full(slots, ITEMS) if slots else len(due)
         if deep:
-            most = min(most, _DEEP_ROUND)
+            most = min(most, _DEEP_ROUND, (len(due) + under_way + 1) // 2)
         if most >= len(due):
             return due
-        self._turn += most
-        start = self._turn % len(due)
-        return (due[start:] + due[:start])[:most]
+        self._rounds += 1
+        chosen = nsmallest(most, due, key=self._claimed_last)
+        self._last |= dict.fromkeys(chosen, self._rounds)
+        return chosen
+
+    def _claimed_last(self, partition: int) -> int:
+        return self._last.get(partition, 0)
 
 
 class Rounds:
