@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections import Counter
 
 import pytest
 from msgspec.structs import replace
@@ -11,11 +12,15 @@ from redis.asyncio import Redis
 
 from delaybox.config.load import load
 from delaybox.config.specs import specs
+from delaybox.core import ids
 from delaybox.core.delivery import Target
 from delaybox.core.queue import QueueRules
 from delaybox.core.task import NewTask, Priority, TaskType
 from delaybox.core.webhook import Webhook
+from delaybox.engine.clock_estimate import RedisClock
+from delaybox.engine.due_tracker import Tracker
 from delaybox.engine.engine import Engine
+from delaybox.engine.options import EngineOptions
 from delaybox.processes.spec import ProcessKind
 from delaybox.roles.settings import WebhookSettings
 from delaybox.roles.webhook import engine_options
@@ -30,6 +35,7 @@ from delaybox.store.store import Batch, Store
 from delaybox.targets.pubsub import PubSubTarget
 from tests.engines import Recorder, running, until
 from tests.lab import CLOCK, CLOCK_KEY, Lab, leased
+from tests.takers import Collecting
 
 WORKER = TaskType.WORKER
 
@@ -71,18 +77,22 @@ async def test_a_fresh_claim_stays_within_its_items_and_the_rest_follows(lab: La
     assert got == set(new) and set(await lab.lease(b"b")) == set(old)
 
 
-async def overdue(store: Store, count: int, *, by_ms: int, task_type: TaskType) -> None:
+async def overdue(
+    store: Store, count: int, *, by_ms: int, task_type: TaskType, name: str = "", critical: bool = True
+) -> None:
     """A backlog, one in ten critical, as an outage leaves it: scheduled in the past, by moving the server's clock."""
     now = await store.ping()
     key = f"{store.prefix}:{CLOCK_KEY}"
     runner, store.runner = store.runner, ScriptRunner(store.servers.send, clock=CLOCK.replace(CLOCK_KEY, key))
     await store.servers.ask("SET", key, now - by_ms)
     webhook = Webhook("https://example.com/hook") if task_type is TaskType.HTTP else None
-    urgent = NewTask(payload=b"critical", type=task_type, priority=Priority.CRITICAL, webhook=webhook)
+    urgent = NewTask(payload=b"critical", type=task_type, name=name, priority=Priority.CRITICAL, webhook=webhook)
     try:
         for at in range(0, count, 100):
             drafts = [
-                draft(replace(urgent, payload=b"normal", priority=Priority.NORMAL) if i % 10 else urgent)
+                draft(
+                    urgent if critical and not i % 10 else replace(urgent, payload=b"normal", priority=Priority.NORMAL)
+                )
                 for i in range(at, at + 100)
             ]
             (answer,) = await store.schedule([Batch(at // 100 % store.partitions, drafts)])
@@ -132,6 +142,24 @@ async def test_a_backlog_drains_at_the_rate_critical_first_while_fresh_tasks_fir
             urgent = [i for i, d in enumerate(tasks) if b"critical" in d.body]
             assert urgent[len(urgent) * 9 // 10] < len(tasks) // 5, "critical ones come first"
     assert (await fsck(store)).problems == []
+
+
+async def test_each_partition_gets_its_share_where_all_that_is_overdue_is_alike(client: Redis, prefix: str) -> None:
+    """A claim took eight tasks of its share and left the others, so the four partitions that were looked at next passed
+    for the only ones with a backlog, and got all the tokens there were."""
+    store = await Store.open(Servers(client), prefix=prefix, partitions=16)
+    await overdue(store, 3_200, by_ms=600_000, task_type=TaskType.SHELL_CMD, name="backup", critical=False)
+    taker = Collecting()
+    taker.free = 10_000
+    tracker = Tracker(store, taker, EngineOptions(node_id="test", channel="", catch_up_rate=5_000), RedisClock())
+    try:
+        await tracker.step()
+        # There are tokens for a tenth of a second.
+        assert set(Counter(map(ids.partition, taker.got)).values()) == {500 // 16}
+        await tracker.step()
+        assert max(Counter(map(ids.partition, taker.got)).values()) <= 2 * (500 // 16)
+    finally:
+        tracker.close()
 
 
 async def test_without_a_rate_it_drains_as_fast_as_it_goes(client: Redis, prefix: str) -> None:

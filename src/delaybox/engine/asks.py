@@ -94,12 +94,15 @@ def ramped(catch_up: CatchUp, due: Sequence[int], limits: ClaimLimits) -> list[A
 
 def calls_of(store: Store, asks: Sequence[Ask], leases: Sequence[bytes], deep: Collection[int]) -> list[ScriptCall]:
     """The claims under these leases. ``deep``: partitions in which much waits; elsewhere a short script takes what came
-    due if that is a few tasks, and one run of it fires in place what came due in all partitions."""
+    due if that is a few tasks, and one run of it fires in place what came due in all partitions.
+
+    Not for a share of what is overdue: it would take the first few of that, and whoever leaves some of its share passes
+    for one that has no more (`CatchUp.took`)."""
     calls: list[ScriptCall] = []
     for ask, lease_id in zip(asks, leases, strict=True):
         call, limits = store.claim_call(ask.partition, lease_id, ask.limits), ask.limits
         some = limits.items > 1 and (limits.slots > 1 or bool(limits.channel))
-        if some and limits.plan in (b"", b"s") and ask.partition not in deep:
+        if some and limits.plan in (b"", b"s") and not ask.share and ask.partition not in deep:
             call = call._replace(few=True, together=bool(limits.channel and not limits.stream))
         calls.append(call)
     return calls
