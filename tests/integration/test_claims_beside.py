@@ -127,6 +127,18 @@ async def test_what_comes_due_meanwhile_is_claimed_beside_it(
         assert rig.held.under_way == [0]
 
 
+async def test_nor_do_those_behind_the_first_of_many_wait_for_its_answer(
+    client: Redis, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first claim brings eight of them and says that more may be due: the rest waited for the claim elsewhere."""
+    async with waiting(client, prefix, monkeypatch) as rig:
+        (answers,) = await rig.store.schedule([Batch(1, [draft(NewTask()) for _ in range(9)])])
+        assert not isinstance(answers, BaseException), answers
+        rig.tracker.kick(1)
+        await until(lambda: len(rig.taker.got) == 9)
+        assert rig.held.under_way == [0]
+
+
 async def test_no_more_than_one_is_beside_it(client: Redis, prefix: str, monkeypatch: pytest.MonkeyPatch) -> None:
     async with waiting(client, prefix, monkeypatch) as rig:
         rig.held.holds.add(1)

@@ -268,15 +268,15 @@ class Tracker:
             self._timer.call(until, self._claim_beside)
 
     async def _claim_lone(self) -> None:
-        slots = self._asked.room(self._taker.free)
-        await self._claim(self._in_turn.of(self._lone(), slots, deep=False), slots)
+        slots, due = self._asked.room(self._taker.free), self._lone()
+        await self._claim(self._in_turn.of(due, slots, not self._deep.isdisjoint(due)), slots)
 
     def _lone(self) -> list[int]:
-        """Partitions that are due and from which may be claimed beside a claim under way: little waits there, so that
-        nothing is to be chosen, and many slots are left."""
+        """Partitions that are due and from which may be claimed beside a claim under way: nothing is to be chosen
+        there, and many slots are left."""
         if self._catch_up.limited or (self._taker.types and self._asked.room(self._taker.free) < _FEW_SLOTS):
             return []
-        now, off = self._clock.now_ms(), self._deep.union(self._closed())
+        now, off = self._clock.now_ms(), self._closed()
         return [p for p, at in enumerate(self._look) if at <= now and p not in off and not self._chooser.presses(p)]
 
     def _rouse(self) -> None:
