@@ -156,10 +156,16 @@ async def test_of_more_than_a_few_the_first_are_taken_at_once(wide: Lab, limits:
     assert not any(one.more for one in rest) and await scripts(wide) - before == 1 + 3
 
 
-async def test_where_queues_have_weights_the_first_of_many_are_not_taken(wide: Lab) -> None:
+@pytest.mark.parametrize(
+    "limits",
+    [replace(KEEPER, plan=SHARED), ClaimLimits(slots=100, types="p", channel="", guest=True)],
+    ids=["weights", "guest"],
+)
+async def test_where_all_is_chosen_from_the_first_of_many_are_not_taken(wide: Lab, limits: ClaimLimits) -> None:
+    """Nor by a guest: a claim that leaves something calls other guests."""
     await wide.add(*(message(wide.now + 10) for _ in range(9)), partition=0)
     await wide.move(20)
-    replies, ran = await same(wide, [0], replace(KEEPER, plan=SHARED), together=False)
+    replies, ran = await same(wide, [0], limits, together=False)
     assert taken(replies) == [9] and ran == 2
 
 

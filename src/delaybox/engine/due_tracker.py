@@ -269,11 +269,11 @@ class Tracker:
 
     async def _claim_lone(self) -> None:
         slots, due = self._asked.room(self._taker.free), self._lone()
-        await self._claim(self._in_turn.of(due, slots, not self._deep.isdisjoint(due)), slots)
+        deep = not self._deep.isdisjoint(due)
+        await self._claim(self._in_turn.of(due, slots, deep, len(self._under_way)), slots)
 
     def _lone(self) -> list[int]:
-        """Partitions that are due and from which may be claimed beside a claim under way: nothing is to be chosen
-        there, and many slots are left."""
+        """Partitions that are due and from which may be claimed beside a claim under way, with nothing to choose."""
         if self._catch_up.limited or (self._taker.types and self._asked.room(self._taker.free) < _FEW_SLOTS):
             return []
         now, off = self._clock.now_ms(), self._closed()

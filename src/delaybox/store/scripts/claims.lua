@@ -17,7 +17,7 @@ local function one()
   ends.read = clock_fields()
   return ends.few()
 end
-ends.first = true
+ends.some = not guest
 local replies, rest = {}, #T + 1
 for i, tag in ipairs(KEYS) do
   K_BUCKETS, K_CLOCK, K_LEASES, K_LEASED = tag .. sub(K_BUCKETS, rest), tag .. sub(K_CLOCK, rest), tag .. sub(K_LEASES, rest), tag .. sub(K_LEASED, rest)

@@ -1,7 +1,7 @@
 -- ends.few(): the reply to the claim of nothing or of a few plain tasks, which is what most claims find. Nothing of what stands behind this
 -- file in claim.lua is even made for these, because that takes longer than all else. Needs what stands above it there.
 -- Where keys take turns, something is ready or may have permits again, a task's queue has rules, or the tasks that are due have several
--- priorities or home buckets, there is no reply, and nothing was written. ends.begun: whether something was; ends.first: where more is due
+-- priorities or home buckets, there is no reply, and nothing was written. ends.begun: whether something was; ends.some: where more is due
 -- than a few, the first of these are taken, and the reply says that more may be due.
 
 -- Most tasks that are claimed here. Where a partition has some hundred tasks a second, few claims bring more.
@@ -36,8 +36,9 @@ function ends.few()
       members[#members + 1], behind = flat[i], nil
     end
     if #members > ends.FEW then
-      -- In `claims` the first ones are taken at once, so that they do not wait for those behind them.
-      if not ends.first or ends.read[6] or ARGV[15] ~= '' then return end
+      -- In `claims` the first ones are taken at once, so that they do not wait for those behind them. Not by guests: each claim that leaves
+      -- something calls other guests.
+      if not ends.some or ends.read[6] or ARGV[15] ~= '' then return end
       more, behind, members[#members] = true, tonumber(flat[#flat]), nil
     end
     if behind and (due < 0 or behind < due) then due = behind end
