@@ -17,7 +17,7 @@ from delaybox.core.waits import slack_ms
 from delaybox.engine.clock_estimate import local_ms
 from delaybox.store import keys
 from delaybox.store.looks import first, reachable, score
-from delaybox.store.record import lane_and_priority
+from delaybox.store.record import critical_and_lanes
 from delaybox.store.servers import Command
 from delaybox.store.store import ClaimLimits, Store
 from delaybox.store.survey import SHARED, met, packed, survey_call, waiting
@@ -309,15 +309,7 @@ class Chooser:
         """Tasks came (flat: id, record, ...)."""
         if not self._pressed and not self.weighted:
             return
-        lanes: Counter[bytes] = Counter()
-        critical = 0
-        for record in leased[1::2]:
-            lane, priority = lane_and_priority(record)
-            if priority:
-                lanes[lane] += 1
-            else:
-                critical += 1
-        self._shares.took(critical, lanes)
+        self._shares.took(*critical_and_lanes(leased))
 
     def _without_poor(self, waiting: dict[int, Waiting]) -> dict[int, Waiting]:
         """What waits, with those partitions last that gave too little lately."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from struct import Struct
 
@@ -42,8 +43,7 @@ WAITING, SUPERSEDED, LOCK, ONCE = 2, 3, 4, 5
 GROUP, ON_SUCCESS, ON_FAILURE = 15, 16, 17
 FAIR_KEY, FAIR_WEIGHT, COST, FIRST_DUE = 9, 10, 11, 12
 LABELS = 20
-PERMIT = 6
-LIMIT_KEYS = 7
+PERMIT, LIMIT_KEYS = 6, 7
 _WITH_NODE = 8
 """A loss with a node adds this much to a WORKER task's byte of losses (scripts/lib/loss.lua)."""
 _FULL_HEAD = Struct(">BBHBIHIB")
@@ -157,8 +157,7 @@ class Record(msgspec.Struct, gc=False):
 
     @property
     def blamed(self) -> int:
-        """How often the process that *ran* the task was lost. Nodes only carry WORKER tasks, so for these only workers
-        count."""
+        """How often the process that *ran* the task was lost: of WORKER tasks a worker, as nodes only carry them."""
         return self.lost % _WITH_NODE if self.lane[:1] == _WORKER else self.lost
 
     @property
@@ -409,9 +408,10 @@ def head_of(task_id: bytes, raw: bytes) -> tuple[int, int]:
     return 0, ids.due_ms(task_id)
 
 
-def lane_and_priority(raw: bytes) -> tuple[bytes, int]:
-    """Of a leased record, which has the full shape."""
-    return raw[16 : 16 + raw[15]], raw[1] & 3
+def critical_and_lanes(leased: Sequence[bytes]) -> tuple[int, Counter[bytes]]:
+    """How many of these leased tasks (id, record of full shape, ...) are critical, and the others by lane."""
+    others = [raw[16 : 16 + raw[15]] for raw in leased[1::2] if raw[1] & 3]
+    return len(leased) // 2 - len(others), Counter(others)
 
 
 def is_stub(raw: bytes) -> bool:
