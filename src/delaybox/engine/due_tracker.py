@@ -96,7 +96,7 @@ class Tracker:
         self._rounds = Rounds(self._asked, self._rouse)
         self._waits = False  # for the answer of a claim, beside which another may begin
         self._timer, self._asleep_until, self._had_slots = Timer(), 0.0, 0.0
-        self._in_turn = InTurn(self._asked)
+        self._in_turn = InTurn(self._asked, self._under_way)
         self._limits = Limits(options, taker)
         self._chooser = Chooser(store, LiveRules() if rules is None else rules, guest=not options.clock)
 
@@ -225,7 +225,7 @@ class Tracker:
         if due:
             parts, all_ = await self._parts(due, slots), len(due)
             if parts is None:
-                due = self._in_turn.of(due, slots, deep, len(self._under_way))
+                due = self._in_turn.of(due, slots, deep)
             elif self._options.clock:
                 # Whoever keeps time also looks where it wants nothing, as it has promised.
                 due = list(dict.fromkeys([*parts, *self._in_turn.of(due, len(due) * ITEMS, deep)]))
@@ -269,8 +269,7 @@ class Tracker:
 
     async def _claim_lone(self) -> None:
         slots, due = self._asked.room(self._taker.free), self._lone()
-        deep = not self._deep.isdisjoint(due)
-        await self._claim(self._in_turn.of(due, slots, deep, len(self._under_way)), slots)
+        await self._claim(self._in_turn.of(due, slots, not self._deep.isdisjoint(due)), slots)
 
     def _lone(self) -> list[int]:
         """Partitions that are due and from which may be claimed beside a claim under way, with nothing to choose."""

@@ -94,8 +94,9 @@ class Placement:
 
     def seed_for_others(self, seed: int) -> int:
         """A seed from this one on by which this member is not drawn for a single task, if there are others enough."""
-        tries = _TRIES if len(self._servers) > 2 else 0  # of two, both are drawn each time
-        for other in range(seed, seed + tries):
+        if len(self._servers) <= 2:
+            return seed
+        for other in range(seed, seed + _TRIES):
             if self._id not in {server.id for server in self._draw(other, 2)}:
                 return other
         return seed

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from heapq import nsmallest
 
 from delaybox.engine.asks import ITEMS
@@ -17,20 +17,25 @@ _DEEP_ROUND = 4
 class InTurn:
     """Which of the partitions that are due a round claims from, of one tracker: those that waited longest for it, so
     that all get through their work together. What is left at the end in a few of them leaves no round beside another.
+
+    ``under_way``: the partitions with a claim under way.
     """
 
-    def __init__(self, asked: Asked) -> None:
+    def __init__(self, asked: Asked, under_way: Collection[int]) -> None:
         self._asked = asked
+        self._under_way = under_way
         self._rounds = 0
         self._last: dict[int, int] = {}
         """By partition the round that claimed there last."""
 
-    def of(self, due: list[int], slots: int, deep: bool, under_way: int = 0) -> list[int]:
-        """With few slots free only some of them, so that each claim is full. ``under_way``: partitions with a claim
-        under way; with much work a round takes half of all, so that another goes beside it."""
+    def of(self, due: list[int], slots: int, deep: bool) -> list[int]:
+        """With few slots free only some of them, so that each claim is full. With much work a round takes half of all,
+        so that another goes beside it, unless those of other trackers do."""
         most = self._asked.in_full(slots, ITEMS) if slots else len(due)
         if deep:
-            most = min(most, _DEEP_ROUND, (len(due) + under_way + 1) // 2)
+            most = min(most, _DEEP_ROUND)
+            if self._asked.trackers == 1:
+                most = min(most, (len(due) + len(self._under_way) + 1) // 2)
         if most >= len(due):
             return due
         self._rounds += 1

@@ -30,6 +30,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from delaybox.core.errors import DelayBoxError, PartAway, StoreFull, StoreLost, StoreRefused, StoreUnavailable
 from delaybox.store.durability_waits import CONFIRMED
+from delaybox.store.replies import leaves_more
 from delaybox.store.roundtrips import NotSent
 
 _INCLUDE = "--@include "
@@ -120,9 +121,12 @@ def load(name: str, clock: str | None = None, sharded: bool = False, usual: int 
     then has less to visit (ADR 0075). 2: the same up to a second such line, where there is one; 0: the whole.
     """
     folder = resources.files("delaybox.store.scripts")
+    own = (folder / f"{name}.lua").read_text().splitlines()
+    if usual and _REST not in own:
+        return load(name, clock, sharded, 0)
     lines: list[str] = []
     left_out, rests = False, 0
-    for line in (folder / f"{name}.lua").read_text().splitlines():
+    for line in own:
         if line in (_REST, _END):
             before, rests = left_out, rests + (line == _REST)
             left_out = line == _REST and 0 < usual <= rests
@@ -135,8 +139,6 @@ def load(name: str, clock: str | None = None, sharded: bool = False, usual: int 
             lines += (folder / line[len(_INCLUDE) :].strip()).read_text().splitlines()
         else:
             lines.append(line)
-    if usual and not rests:
-        return load(name, clock, sharded, 0)
     if sharded:
         lines = [_SHARDED.get(line, line) for line in lines]
     source = "\n".join("" if line.lstrip().startswith("--") else line for line in lines) + "\n"
@@ -237,11 +239,6 @@ def _sent(run: _Run, source: bool = False) -> tuple[Any, ...]:
 def _refuses_several(reply: BaseException) -> bool:
     """Whether an error says that keys of several partitions may not be named at once. Proxies have their own words."""
     return isinstance(reply, ClusterCrossSlotError) or (isinstance(reply, ResponseError) and "same slot" in str(reply))
-
-
-def _leaves_more(claimed: Any) -> bool:
-    """Whether the reply of a claim says that more may be due than it took."""
-    return isinstance(claimed, list) and claimed[4][5] == 1
 
 
 def _too_late() -> StoreUnavailable:
@@ -366,7 +363,7 @@ class ScriptRunner:
                 self._apart, each = True, [_WHOLE] * len(run.of)
             for i, own in zip(run.of, each, strict=True):
                 replies[i] = own
-                if run.short and _leaves_more(own):
+                if run.short and isinstance(own, list) and leaves_more(own):
                     self._alone[calls[i].tag] = _ALONE_FOR
         if self._observe is not None:
             took = time.perf_counter() - started

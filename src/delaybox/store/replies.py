@@ -174,6 +174,11 @@ class Verdict(NamedTuple):
     traceback: str = ""
 
 
+def leaves_more(reply: list[Any]) -> bool:
+    """Whether a claim's reply says that more may be due than it took."""
+    return bool(reply[4][5] == 1)
+
+
 def read_claim(reply: list[Any]) -> Claimed:
     """A claim's reply, typed."""
     now, due, leased, lateness, n, lanes, *more = reply
@@ -188,7 +193,7 @@ def read_claim(reply: list[Any]) -> Claimed:
         n[2],
         n[3],
         n[4],
-        n[5] == 1,
+        leaves_more(reply),
         dict(zip(lanes[::2], lanes[1::2], strict=True)),
         n[6] == 1,
         dict(zip(waits[::2], waits[1::2], strict=True)),
