@@ -25,6 +25,9 @@ _WAY_EACH_S: Final = 20e-6
 that are at hand begin."""
 _IDLE: Final = 10
 """One of so many places may be free because its task's end waits."""
+MOST_ENDS: Final = 500
+"""More do not wait for others: a message is a small part of what they cost, and who hears of thousands at once claims
+as many in their place, while the worker runs out of tasks."""
 
 
 class Gathering:
@@ -58,4 +61,4 @@ class Gathering:
         are tasks that have not begun, or more where these last until others come."""
         lately = self._ends * math.exp((self._sent_at - self._now()) / _WINDOW_S) + ends
         needed = math.ceil(lately / _WINDOW_S * (_WAY_S + ends * _WAY_EACH_S))
-        return max(1, places // _IDLE, (ends + queued) // 2, ends + queued - needed)
+        return max(1, min(max(places // _IDLE, (ends + queued) // 2, ends + queued - needed), MOST_ENDS))
