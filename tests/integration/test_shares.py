@@ -18,6 +18,9 @@ from delaybox.core.queue import LiveRules, QueueRules
 from delaybox.core.shares import Part
 from delaybox.core.task import NewTask, Priority, TaskType
 from delaybox.engine import shares
+from delaybox.engine.asks import ITEMS, ROUND, Ask
+from delaybox.engine.clock_estimate import RedisClock
+from delaybox.engine.due_tracker import Tracker
 from delaybox.engine.engine import Engine
 from delaybox.engine.guest import Guest
 from delaybox.engine.options import EngineOptions
@@ -31,6 +34,7 @@ from delaybox.store.replies import ClaimLimits
 from delaybox.store.servers import Servers
 from delaybox.store.store import Batch, Store, read_claim
 from tests.engines import until
+from tests.takers import Collecting
 
 
 class Places:
@@ -381,6 +385,58 @@ async def test_while_all_that_waits_is_ready_one_command_says_that_nothing_is_in
     await add(store, 1, command(priority=Priority.CRITICAL))
     assert await one_more() == {1: Part(critical=1)}
     assert sent == [1 + 2 * 5, 1, 1, 1, 1 + 2 * 5]
+
+
+async def test_beside_a_claim_nothing_is_asked_that_would_wait_for_its_end(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a thousand tasks in each claim the next one came 17 ms later, and the server had nothing to do meanwhile."""
+    for name in ("_FRESH_MS", "_CRITICAL_MS"):
+        monkeypatch.setattr(shares, name, -1.0)
+    monkeypatch.setattr(shares, "_BEHIND_MS", 1e9)
+    chooser, asked = Chooser(store, LiveRules(), guest=True), list[int]()
+    really = chooser._find_earlier
+
+    async def find_earlier(due: Sequence[int], priorities: range, *how: Any) -> None:
+        asked.append(len(priorities))
+        await really(due, priorities, *how)
+
+    monkeypatch.setattr(chooser, "_find_earlier", find_earlier)
+
+    async def one_more(*, behind: bool) -> dict[int, Part] | None:
+        lanes = (lane_of(TaskType.WORKER, "default", "f"),)
+        return await chooser.parts([0, 1], lambda: 1, 250, "w", lambda _: lanes, behind=behind)
+
+    for p in (0, 1):
+        await add(store, p, *(call() for _ in range(20)))
+    chooser.press([0, 1])
+    for behind in (False, True, True, False, True):
+        assert await one_more(behind=behind)
+    # The first decision follows a look.
+    assert asked == [4]
+
+
+async def test_what_is_chosen_is_claimed_in_rounds_too(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All 4,000 that there was room for were claimed in one piece: 30 ms, in which the worker had nothing to do."""
+    taker, asked = Collecting(), list[int]()
+    taker.types, taker.free = TaskType.WORKER.value, 4_000
+    tracker = Tracker(store, taker, EngineOptions(node_id="test", clock=False, channel=""), RedisClock())
+    send = tracker._send
+
+    async def counted(asks: Sequence[Ask], *how: Any) -> None:
+        asked.append(sum(ask.limits.slots for ask in asks))
+        await send(asks, *how)
+
+    monkeypatch.setattr(tracker, "_send", counted)
+    for p in range(store.partitions):
+        await add(store, p, *(call() for _ in range(ITEMS)))
+    tracker._chooser.press(range(store.partitions))
+    try:
+        await tracker.step()
+        assert asked == [ROUND] and len(taker.got) == ROUND < store.partitions * ITEMS
+    finally:
+        await tracker.finish(5.0)
+        tracker.close()
 
 
 @pytest.mark.usefixtures("asks_each_time")

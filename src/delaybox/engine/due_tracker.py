@@ -20,6 +20,7 @@ from delaybox.core.shares import Part
 from delaybox.engine.asks import (
     FAR_MS,
     ITEMS,
+    ROUND,
     UNTIL_CALLED,
     Ask,
     Limits,
@@ -90,8 +91,7 @@ class Tracker:
         self._called_only = self._when_ready = self._retired = False
         self._unanswered: dict[tuple[int, int], bytes] = {}
         self._catch_up = catch_up or CatchUp(options.catch_up_rate, store.partitions)
-        self._deep: set[int] = set()
-        self._under_way: set[int] = set()
+        self._deep, self._under_way = set[int](), set[int]()
         self._asked = asked or Asked()
         self._rounds = Rounds(self._asked, self._rouse)
         self._waits = False  # for the answer of a claim, beside which another may begin
@@ -320,10 +320,11 @@ class Tracker:
             return None
 
         def room() -> int:
-            return self._asked.room_beside(self._taker.free, slots)
+            return min(self._asked.room_beside(self._taker.free, slots), ROUND)
 
         with self._asked.holding(slots):
-            parts = await self._chooser.parts(due, room, ITEMS, self._taker.types, self._lanes_at)
+            of = (due, room, ITEMS, self._taker.types, self._lanes_at)
+            parts = await self._chooser.parts(*of, behind=bool(self._rounds))
         if self._chooser.met:
             lanes, self._chooser.met = self._chooser.met, []
             self._taker.met(lanes)
