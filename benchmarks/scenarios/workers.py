@@ -56,7 +56,7 @@ def run(bench: Bench) -> None:
 
 def _noop(bench: Bench) -> None:
     n = 20_000
-    rounds = bench.size(5, 3)
+    rounds = bench.size(7, 3)  # as many as 0.1.0 takes the median of, for `benchmarks.compare`
     # A rate does not hang on how many there are, and the slowest of them would take a minute for all.
     few = bench.size(8_000, 2_000)
     some = bench.size(n, 5_000)
