@@ -393,7 +393,7 @@ async def test_beside_a_claim_nothing_is_asked_that_would_wait_for_its_end(
     """With a thousand tasks in each claim the next one came 17 ms later, and the server had nothing to do meanwhile."""
     for name in ("_FRESH_MS", "_CRITICAL_MS"):
         monkeypatch.setattr(shares, name, -1.0)
-    monkeypatch.setattr(shares, "_BEHIND_MS", 1e9)
+    monkeypatch.setattr(shares, "_UNDER_WAY_MS", 1e9)
     chooser, asked = Chooser(store, LiveRules(), guest=True), list[int]()
     really = chooser._find_earlier
 
@@ -403,15 +403,15 @@ async def test_beside_a_claim_nothing_is_asked_that_would_wait_for_its_end(
 
     monkeypatch.setattr(chooser, "_find_earlier", find_earlier)
 
-    async def one_more(*, behind: bool) -> dict[int, Part] | None:
+    async def one_more(*, under_way: bool) -> dict[int, Part] | None:
         lanes = (lane_of(TaskType.WORKER, "default", "f"),)
-        return await chooser.parts([0, 1], lambda: 1, 250, "w", lambda _: lanes, behind=behind)
+        return await chooser.parts([0, 1], lambda: 1, 250, "w", lambda _: lanes, under_way=under_way)
 
     for p in (0, 1):
         await add(store, p, *(call() for _ in range(20)))
     chooser.press([0, 1])
-    for behind in (False, True, True, False, True):
-        assert await one_more(behind=behind)
+    for under_way in (False, True, True, False, True):
+        assert await one_more(under_way=under_way)
     # The first decision follows a look.
     assert asked == [4]
 

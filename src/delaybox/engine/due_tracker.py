@@ -319,12 +319,11 @@ class Tracker:
         if not slots or self._catch_up.limited or not self._chooser.chooses(due):
             return None
 
-        def room() -> int:
-            return min(self._asked.room_beside(self._taker.free, slots), ROUND)
-
         with self._asked.holding(slots):
-            of = (due, room, ITEMS, self._taker.types, self._lanes_at)
-            parts = await self._chooser.parts(*of, behind=bool(self._rounds))
+            parts = await self._chooser.parts(
+                due, lambda: min(self._asked.room_beside(self._taker.free, slots), ROUND), ITEMS,
+                self._taker.types, self._lanes_at, under_way=bool(self._rounds),
+            )  # fmt: skip
         if self._chooser.met:
             lanes, self._chooser.met = self._chooser.met, []
             self._taker.met(lanes)

@@ -34,7 +34,7 @@ _MOST_BY_LOOK = 1_000
 _CRITICAL_MS = 5.0
 """How long it counts for critical tasks. Whether one has come due since is asked with plain commands, 16 partitions in
 less time than a look takes at one: by looks alone half of the critical tasks waited 15 ms to be found."""
-_BEHIND_MS = 40.0
+_UNDER_WAY_MS = 40.0
 """How long both count while a claim is under way: the answer would wait for that, up to 17 ms where claims bring a
 thousand tasks together, and the server would have nothing to do when it comes."""
 _DEEPER = 4
@@ -130,12 +130,12 @@ class Chooser:
         types: str,
         lanes_at: Callable[[int], tuple[bytes, ...]],
         *,
-        behind: bool = False,
+        under_way: bool = False,
     ) -> dict[int, Part] | None:
         """What to claim from which of the partitions; None: nothing is to be chosen. StoreUnavailable.
 
         ``room``: how many slots are free; it is asked when the look is over, because slots that came free meanwhile
-        would stay empty until the next claim. ``behind``: whether a claim is under way.
+        would stay empty until the next claim. ``under_way``: whether a claim is.
         """
         if not self.chooses(due):
             return None
@@ -144,10 +144,10 @@ class Chooser:
             await self._look_again(old, types, lanes_at)
         if len(old) == len(due):
             self._asked_earlier = self._asked_critical = local_ms()
-        elif local_ms() - self._asked_earlier > (_BEHIND_MS if behind else _FRESH_MS):
+        elif local_ms() - self._asked_earlier > (_UNDER_WAY_MS if under_way else _FRESH_MS):
             await self._find_earlier(due, range(4), types, lanes_at)
             self._asked_earlier = self._asked_critical = local_ms()
-        elif local_ms() - self._asked_critical > (_BEHIND_MS if behind else _CRITICAL_MS):
+        elif local_ms() - self._asked_critical > (_UNDER_WAY_MS if under_way else _CRITICAL_MS):
             await self._find_earlier(due, range(1), types, lanes_at)
             self._asked_critical = local_ms()
         here = {p: self._waiting[p] for p in self._in_turn(due) if p in self._waiting}
