@@ -15,7 +15,7 @@ from redis.asyncio import Redis
 
 from delaybox.store.connect import make_client
 from scripts.kafka_broker import Broker
-from tests import hung, quick_start
+from tests import quick_start
 from tests.cluster import RealCluster
 from tests.kafka import MORTAL, Kafka, need_broker
 from tests.kafka import shared as shared_kafka
@@ -33,10 +33,6 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 
 
 quick_start.install()
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    config.pluginmanager.register(hung)
 
 
 def pytest_unconfigure() -> None:

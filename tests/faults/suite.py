@@ -83,6 +83,7 @@ def run(row: Row) -> Result:
     report.unlink(missing_ok=True)
     began, git = time.monotonic(), commit()
     command = [sys.executable, "-m", "pytest", *row.tests, "-q", "-s", "-p", "no:cacheprovider", "--timeout", "0"]
+    command += ["-o", "faulthandler_timeout=0"]  # a test of a row at full size may take longer than one of `make test`
     command += ["-n", str(row.together)] if row.together > 1 else []
     with (out / "log").open("wb") as log:
         code = subprocess.run(
