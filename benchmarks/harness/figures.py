@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import Any
+from typing import Any, TypeVar
 
 from benchmarks.harness.server import BenchServer
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +29,13 @@ class Spread:
             f"p50 {self.p50:.2f}, p99 {self.p99:.2f}, p99.9 {self.p999:.2f}, max {self.max:.2f} ms; "
             f"early {self.early} of {self.n}"
         )
+
+
+def middle(runs: Sequence[T], by: Callable[[T], float]) -> T:
+    """The run in the middle by this figure, the upper one of two. ValueError without any."""
+    if not runs:
+        raise ValueError("nothing was measured")
+    return sorted(runs, key=by)[len(runs) // 2]
 
 
 def spread(values: Sequence[float]) -> Spread:

@@ -7,7 +7,7 @@ from statistics import median
 from benchmarks import ours, workload
 from benchmarks.harness import kafka
 from benchmarks.harness.bench import Bench, Scenario
-from benchmarks.harness.figures import Spread, spread
+from benchmarks.harness.figures import Spread, middle, spread
 from benchmarks.harness.report import OURS, Bound, Row, at_least, at_most
 from benchmarks.ours.kafka import kafka_arguments, kafka_herd, kafka_intake
 from delaybox.core.delivery import Delivery
@@ -149,17 +149,17 @@ def _late(bench: Bench, broker: Broker, rate: int, seconds: int) -> None:
 
 
 def _middle(what: str, subject: str, runs: list[Spread], bounds: tuple[Bound, ...]) -> Row:
-    middle = sorted(runs, key=lambda one: one.p99)[len(runs) // 2]
+    chosen = middle(runs, lambda one: one.p99)
     how = "`delaybox serve`, stock consumer" if subject == OURS else "produced by the clock with the same settings"
     early = sum(one.early for one in runs)
     return Row(
         what=what,
         subject=subject,
-        value=middle.p99,
+        value=chosen.p99,
         unit="ms",
-        note=f"{middle.note()}; {how}; p99 of each turn {', '.join(f'{one.p99:.1f}' for one in runs)}",
+        note=f"{chosen.note()}; {how}; p99 of each turn {', '.join(f'{one.p99:.1f}' for one in runs)}",
         bounds=bounds if subject == OURS else (),
-        extra={"p50": middle.p50, "p99": middle.p99, "max": middle.max, "early": float(early), "n": float(middle.n)},
+        extra={"p50": chosen.p50, "p99": chosen.p99, "max": chosen.max, "early": float(early), "n": float(chosen.n)},
     )
 
 

@@ -9,7 +9,7 @@ from statistics import median
 
 from benchmarks import ours, workload
 from benchmarks.harness.bench import Bench, Scenario
-from benchmarks.harness.figures import Spread, spread
+from benchmarks.harness.figures import Spread, middle, spread
 from benchmarks.harness.process import Child, python
 from benchmarks.harness.report import OURS, Row, at_least, at_most
 from benchmarks.harness.server import BenchServer
@@ -75,7 +75,7 @@ def _late(bench: Bench) -> None:
         for _ in range(bench.size(PAIRS, 1)):
             bare_found.append(_bare_lateness(bench, 500))
             ours_found.append(_lateness(bench, 500))
-        found, bare = median_of(ours_found), median_of(bare_found)
+        found, bare = (middle(runs, lambda one: one.p99) for runs in (ours_found, bare_found))
         each = ", ".join(f"{a.p99:.1f} and {b.p99:.1f}" for a, b in zip(ours_found, bare_found, strict=True))
         note = f"{found.note()}; p99 of ours and of the bare one by turns: {each} ms"
         return [
@@ -186,11 +186,6 @@ def _bare_lateness(bench: Bench, rate: int) -> Spread:
 def _schedule(bench: Bench, server: BenchServer, urls: Sequence[str], due: Callable[[int], int], count: int) -> None:
     body = workload.payload(bench.random())
     ours.run(ours.schedule(server, count, due, payload=body, url=lambda i: urls[i % len(urls)]))
-
-
-def median_of(found: list[Spread]) -> Spread:
-    """The run in the middle by p99."""
-    return sorted(found, key=lambda one: one.p99)[len(found) // 2]
 
 
 SCENARIO = Scenario("webhook", "webhooks a second, how late, beside a silent host, memory", run)
