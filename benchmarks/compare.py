@@ -3,7 +3,8 @@
 Each round measures both trees, and the next one in the opposite order, so that what the machine does meanwhile meets
 both alike. Each tree runs its own benchmarks, of which only those of DelayBox itself are taken, and only rows that both
 have. Every process of a tree runs that tree's code, which is checked, but HTTP load comes from this tree's program in
-both. A row is worse when the median over all rounds is. Take it on a machine that does nothing else.
+both. A row is worse when the median over all rounds is; one in ms by more than a millisecond as well. Take it on a
+machine that does nothing else.
 """
 
 from __future__ import annotations
@@ -33,6 +34,9 @@ ROWS = (
     "p99 lateness in the worker's function at 1,000/s|out, herd, .*"
 )
 SEED = 20_240_722
+NO_DIFFERENCE_MS = 1.0
+"""Percentiles of a few milliseconds that differ by no more pass for equal, whatever their ratio: another run of the
+same tree differs by as much."""
 LESS_IS_BETTER = ("ms", "µs", "s", "MB", "bytes")
 # Runs at the start of each process: notes which file it would import as the package.
 NOTE = """
@@ -56,6 +60,11 @@ class Compared(NamedTuple):
     worse: float
     rounds: int
 
+    def is_worse(self, percent: float) -> bool:
+        """Whether the later tree is worse by more than this."""
+        equal = self.unit == "ms" and self.after - self.before <= NO_DIFFERENCE_MS
+        return self.worse * 100 > percent and not equal
+
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.compare", description=__doc__)
@@ -78,12 +87,12 @@ def main() -> int:
                 print(f"round {number + 1}, {name}: {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
     rows = compared(*found)
     for row in rows:
-        mark = "  WORSE" if row.worse * 100 > asked.worse else ""
+        mark = "  WORSE" if row.is_worse(asked.worse) else ""
         print(
             f"{row.what:62} {row.before:12,.2f} -> {row.after:12,.2f} {row.unit:10} "
             f"{-row.worse:+7.1%} (of {row.rounds}){mark}"
         )
-    return int(not rows or any(row.worse * 100 > asked.worse for row in rows))
+    return int(not rows or any(row.is_worse(asked.worse) for row in rows))
 
 
 def unpacked(commit: str, folder: Path) -> Path:

@@ -1,4 +1,4 @@
-"""`benchmarks.compare`: whose code the processes of a tree run."""
+"""`benchmarks.compare`: whose code the processes of a tree run, and what it calls worse."""
 
 from __future__ import annotations
 
@@ -75,3 +75,22 @@ def test_a_process_with_another_trees_code_is_an_error(
     monkeypatch.setenv("SEARCH", str(other.parent))
     with pytest.raises(RuntimeError, match=r"1 of 2 processes run code that is not of .*other.delaybox"):
         compare.measured(tree, ["workers"], ".*", quick=True)
+
+
+@pytest.mark.parametrize(
+    ("unit", "before", "after", "worse"),
+    [
+        ("tasks/s", 1_000.0, 951.0, False),
+        ("tasks/s", 1_000.0, 949.0, True),
+        ("tasks/s", 1_000.0, 1_500.0, False),
+        ("tasks/s", 2.0, 1.5, True),
+        ("ms", 1.4, 2.3, False),
+        ("ms", 1.4, 2.5, True),
+        ("ms", 40.0, 41.9, False),
+        ("ms", 40.0, 42.1, True),
+        ("s", 1.0, 1.1, True),
+    ],
+)
+def test_percentiles_within_a_millisecond_pass_for_equal(unit: str, before: float, after: float, worse: bool) -> None:
+    (row,) = compare.compared([{("what", unit): before}], [{("what", unit): after}])
+    assert row.is_worse(5.0) is worse
