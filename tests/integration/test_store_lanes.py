@@ -9,7 +9,9 @@ import pytest
 from delaybox.core import ids
 from delaybox.core.lane import lane_of
 from delaybox.core.needs import WorkerNeeds
+from delaybox.core.queue import QueueRules
 from delaybox.core.task import NewTask, Priority, TaskType
+from delaybox.service.rules import Rules
 from delaybox.store import keys, lanes
 from delaybox.store.lanes import queues
 from tests.lab import Lab, leased
@@ -33,6 +35,28 @@ async def test_only_named_lanes_are_taken(lab: Lab, guest: bool, ready: bool) ->
         await lab.claim(slots=0)
     assert set(leased(await lab.claim(types="w", lanes=(SEND,), guest=guest))) == {mine}
     assert set(leased(await lab.claim())) == set(others)
+    assert await lab.problems() == []
+
+
+@pytest.mark.parametrize("ready", [False, True])
+async def test_a_guest_that_claims_nothing_learns_what_waits_for_it(lab: Lab, ready: bool) -> None:
+    """What came between its look and this claim was found a hundred milliseconds later, by others."""
+
+    async def waits() -> bool:
+        claimed = await lab.claim(types="w", lanes=(SEND,), guest=True, slots=0)
+        assert not claimed.leased
+        return 0 <= claimed.next_due_ms <= lab.now
+
+    await lab.add(call("other"), call(queue="default"), call(delay_ms=60_000))
+    if ready:
+        await lab.claim(slots=0)
+    assert not await waits()
+    await lab.add(call())
+    if ready:
+        await lab.claim(slots=0)
+    assert await waits()
+    await Rules(lab.store).set("mail", QueueRules(paused=True), whole=True)
+    assert not await waits()
     assert await lab.problems() == []
 
 

@@ -318,6 +318,8 @@ local progress = n_leased > 0 or #fired > 0 or dropped > 0 or permits.moved
 if guest and (full or backlog) and not progress then due = promoted > 0 and now or now + 20 end
 -- What became ready here because its queue is steered, and has room, is taken by the next look.
 if n_parked > 0 or fair.moved or gone and c.steered and promoted > 0 and has_ready(free .. letters, served, now) then due = now end
+-- One without slots only looks, so what waits for it counts: a look may have found nothing just before it came.
+if guest and slots == 0 and (whose.waits(own, from, now, types, served) or has_ready(types, served, now)) then due = now end
 -- Whether something is left is known only now: it may have taken all that is ready, or all that has permits.
 if backlog then backlog = n_leased >= slots or ends.deeper or has_ready(free .. letters, served, now) end
 local more = progress and (n_ids >= most or #put_back > 0 or backlog or guest and (full or n_leased >= slots))

@@ -34,6 +34,19 @@ function whose.in_near(own, from, now, types, served, looked, line)
   return sums[true], sums[false]
 end
 
+-- Whether a task that a taker serves is due among the first of each near index; not of queues whose tasks are taken from ready sets alone.
+function whose.waits(own, from, now, types, served)
+  for _, n in ipairs(own) do
+    for _, member in ipairs(redis.call('ZRANGE', K_NEAR[n], from, now, 'BYSCORE', 'LIMIT', 0, 32)) do
+      local lane = sub(member, 17)
+      if string.find(types, sub(lane, 1, 1), 1, true) and whose.serves(served, lane) and not (is_steered() and through_ready(lane)) then
+        return true
+      end
+    end
+  end
+  return false
+end
+
 -- Wakes those who claim for lanes of queues that this claim let go and has not taken from, or not all that there is room for. (While it
 -- woke them before it took its own, each claim of a limited queue that came by time was followed by one that found nothing.)
 function whose.call_left(now)
