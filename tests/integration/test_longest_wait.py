@@ -12,7 +12,7 @@ from delaybox.core.lane import lane_of
 from delaybox.core.queue import LiveRules, QueueRules, Slack
 from delaybox.core.task import NewTask, Priority, TaskType
 from delaybox.core.waits import longest_wait_ms
-from delaybox.engine import shares
+from delaybox.engine import in_front, shares
 from delaybox.service.rules import Rules
 from delaybox.store import looks
 from delaybox.store.replies import ClaimLimits
@@ -71,9 +71,10 @@ async def test_the_stated_wait_holds_over_partitions_though_the_backlog_of_one_i
     async def look(*asked: Any) -> Any:
         return lab.now, (await really(*asked))[1]
 
-    monkeypatch.setattr(shares, "_FRESH_MS", -1.0)
+    for module in (shares, in_front):
+        monkeypatch.setattr(module, "FRESH_MS", -1.0)
     monkeypatch.setattr(shares, "_PLAIN_MS", -1.0 if each_time else 1e9)
-    monkeypatch.setattr(shares, "reachable", look)
+    monkeypatch.setattr(in_front, "reachable", look)
     chooser = shares.Chooser(lab.store, LiveRules(), guest=True)
     lanes = (lane_of(TaskType.WORKER, "*", "f"),)
     due: dict[bytes, tuple[int, Priority]] = {}
@@ -117,7 +118,8 @@ async def test_a_limited_queue_with_a_backlog_does_not_keep_the_places_from_othe
     client: Redis, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is older than what waits in other partitions, but nothing of it may begin."""
-    monkeypatch.setattr(shares, "_FRESH_MS", -1.0)
+    for module in (shares, in_front):
+        monkeypatch.setattr(module, "FRESH_MS", -1.0)
     lab = await Lab.open(client, prefix, partitions=4)
     await Rules(lab.store).set("limited", QueueRules(concurrency=1))
     chooser = shares.Chooser(lab.store, LiveRules(), guest=True)

@@ -12,12 +12,11 @@ import pytest
 from redis.asyncio import Redis
 
 from delaybox.core.delivery import DONE, Delivery, Report
-from delaybox.core.errors import PartAway
 from delaybox.core.lane import lane_of
 from delaybox.core.queue import LiveRules, QueueRules
 from delaybox.core.shares import Part
-from delaybox.core.task import NewTask, Priority, TaskType
-from delaybox.engine import shares
+from delaybox.core.task import Priority, TaskType
+from delaybox.engine import in_front, shares
 from delaybox.engine.asks import ITEMS, ROUND, Ask
 from delaybox.engine.clock_estimate import RedisClock
 from delaybox.engine.due_tracker import Tracker
@@ -26,15 +25,13 @@ from delaybox.engine.guest import Guest
 from delaybox.engine.options import EngineOptions
 from delaybox.engine.shares import Chooser
 from delaybox.service.rules import Rules
-from delaybox.store import looks
 from delaybox.store.fsck import fsck
 from delaybox.store.loader import ScriptCall
-from delaybox.store.record import draft
 from delaybox.store.replies import ClaimLimits
 from delaybox.store.servers import Servers
-from delaybox.store.store import Batch, Store, read_claim
+from delaybox.store.store import Store
 from tests.engines import until
-from tests.takers import Collecting
+from tests.takers import Collecting, add, ask_each_time, call, chosen, surveyed
 
 
 class Places:
@@ -59,16 +56,6 @@ class Places:
         self.free += len(batch)
         if self.guest is not None:
             self.guest.more_room()
-
-
-def call(queue: str = "default", **parts: Any) -> NewTask:
-    return NewTask(type=TaskType.WORKER, queue=queue, name="f", **parts)
-
-
-async def add(store: Store, partition: int, *tasks: NewTask) -> None:
-    for at in range(0, len(tasks), 500):
-        (answers,) = await store.schedule([Batch(partition, [draft(t) for t in tasks[at : at + 500]])])
-        assert not isinstance(answers, BaseException), answers
 
 
 @contextlib.asynccontextmanager
@@ -165,29 +152,12 @@ async def test_critical_tasks_come_first_over_all_partitions_and_others_keep_the
 
 @pytest.fixture
 def surveys(store: Store, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The partitions that takers looked at to decide what they claim, in order."""
-    sent: list[str] = []
-    really = store.runner.run_many
-
-    async def run_many(calls: Sequence[ScriptCall]) -> list[Any]:
-        sent.extend(one.tag for one in calls if one.script == "survey")
-        return await really(calls)
-
-    monkeypatch.setattr(store.runner, "run_many", run_many)
-    return sent
+    return surveyed(store, monkeypatch)
 
 
 @pytest.fixture
 def asks_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without rules a look counts for ever, and each decision asks what stands in front of it."""
-    monkeypatch.setattr(shares, "_FRESH_MS", -1.0)
-    monkeypatch.setattr(shares, "_PLAIN_MS", 1e9)
-
-
-async def chosen(chooser: Chooser, slots: int) -> dict[int, Part] | None:
-    """What to claim from the first two partitions."""
-    lane = lane_of(TaskType.WORKER, "*", "f")
-    return await chooser.parts([0, 1], lambda: slots, 250, TaskType.WORKER.value, lambda _: (lane,))
+    ask_each_time(monkeypatch)
 
 
 def gave_too_little(chooser: Chooser, partition: int) -> None:
@@ -245,7 +215,8 @@ async def test_where_queues_have_rules_a_claim_that_gives_too_little_brings_no_l
     store: Store, surveys: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A limited queue with a backlog gives too little again and again, and each look would be at all partitions."""
-    monkeypatch.setattr(shares, "_FRESH_MS", 1e9)
+    for module in (shares, in_front):
+        monkeypatch.setattr(module, "FRESH_MS", 1e9)
     rules = LiveRules()
     rules.take(1, {"mail": QueueRules(concurrency=5)})
     chooser = Chooser(store, rules, guest=True)
@@ -262,7 +233,8 @@ async def test_where_a_look_finds_nothing_a_claim_says_when_to_come_again(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No claim was planned there, so it stayed due, and was looked at every 15 ms while work waited elsewhere."""
-    monkeypatch.setattr(shares, "_FRESH_MS", 1.0)
+    for module in (shares, in_front):
+        monkeypatch.setattr(module, "FRESH_MS", 1.0)
     sent: Counter[tuple[str, str]] = Counter()
     really = store.runner.run_many
 
@@ -281,139 +253,6 @@ async def test_where_a_look_finds_nothing_a_claim_says_when_to_come_again(
         await until(lambda: len(places.got) >= 400)
     for tag in store.tags[1:]:
         assert sent["survey", tag] <= sent["claim", tag] + 1, sent
-
-
-@pytest.mark.parametrize("served", ["default", "mail"])
-async def test_a_critical_task_is_found_before_the_next_look(
-    store: Store, monkeypatch: pytest.MonkeyPatch, served: str
-) -> None:
-    looked, asked = list[int](), list[int]()
-    chooser = Chooser(store, LiveRules(), guest=True)
-    look, ask = chooser._look, looks.reachable
-
-    async def counted_look(partitions: Sequence[int], *how: Any) -> Any:
-        looked.extend(partitions)
-        return await look(partitions, *how)
-
-    async def counted_ask(store: Store, partitions: Sequence[int], of: Any) -> Any:
-        asked.extend(partitions)
-        return await ask(store, partitions, of)
-
-    for name in ("_FRESH_MS", "_PLAIN_MS"):
-        monkeypatch.setattr(shares, name, 1e9)
-    monkeypatch.setattr(shares, "_CRITICAL_MS", -1.0)
-    monkeypatch.setattr(shares, "reachable", counted_ask)
-    monkeypatch.setattr(chooser, "_look", counted_look)
-
-    async def one_more() -> dict[int, Part] | None:
-        lane = lane_of(TaskType.WORKER, served, "f")
-        return await chooser.parts([0, 1, 2], lambda: 1, 250, TaskType.WORKER.value, lambda _: (lane,))
-
-    for p in range(3):
-        await add(store, p, *(call(served) for _ in range(20)))
-    chooser.press([0, 1, 2])
-    assert sum(part.others for part in (await one_more() or {}).values()) == 1
-    assert sum(part.others for part in (await one_more() or {}).values()) == 1
-    assert (looked, asked) == ([0, 1, 2], []), "that there is no critical task anywhere one command says"
-    await add(store, 1, call(priority=Priority.CRITICAL))
-    for _ in range(2):
-        parts = await one_more()
-        assert parts is not None
-        if served == "default":
-            assert parts == {1: Part(critical=1)}
-        else:
-            assert sum(part.critical for part in parts.values()) == 0, "another one serves it"
-    # That it is another's is found out once.
-    assert looked == [0, 1, 2, 1, 1] if served == "default" else [0, 1, 2, 1]
-    assert asked == [0, 1, 2, 0, 1, 2]
-
-
-@pytest.mark.usefixtures("asks_each_time")
-async def test_a_critical_task_that_a_claim_made_ready_is_found_before_the_next_look(
-    store: Store, surveys: list[str]
-) -> None:
-    chooser = Chooser(store, LiveRules(), guest=False)
-
-    async def one_more() -> dict[int, Part] | None:
-        return await chooser.parts([0, 1], lambda: 1, 250, "s", lambda _: ())
-
-    def command(**parts: Any) -> NewTask:
-        return NewTask(type=TaskType.SHELL_CMD, queue="default", payload=b"true", **parts)
-
-    for p in (0, 1):
-        await add(store, p, *(command() for _ in range(20)))
-    chooser.press([0, 1])
-    assert await one_more()
-    assert surveys == [store.tags[0], store.tags[1]]
-    await add(store, 1, command(priority=Priority.CRITICAL))
-    # A time keeper also claims where it has planned nothing.
-    (reply,) = await store.runner.run_many([store.claim_call(1, b"l" * 16, ClaimLimits(slots=0, types="s"))])
-    assert read_claim(reply).promoted
-    assert await one_more() == {1: Part(critical=1)}
-    assert surveys[2:] == [store.tags[1]]
-
-
-@pytest.mark.usefixtures("asks_each_time")
-async def test_while_all_that_waits_is_ready_one_command_says_that_nothing_is_in_front(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    chooser = Chooser(store, LiveRules(), guest=False)
-    sent: list[int] = []
-    really = store.servers.replies
-
-    async def replies(commands: Sequence[Any]) -> list[Any]:
-        sent.append(len(commands))
-        return await really(commands)
-
-    monkeypatch.setattr(store.servers, "replies", replies)
-
-    def command(**parts: Any) -> NewTask:
-        return NewTask(type=TaskType.SHELL_CMD, queue="default", payload=b"true", **parts)
-
-    for p in (0, 1):
-        await add(store, p, *(command() for _ in range(20)))
-        await store.runner.run_many([store.claim_call(p, bytes([p]) * 16, ClaimLimits(slots=0, types="s"))])
-
-    async def one_more() -> dict[int, Part] | None:
-        return await chooser.parts([0, 1], lambda: 1, 250, "s", lambda _: ())
-
-    chooser.press([0, 1])
-    for _ in range(4):
-        assert await one_more()
-    # The first decision follows a look.
-    assert sent == [1 + 2 * 5, 1, 1]
-    await add(store, 1, command(priority=Priority.CRITICAL))
-    assert await one_more() == {1: Part(critical=1)}
-    assert sent == [1 + 2 * 5, 1, 1, 1, 1 + 2 * 5]
-
-
-async def test_beside_a_claim_nothing_is_asked_that_would_wait_for_its_end(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """With a thousand tasks in each claim the next one came 17 ms later, and the server had nothing to do meanwhile."""
-    for name in ("_FRESH_MS", "_CRITICAL_MS"):
-        monkeypatch.setattr(shares, name, -1.0)
-    monkeypatch.setattr(shares, "_UNDER_WAY_MS", 1e9)
-    chooser, asked = Chooser(store, LiveRules(), guest=True), list[int]()
-    really = chooser._find_earlier
-
-    async def find_earlier(due: Sequence[int], priorities: range, *how: Any) -> None:
-        asked.append(len(priorities))
-        await really(due, priorities, *how)
-
-    monkeypatch.setattr(chooser, "_find_earlier", find_earlier)
-
-    async def one_more(*, under_way: bool) -> dict[int, Part] | None:
-        lanes = (lane_of(TaskType.WORKER, "default", "f"),)
-        return await chooser.parts([0, 1], lambda: 1, 250, "w", lambda _: lanes, under_way=under_way)
-
-    for p in (0, 1):
-        await add(store, p, *(call() for _ in range(20)))
-    chooser.press([0, 1])
-    for under_way in (False, True, True, False, True):
-        assert await one_more(under_way=under_way)
-    # The first decision follows a look.
-    assert asked == [4]
 
 
 async def test_what_is_chosen_is_claimed_in_rounds_too(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -437,27 +276,3 @@ async def test_what_is_chosen_is_claimed_in_rounds_too(store: Store, monkeypatch
     finally:
         await tracker.finish(5.0)
         tracker.close()
-
-
-@pytest.mark.usefixtures("asks_each_time")
-async def test_a_partition_that_moves_hides_no_critical_task_of_others(
-    store: Store, surveys: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    chooser = Chooser(store, LiveRules(), guest=True)
-    for p in (0, 1):
-        await add(store, p, *(call() for _ in range(20)))
-    chooser.press([0, 1])
-    assert await chosen(chooser, 1)
-    await add(store, 1, call(priority=Priority.CRITICAL))
-    really = store.servers.replies
-
-    async def replies(commands: Sequence[Any]) -> list[Any]:
-        found = await really(commands)
-        moving = store.tags[0] + ":"
-        return [
-            PartAway("it moves") if len(c) > 1 and str(c[1]).startswith(moving) else r
-            for c, r in zip(commands, found, strict=True)
-        ]
-
-    monkeypatch.setattr(store.servers, "replies", replies)
-    assert await chosen(chooser, 1) == {1: Part(critical=1)}

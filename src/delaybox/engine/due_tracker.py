@@ -496,4 +496,5 @@ class Tracker:
     def close(self) -> None:
         """Releases what waiting needs."""
         self._beside.leave(self)
+        self._chooser.close()
         self._timer.close()

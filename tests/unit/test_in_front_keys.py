@@ -5,8 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any, cast
 
-from delaybox.core.queue import LiveRules
-from delaybox.engine.shares import Chooser
+from delaybox.engine.in_front import InFront
 from delaybox.store import keys
 from delaybox.store.store import Store
 
@@ -30,11 +29,11 @@ class Servers:
 
 async def test_each_question_names_the_keys_of_its_partitions_also_when_it_is_asked_again() -> None:
     servers = Servers()
-    chooser = Chooser(cast(Store, SimpleNamespace(servers=servers, tags=TAGS)), LiveRules(), guest=True)
+    in_front = InFront(cast(Store, SimpleNamespace(servers=servers, tags=TAGS)), dict, guest=True)
 
     async def asks(partitions: list[int], priorities: int, types: str = "w") -> None:
         indexes: list[Any] = [(priority, types) for priority in range(priorities)]
-        found = await chooser._any(partitions, indexes, types)
+        found = await in_front._any(partitions, indexes, types)
         assert found is bool(servers.found)
         near = {keys.near(TAGS[p], priority, types) for p in partitions for priority in range(priorities)}
         assert servers.asked == near | {keys.active(TAGS[p], types, critical=True) for p in partitions}
