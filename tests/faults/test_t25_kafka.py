@@ -24,6 +24,7 @@ from tests.faults.harness.rig import Rig
 from tests.faults.harness.scale import FULL, SEED, scaled
 from tests.kafka import Kafka
 from tests.nodes import Node
+from tests.proc import children_of, lives
 from tests.waiting import PATIENCE_S, until_async
 
 pytestmark = [pytest.mark.faults, pytest.mark.kafka, pytest.mark.timeout(scaled(240, 1_800))]
@@ -138,6 +139,10 @@ def _payload(value: bytes) -> str:
     return Task.FromString(value).payload.decode()
 
 
+async def gone(processes: list[int]) -> None:
+    await until(lambda: not any(map(lives, processes)), "a killed node's children are gone")
+
+
 async def until(true: Callable[[], bool], what: str) -> None:
     await until_async(lambda: asyncio.to_thread(true), lambda: f"{what}: not within {DRAIN_S} s", within_s=DRAIN_S)
 
@@ -202,8 +207,11 @@ async def test_killed_nodes_and_a_restarted_broker_lose_and_double_nothing(
                 if producing.done():
                     break
                 async with counting(), rig.nemesis.during("kill", pid=nodes[name].process.pid):
+                    # A claim of a child may be on its way while its parent is gone already.
+                    members = children_of(nodes[name].process.pid)
                     nodes[name].process.kill()
                     await asyncio.to_thread(nodes[name].process.wait)
+                    await gone(members)
                 nodes[name] = start(name)
                 if turn == 1:
                     async with counting(), rig.nemesis.during("broker"):
