@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from delaybox import metrics
 from tests.engines import until
 from tests.faults.harness.scale import SEED, WHOLE, scaled
 from tests.yard import Process, Yard, both_ways, worker, yard
@@ -55,6 +56,11 @@ def extra(yard: Yard) -> int:
     begun = yard.oracle.begun()
     assert all(len(set(tokens)) == len(tokens) for tokens in begun.values()), "one delivery was handed out twice"
     return sum(len(tokens) - 1 for tokens in begun.values())
+
+
+def lost() -> int:
+    """How many workers the node in this process has given up. Straight on Redis none are counted."""
+    return int(metrics.REGISTRY.get_sample_value("delaybox_lost_workers_total") or 0)
 
 
 class Gang:
@@ -201,7 +207,7 @@ async def test_a_cut_between_worker_and_node_loses_and_doubles_nothing(
 async def test_frozen_workers_do_no_harm_when_they_go_on(yard: Yard, gang: Gang) -> None:
     count, draw = scaled(1_000, 30_000), random.Random(SEED)
     producing = asyncio.create_task(scheduled(yard, count))
-    freezes = held = 0
+    freezes, held, lost_before = 0, 0, lost()
     while not freezes or not producing.done():
         held += await gang.freeze(draw)
         freezes += 1
@@ -209,9 +215,14 @@ async def test_frozen_workers_do_no_harm_when_they_go_on(yard: Yard, gang: Gang)
     dead = await yard.dead()
     await all_ended(yard, [task for task in made if task not in dead], timeout_s=scaled(60, 600))
     more = extra(yard)
-    print(f"{yard.way} workers frozen {freezes} times, tasks={count} lost=0 dead={len(dead)} held={held} extra={more}")
+    # On a busy machine others stand still for as long: they pass for lost, and what they held runs again too.
+    gone = max(freezes, lost() - lost_before)
+    print(
+        f"{yard.way} workers frozen {freezes} times, passed for lost {gone} times, tasks={count} lost=0 "
+        f"dead={len(dead)} held={held} extra={more}"
+    )
     assert all("lost with its worker 3 times" in reason for reason in dead.values()), dead
-    assert 0 < more <= freezes * CONCURRENCY, "at most what the frozen ones held runs again"
+    assert 0 < more <= gone * CONCURRENCY, "at most what the frozen ones held runs again"
 
 
 @both_ways
