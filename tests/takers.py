@@ -58,7 +58,8 @@ async def add(store: Store, partition: int, *tasks: NewTask) -> None:
         assert not isinstance(answers, BaseException), answers
 
 
-def surveyed(store: Store, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+@pytest.fixture
+def surveys(store: Store, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The partitions that takers looked at to decide what they claim, in order."""
     sent: list[str] = []
     really = store.runner.run_many
@@ -71,10 +72,16 @@ def surveyed(store: Store, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return sent
 
 
-def ask_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without rules a look counts for ever, and each decision asks what stands in front of it."""
+def looks_count(monkeypatch: pytest.MonkeyPatch, ms: float) -> None:
+    """How long a look counts, and an answer."""
     for module in (shares, in_front):
-        monkeypatch.setattr(module, "FRESH_MS", -1.0)
+        monkeypatch.setattr(module, "FRESH_MS", ms)
+
+
+@pytest.fixture
+def asks_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without rules a look counts for ever, and each decision asks what stands in front of it."""
+    looks_count(monkeypatch, -1.0)
     monkeypatch.setattr(shares, "_PLAIN_MS", 1e9)
 
 

@@ -27,23 +27,15 @@ from delaybox.store.replies import ClaimLimits
 from delaybox.store.servers import Servers
 from delaybox.store.store import Store, read_claim
 from tests.engines import until
-from tests.takers import Collecting, add, ask_each_time, call, chosen, surveyed
+from tests.takers import Collecting, add, asks_each_time, call, chosen, looks_count, surveys
 from tests.waiting import PATIENCE_S
+
+__all__ = ["asks_each_time", "surveys"]  # fixtures
 
 
 @pytest.fixture
 async def store(client: Redis, prefix: str) -> Store:
     return await Store.open(Servers(client), prefix=prefix, partitions=8)
-
-
-@pytest.fixture
-def surveys(store: Store, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    return surveyed(store, monkeypatch)
-
-
-@pytest.fixture
-def asks_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    ask_each_time(monkeypatch)
 
 
 @pytest.mark.parametrize("served", ["default", "mail"])
@@ -62,8 +54,7 @@ async def test_a_critical_task_is_found_before_the_next_look(
         asked.extend(partitions)
         return await ask(store, partitions, of)
 
-    for module in (shares, in_front):
-        monkeypatch.setattr(module, "FRESH_MS", 1e9)
+    looks_count(monkeypatch, 1e9)
     monkeypatch.setattr(shares, "_PLAIN_MS", 1e9)
     monkeypatch.setattr(in_front, "CRITICAL_MS", -1.0)
     monkeypatch.setattr(in_front, "reachable", counted_ask)

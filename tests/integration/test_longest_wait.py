@@ -17,6 +17,7 @@ from delaybox.service.rules import Rules
 from delaybox.store import looks
 from delaybox.store.replies import ClaimLimits
 from tests.lab import Lab
+from tests.takers import looks_count
 
 TICK_MS = 500
 PLACES = 20
@@ -71,8 +72,7 @@ async def test_the_stated_wait_holds_over_partitions_though_the_backlog_of_one_i
     async def look(*asked: Any) -> Any:
         return lab.now, (await really(*asked))[1]
 
-    for module in (shares, in_front):
-        monkeypatch.setattr(module, "FRESH_MS", -1.0)
+    looks_count(monkeypatch, -1.0)
     monkeypatch.setattr(shares, "_PLAIN_MS", -1.0 if each_time else 1e9)
     monkeypatch.setattr(in_front, "reachable", look)
     chooser = shares.Chooser(lab.store, LiveRules(), guest=True)
@@ -118,8 +118,7 @@ async def test_a_limited_queue_with_a_backlog_does_not_keep_the_places_from_othe
     client: Redis, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is older than what waits in other partitions, but nothing of it may begin."""
-    for module in (shares, in_front):
-        monkeypatch.setattr(module, "FRESH_MS", -1.0)
+    looks_count(monkeypatch, -1.0)
     lab = await Lab.open(client, prefix, partitions=4)
     await Rules(lab.store).set("limited", QueueRules(concurrency=1))
     chooser = shares.Chooser(lab.store, LiveRules(), guest=True)

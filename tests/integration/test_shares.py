@@ -16,7 +16,6 @@ from delaybox.core.lane import lane_of
 from delaybox.core.queue import LiveRules, QueueRules
 from delaybox.core.shares import Part
 from delaybox.core.task import Priority, TaskType
-from delaybox.engine import in_front, shares
 from delaybox.engine.asks import ITEMS, ROUND, Ask
 from delaybox.engine.clock_estimate import RedisClock
 from delaybox.engine.due_tracker import Tracker
@@ -31,7 +30,9 @@ from delaybox.store.replies import ClaimLimits
 from delaybox.store.servers import Servers
 from delaybox.store.store import Store
 from tests.engines import until
-from tests.takers import Collecting, add, ask_each_time, call, chosen, surveyed
+from tests.takers import Collecting, add, asks_each_time, call, chosen, looks_count, surveys
+
+__all__ = ["asks_each_time", "surveys"]  # fixtures
 
 
 class Places:
@@ -150,16 +151,6 @@ async def test_critical_tasks_come_first_over_all_partitions_and_others_keep_the
     assert 40 <= others <= 60, others
 
 
-@pytest.fixture
-def surveys(store: Store, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    return surveyed(store, monkeypatch)
-
-
-@pytest.fixture
-def asks_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    ask_each_time(monkeypatch)
-
-
 def gave_too_little(chooser: Chooser, partition: int) -> None:
     """A claim that was to bring ten tasks from there brought two."""
     limits = ClaimLimits(slots=10, types="w", guest=True)
@@ -215,8 +206,7 @@ async def test_where_queues_have_rules_a_claim_that_gives_too_little_brings_no_l
     store: Store, surveys: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A limited queue with a backlog gives too little again and again, and each look would be at all partitions."""
-    for module in (shares, in_front):
-        monkeypatch.setattr(module, "FRESH_MS", 1e9)
+    looks_count(monkeypatch, 1e9)
     rules = LiveRules()
     rules.take(1, {"mail": QueueRules(concurrency=5)})
     chooser = Chooser(store, rules, guest=True)
@@ -233,8 +223,7 @@ async def test_where_a_look_finds_nothing_a_claim_says_when_to_come_again(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No claim was planned there, so it stayed due, and was looked at every 15 ms while work waited elsewhere."""
-    for module in (shares, in_front):
-        monkeypatch.setattr(module, "FRESH_MS", 1.0)
+    looks_count(monkeypatch, 1.0)
     sent: Counter[tuple[str, str]] = Counter()
     really = store.runner.run_many
 

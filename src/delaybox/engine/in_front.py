@@ -81,11 +81,11 @@ class InFront:
         if self._asking is not None and (self._asking.done() or not under_way):
             asking, self._asking = self._asking, None
             await asking
-        waiting, chosen = self._waiting(), set(due)
+        waiting = self._waiting()
         known = [p for p in due if p in waiting]
-        priorities = self._open(known)
-        if not priorities or self._asking is not None:
+        if self._asking is not None or not (priorities := self._open(known)):
             return
+        chosen = set(known)
         known += [p for p in waiting if p not in chosen]
         question = self._ask(known[:MOST_ASKED], priorities, types)
         if under_way:
@@ -150,7 +150,7 @@ class InFront:
         indexes = [(priority, letter) for priority in priorities for letter in letters]
         seen = self._waiting()
         asked = [p for p in partitions if p in seen and (len(priorities) > 1 or not seen[p].critical)]
-        if (len(priorities) == 1 or self._none_near) and not await self._any(asked, indexes, types):
+        if not asked or ((len(priorities) == 1 or self._none_near) and not await self._any(asked, indexes, types)):
             return
 
         def heads_of(tag: str) -> list[Command]:
@@ -179,8 +179,8 @@ class InFront:
     async def _any(self, partitions: Sequence[int], indexes: Sequence[tuple[int, str]], types: str) -> bool:
         """Whether any of these near indexes, or of the sets of critical ready work, holds something: mostly none does,
         and one command for all of them says so. On a cluster it is not asked, because they lie in many slots."""
-        if self._store.servers.sharded or not partitions:
-            return bool(partitions)
+        if self._store.servers.sharded:
+            return True
         known = self._named.setdefault((*indexes, types), {})
         for p in partitions:
             if p not in known:
