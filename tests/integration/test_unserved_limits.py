@@ -13,6 +13,7 @@ from redis.asyncio import Redis
 from delaybox.core.lane import lane_of
 from delaybox.core.limit_keys import KeyLimit
 from delaybox.core.membership import Activity, ConnectedWorker, Member
+from delaybox.core.needs import NO_NEEDS, WorkerNeeds
 from delaybox.core.query import TaskQuery
 from delaybox.core.queue import LiveRules, QueueRules
 from delaybox.core.queue_limits import rate_of
@@ -27,6 +28,7 @@ from delaybox.service.rules import Rules
 from delaybox.service.served import Served
 from delaybox.store import rules
 from delaybox.store.leases import new_lease
+from delaybox.store.permits import MOST_UNABLE
 from delaybox.store.record import draft
 from delaybox.store.servers import Servers
 from delaybox.store.store import Batch, ClaimLimits, Store
@@ -35,26 +37,25 @@ from tests.engines import Recorder, until
 PARTITIONS = 4
 
 
-def lane(name: str) -> bytes:
-    return lane_of(TaskType.WORKER, "mail", name)
+def lane(name: str, needs: WorkerNeeds = NO_NEEDS) -> bytes:
+    return lane_of(TaskType.WORKER, "mail", name + needs.text())
 
 
-async def add(store: Store, name: str, count: int) -> None:
+async def add(store: Store, name: str, count: int, needs: WorkerNeeds = NO_NEEDS) -> None:
     """So many in each partition."""
-    new = NewTask(type=TaskType.WORKER, queue="mail", name=name, labels={"customer": "42"})
+    new = NewTask(type=TaskType.WORKER, queue="mail", name=name, labels={"customer": "42"}, needs=needs)
     for answer in await store.schedule([Batch(p, [draft(new)] * count) for p in range(PARTITIONS)]):
         assert not isinstance(answer, BaseException), answer
 
 
 @asynccontextmanager
-async def serving(store: Store, *names: str) -> AsyncIterator[Recorder]:
-    """A member whose workers have these functions."""
-    lanes = tuple(map(lane, names))
-    activity = Activity(
-        types="w", lanes=lanes, lane_count=len(lanes), workers=(ConnectedWorker(concurrency=9),), worker_count=1
-    )
+async def serving(store: Store, *names: str, needs: WorkerNeeds = NO_NEEDS, **labels: str) -> AsyncIterator[Recorder]:
+    """A member with one worker, which has these functions and labels. ``needs``: it has met tasks with these."""
+    lanes = (*map(lane, names), *(lane(name, needs) for name in names if needs != NO_NEEDS))
+    worker = ConnectedWorker(concurrency=9, labels=labels)
+    activity = Activity(types="w", lanes=lanes, lane_count=len(lanes), workers=(worker,), worker_count=1)
     target = Recorder()
-    engine = Engine(store, {}, EngineOptions(node_id="-".join(names)), hosts=True, facts=lambda: activity)
+    engine = Engine(store, {}, EngineOptions(node_id="-".join([*names, *labels])), hosts=True, facts=lambda: activity)
     await engine.start()
     try:
         engine.admit(lanes=lanes, target=target, room=lambda: 9)
@@ -84,6 +85,55 @@ async def test_what_nobody_serves_holds_up_nothing(client: Redis, prefix: str, l
         others = await members.enter_async_context(serving(store, "nobodys"))
         await add(store, "send", 2)
         await until(lambda: len(others.got) == 3 * PARTITIONS and len(mine.got) == 4 * PARTITIONS)
+
+
+LACKING = [WorkerNeeds(requires=("gpu",)), WorkerNeeds(cost=10)]
+
+
+@pytest.mark.parametrize("needs", LACKING, ids=["label", "places"])
+@pytest.mark.parametrize("limits", LIMITS, ids=["concurrency", "rate", "key"])
+async def test_what_no_worker_can_run_holds_up_nothing(
+    client: Redis, prefix: str, limits: QueueRules, needs: WorkerNeeds
+) -> None:
+    """A label that no worker has, misspelt perhaps: the limit's permits went to the partitions in which such tasks of a
+    function that is served had waited longest, and the queue stood still."""
+    store = await Store.open(Servers(client), prefix=prefix, partitions=PARTITIONS)
+    await Rules(store).set("mail", limits)
+    await add(store, "send", 3, needs)
+    await add(store, "send", 2)
+    async with AsyncExitStack() as members:
+        mine = await members.enter_async_context(serving(store, "send"))
+        await until(lambda: len(mine.got) == 2 * PARTITIONS)
+        if not needs.requires:
+            return
+        # Now somebody can.
+        able = await members.enter_async_context(serving(store, "send", needs=needs, gpu="1"))
+        await until(lambda: len(able.got) == 3 * PARTITIONS)
+        assert len(mine.got) == 2 * PARTITIONS
+
+
+async def test_lanes_that_nobody_can_run_are_bounded_and_looked_at_again(client: Redis, prefix: str) -> None:
+    store = await Store.open(Servers(client), prefix=prefix, partitions=PARTITIONS)
+    dealer = PermitDealer(store, LiveRules(), Ownership(PARTITIONS), Clocks(lambda: store.shards.of), keeps=False)
+    many = [lane("send", WorkerNeeds(requires=(f"host={n}",))) for n in range(MOST_UNABLE + 1)]
+    # As long as nobody has said what is served, all is.
+    assert not dealer._note_unable(many)
+    worker = ConnectedWorker(concurrency=9, labels={"host": "3"})
+    activity = Activity(types="w", lanes=(lane("send"),), lane_count=1, workers=(worker,), worker_count=1)
+    dealer.listed([Member(id="a", seen_ms=1, activity=activity)])
+    assert dealer._note_unable([many[3], lane("send") + b"!1!of!a!newer!version"]) == set()
+    assert dealer._note_unable(many) == {b"mail"}
+    assert len(dealer._unable) == MOST_UNABLE and many[3] not in dealer._unable
+    assert dealer._note_unable(many) == set()
+    # What is known has an end.
+    for one in many[:100]:
+        dealer._unable.update({one: 0.0})
+    dealer.listed([Member(id="a", seen_ms=1, activity=activity)])
+    assert dealer._unable.keys() == set(many[100:])
+    # Commands need places alone.
+    dealer.listed([Member(id="a", seen_ms=1, activity=Activity(types="s", places={"s": 2}))])
+    two, three = (lane_of(TaskType.SHELL_CMD, "shop", f"backup!{cost}") for cost in (2, 3))
+    assert dealer._note_unable([two]) == set() and dealer._note_unable([three]) == {b"shop"}
 
 
 async def test_what_comes_back_where_nobodys_tasks_wait_goes_to_others_at_once(client: Redis, prefix: str) -> None:

@@ -125,7 +125,7 @@ class World:
                 asked = args[3:7] if len(args) > 2 else (0, 0, 0, -2 if args[0] else -1)
                 self.visits += 1
                 now = self.now(self.shards[int(call.tag)])
-                replies.append([now, b"", place.visit(asked, now, self.pool.permits)])
+                replies.append([now, b"", [], place.visit(asked, now, self.pool.permits)])
         await self.pause()
         return replies
 

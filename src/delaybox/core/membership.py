@@ -247,6 +247,11 @@ def places(activity: Activity) -> int:
     return sum(max(worker.concurrency, 1) for worker in shown) * max(activity.worker_count, len(shown)) // len(shown)
 
 
+def abilities(activity: Activity) -> frozenset[tuple[tuple[tuple[str, str], ...], int]]:
+    """What tasks with needs may find at its workers: the labels and places that these have, each once."""
+    return frozenset((tuple(sorted(w.labels.items())), w.places or w.concurrency) for w in activity.workers)
+
+
 def help_of(member: Member | None) -> float:
     """How well a member suits to take what another one has no room for: its free places, the fewer the later its event
     loop wakes. -1: it is not known, so it is no one's first choice."""

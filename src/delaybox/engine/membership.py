@@ -14,7 +14,7 @@ from typing import Protocol
 
 from delaybox import __version__
 from delaybox.core.errors import DelayBoxError, PartAway
-from delaybox.core.membership import WORKER, Activity, Member, places
+from delaybox.core.membership import WORKER, Activity, Member, abilities, places
 from delaybox.engine.clock_estimate import local_ms
 from delaybox.engine.lag import Lag
 from delaybox.engine.listener import Listener
@@ -102,7 +102,7 @@ class Membership:
         self._list = nodes.MemberList(store)
         self._beats = nodes.OwnBeats(store)
         self._living = 0
-        self._place: tuple[int, frozenset[bytes]] | None = None
+        self._place: tuple[object, ...] | None = None
         self._shown: tuple[object, ...] = ()
         self._lag = Lag()
         self._clock_offset_ms: int | None = None
@@ -216,7 +216,7 @@ class Membership:
             noted=True,
             capacity=who.capacity,
         )
-        place = (places(activity), frozenset(activity.lanes))
+        place = (places(activity), frozenset(activity.lanes), abilities(activity))
         # Others go by these as well, but when the list has changed is early enough.
         shown = (activity.partitions, activity.worker_count, activity.claims_due)
         self._known = True

@@ -49,6 +49,9 @@ _KEYS_AGAIN_MS = 2_000.0
 """The same of limit keys, of which there may be very many."""
 _SWEEP_S = 1.0
 _MARK = MARK.encode()
+_UNABLE_MS = 600_000.0
+"""How long it counts that nobody can run the tasks of a lane: mostly they are gone by then. What waits longer is found
+again."""
 _MOST_UNSERVED = 1_000
 """Pools that are noted because tasks wait for them that nobody serves; of more the sweep sees to what comes back."""
 _AT_ONCE, _TRIPS = 4, 16
@@ -75,6 +78,10 @@ class PermitDealer:
         """The lanes that living members serve, as `permits.visit_calls` takes them."""
         self._served_now: tuple[int, Sequence[bytes]] | None = None
         """Of these what `_served_here` found by so many changes of rules."""
+        self._by_members: Served | None = None
+        self._unable: dict[bytes, float] = {}
+        """Lanes with needs in which tasks of queues with limits wait that no living member can run, and until when that
+        counts."""
         self._unserved: dict[bytes, set[int]] = {}
         """Pools for which tasks wait that nobody serves, and in which of the partitions that were visited."""
         self._apart = Apart(clocks.shards)
@@ -109,9 +116,14 @@ class PermitDealer:
     def listed(self, members: Sequence[Member]) -> None:
         """These live. Tasks that none of them serves get no permits, which they would keep from all others; what waits
         in lanes that are new among those they serve is looked for at once."""
-        lanes = Served.by(members).lanes() if members else []
-        if lanes != self._served:
+        self._by_members = served = Served.by(members) if members else None
+        lanes = served.lanes() if served is not None else []
+        now = local_ms()
+        able = [lane for lane, until in self._unable.items() if until <= now or _can_run(served, lane)]
+        if lanes != self._served or able:
             self._served, self._served_now = lanes, None
+            for lane in able:
+                del self._unable[lane]
             if self._rules.stored:
                 self._sweep_at = 0.0
                 self._wake.set()
@@ -130,8 +142,7 @@ class PermitDealer:
         return [pool.name for pool in self._rules_of(name).pools_of(name)]
 
     def _rules_of(self, name: bytes) -> QueueRules:
-        key = read_name(name)
-        return self._rules.of(split(b"w" + (name if key is None else key.queue)).queue)
+        return self._rules.of(split(b"w" + _queue_of(name)).queue)
 
     def _at(self, partition: int, pool: bytes, at: float) -> None:
         due = self._due.setdefault(partition, {})
@@ -238,7 +249,9 @@ class PermitDealer:
         for p in {*asked, *places}:
             now = self._clocks.now_ms(p)
             sweep = places.get(p, b"")
-            some = permits.visit_calls(self._store, p, asked.get(p, {}), now, sweep=sweep, served=served)
+            some = permits.visit_calls(
+                self._store, p, asked.get(p, {}), now, sweep=sweep, served=served, unable=list(self._unable)
+            )
             calls += [(p, call) for call in some]
         places.clear()
         found: list[PoolReport] = []
@@ -267,10 +280,25 @@ class PermitDealer:
             self._clocks.of(p).observe(sent, received, seen.now_ms)
             if seen.place:
                 places[p] = seen.place
-            found += seen.pools
+            unable = self._note_unable(seen.with_needs)
             for one in seen.pools:
                 self._note_unserved(p, one)
+                if unable and _queue_of(one.pool[1:]) in unable:
+                    self._at(p, one.pool, 0.0)  # it counted what nobody can run
+                else:
+                    found.append(one)
         return found, problem
+
+    def _note_unable(self, lanes: Sequence[bytes]) -> set[bytes]:
+        """Tasks wait in these lanes with needs, and counted. Those of lanes that nobody can run count no more;
+        returns their queues."""
+        room = permits.MOST_UNABLE - len(self._unable)
+        fresh = [lane for lane in lanes if lane not in self._unable and not _can_run(self._by_members, lane)][:room]
+        if fresh:
+            self._unable |= dict.fromkeys(fresh, local_ms() + _UNABLE_MS)
+            # Other partitions have counted them as well.
+            self._sweep_at = 0.0
+        return {queue_of_lane(lane) for lane in fresh}
 
     def _others_wait(self, d: Delivery) -> bool:
         """Whether tasks that nobody serves wait for a permit that it used."""
@@ -350,3 +378,17 @@ class PermitDealer:
         """With no permits where there is no such limit any more."""
         name = pool[1:]
         return next((one for one in self._rules_of(name).pools_of(name) if one.name == pool), Pool(pool, 0))
+
+
+def _queue_of(name: bytes) -> bytes:
+    """The queue of a name that pools have, of a queue or a limit key; as lanes spell it."""
+    key = read_name(name)
+    return name if key is None else key.queue
+
+
+def _can_run(served: Served | None, lane: bytes) -> bool:
+    """Whether anybody runs tasks of a lane with needs, as far as known."""
+    try:
+        return served is None or served.has(lane)
+    except ValueError:
+        return True  # a newer node's needs

@@ -26,7 +26,8 @@ from delaybox.store.store import Store
 _PART = 200
 """Pools in one call of a script."""
 MOST_SERVED = 500
-"""Lanes in one call."""
+MOST_UNABLE = 500
+"""Lanes in one call: those that are served, and those with needs that nobody can run."""
 _FOREVER = 1e15
 """Until a task leaves its lease, among times."""
 _decode = msgspec.msgpack.Decoder(dict[int, tuple[int, int, int, int, int]]).decode
@@ -46,10 +47,12 @@ class PoolReport:
 
 @dataclass(frozen=True, slots=True)
 class Visited:
-    """One partition. ``place``: where a sweep goes on; b"": it is done."""
+    """One partition. ``place``: where a sweep goes on; b"": it is done. ``with_needs``: lanes with needs in which tasks
+    wait that counted as served."""
 
     now_ms: int
     place: bytes
+    with_needs: Sequence[bytes]
     pools: tuple[PoolReport, ...]
 
 
@@ -58,14 +61,22 @@ Ask = Mapping[bytes, Grant | None]
 
 
 def visit_calls(
-    store: Store, partition: int, ask: Ask, now_ms: int, *, sweep: bytes = b"", served: Sequence[bytes] = ()
+    store: Store,
+    partition: int,
+    ask: Ask,
+    now_ms: int,
+    *,
+    sweep: bytes = b"",
+    served: Sequence[bytes] = (),
+    unable: Sequence[bytes] = (),
 ) -> list[ScriptCall]:
     """Scripts that bring grants and report; read each reply with `visited`. ``served``: lanes, as the script has them;
-    none: all are served."""
+    none: all are served, but for those of ``unable``, lanes with needs that nobody can run."""
     items = list(ask.items())
     calls: list[ScriptCall] = []
+    lanes = [*served, *(b"-" + lane for lane in unable)]
     for at in range(0, max(len(items), 1), _PART):
-        args: list[Any] = [b"" if at else sweep, len(served), *served]
+        args: list[Any] = [b"" if at else sweep, len(lanes), *lanes]
         for pool, grant in items[at : at + _PART]:
             if grant is None:
                 args += (pool, 0, 0, 0, -1)
@@ -78,10 +89,11 @@ def visit_calls(
 
 def visited(partition: int, reply: Sequence[Any]) -> Visited:
     """The reply of such a script."""
-    now, place, *found = reply
+    now, place, with_needs, *found = reply
     return Visited(
         now,
         place,
+        with_needs,
         tuple(
             PoolReport(
                 pool,

@@ -5,14 +5,14 @@
 --       waits for, and forgets permits whose task left its lease unnoticed,
 --       2 how many lanes follow, as in claim.lua from 16 on: those that living members serve, of types that are not served in all lanes;
 --       of such a type its letter with '!' as well. What waits in other lanes does not count, because nobody would use a permit for it.
---       Lanes with needs are served where those without are,
+--       Lanes with needs are served where those without are; but for those that follow with '-' before them, which nobody can run,
 --       then (pool, grant's number or 0, budget by that grant, until when it is good ms, cap or -1: report only, -2: take back
 --       what cannot be used) ...
--- REPLY {now ms, where the sweep goes on ('' = it is done), then for each pool {pool, budget, number of the last grant, how many
---       it could use, by when the first that waits is ordered ms, 1 = permits were given back here, when the next comes free by
---       time ms (-1 none)} ...}
+-- REPLY {now ms, where the sweep goes on ('' = it is done), lanes with needs in which tasks wait that counted as served, then for
+--       each pool {pool, budget, number of the last grant, how many it could use, by when the first that waits is ordered ms,
+--       1 = permits were given back here, when the next comes free by time ms (-1 none), 1 = tasks wait that nobody serves} ...}
 -- ERRORS TRYAGAIN (nothing written)
--- BOUND 200 pools asked for, 500 lanes; a sweep takes 300 a call; 1,000 lanes of a queue; stamps 1,000 permits anew
+-- BOUND 200 pools asked for, 1,000 lanes; a sweep takes 300 a call; 1,000 lanes of a queue; names 64 lanes; stamps 1,000 permits anew
 --@include lib/time.lua
 --@include lib/keys.lua
 --@include lib/record.lua
@@ -24,7 +24,7 @@
 local CAP_MS = 1000
 -- Critical tasks are ordered as if they had been due this much (ms) earlier.
 local AHEAD = 3600000
-local PART, STRAYS = 100, 50
+local PART, STRAYS, NAMED = 100, 50, 64
 local now = now_ms()
 local asked, order = {}, {}
 local function ask(pool)
@@ -74,22 +74,27 @@ if ARGV[1] ~= '' then
 end
 
 -- Whether anybody serves a lane, as far as is known.
-local served
+local served, unable
 local function is_served(lane)
   if not served then
-    served = {}
+    served, unable = {}, {}
     for i = 3, lanes_end do
       local of = served[byte(ARGV[i])] or {}
-      served[byte(ARGV[i])] = of
-      of[byte(ARGV[i], 2) == 42 and '*' .. (string.match(ARGV[i], ':(.*)') or '') or ARGV[i]] = true
+      if byte(ARGV[i]) == 45 then
+        unable[sub(ARGV[i], 2)] = true
+      else
+        served[byte(ARGV[i])] = of
+        of[byte(ARGV[i], 2) == 42 and '*' .. (string.match(ARGV[i], ':(.*)') or '') or ARGV[i]] = true
+      end
     end
   end
+  if unable[lane] then return false end
   local of, plain = served[byte(lane)], string.match(lane, '^(.-):?!') or lane
   return not of or of[plain] or of['*' .. (string.match(plain, ':(.*)') or '')] or false
 end
 
 -- What waits of a queue, or of a limit key: how many tasks, and by when the first is ordered; whether some are served by nobody.
-local waits_of = {}
+local waits_of, named, with_needs = {}, {}, {}
 local function waiting(queue)
   local known = waits_of[queue]
   if not known then
@@ -102,6 +107,7 @@ local function waiting(queue)
         local deadline = tonumber(head) - (critical and AHEAD or 0)
         if known.count == 0 or deadline < known.deadline then known.deadline = deadline end
         known.count = known.count + redis.call('ZCARD', set)
+        if not named[lane] and string.find(lane, '!', 1, true) then named[lane], with_needs[#with_needs + 1] = true, lane end
       end
     end
     if string.find(queue, '\1', 1, true) then
@@ -177,4 +183,7 @@ for _, pool in ipairs(order) do
   reports[#reports + 1] = { pool, b.budget, b.seq, want, int(waits.deadline), b.budget < had and 1 or 0, free_at, waits.others }
 end
 for queue in pairs(touched) do permits().look_again(queue, now, true) end
-return { now, next_place, unpack(reports) }
+-- Of many of them others each time.
+local some = {}
+for i = 1, math.min(#with_needs, NAMED) do some[i] = with_needs[(now + i) % #with_needs + 1] end
+return { now, next_place, some, unpack(reports) }
