@@ -373,6 +373,8 @@ def test_needs_are_given_in_each_way(served: Node, client: Client, cli: Command)
         client.schedule("far", cost=0)
     with pytest.raises(InvalidTask, match="requires 'gpu' is text, not a list"):
         client.schedule("far", requires="gpu")
+    with pytest.raises(InvalidTask, match="is of the type dict, not a list"):
+        client.schedule("far", requires={"gpu": "1"})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

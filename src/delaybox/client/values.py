@@ -67,8 +67,8 @@ def key_of(value: object) -> str:
 
 
 def texts_of(field: str, value: object) -> list[str]:
-    """Several texts. InvalidTask, for one text as well."""
-    if isinstance(value, str) or not isinstance(value, Iterable):
+    """Several texts. InvalidTask, for one text and for a mapping, of whose values nothing would be left, as well."""
+    if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):
         raise InvalidTask(field, f'{field} {show(value)} is {_kind(value)}, not a list; give texts such as ["gpu"]')
     return [text_of(field, one) for one in value]
 
