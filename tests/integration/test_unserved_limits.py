@@ -22,7 +22,7 @@ from delaybox.engine.clock_estimate import Clocks
 from delaybox.engine.engine import Engine
 from delaybox.engine.options import EngineOptions
 from delaybox.engine.ownership import Ownership
-from delaybox.engine.permit_dealer import PermitDealer
+from delaybox.engine.permit_dealer import _MOST_ABLE, PermitDealer
 from delaybox.service import Selection, Service
 from delaybox.service.rules import Rules
 from delaybox.service.served import Served
@@ -124,6 +124,9 @@ async def test_lanes_that_nobody_can_run_are_bounded_and_looked_at_again(client:
     assert dealer._note_unable([many[3], lane("send") + b"!1!of!a!newer!version"]) == set()
     assert dealer._note_unable(many) == {b"mail"}
     assert len(dealer._unable) == MOST_UNABLE and many[3] not in dealer._unable
+    able = [lane("send", WorkerNeeds(requires=("host=3",), prefers=(f"zone={n}",))) for n in range(_MOST_ABLE + 1)]
+    assert dealer._note_unable(able[:_MOST_ABLE]) == dealer._note_unable(able[_MOST_ABLE:]) == set()
+    assert len(dealer._able) == _MOST_ABLE and able[-1] not in dealer._able
     assert dealer._note_unable(many) == set()
     # What is known has an end.
     for one in many[:100]:

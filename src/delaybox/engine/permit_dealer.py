@@ -52,6 +52,8 @@ _MARK = MARK.encode()
 _UNABLE_MS = 600_000.0
 """How long it counts that nobody can run the tasks of a lane: mostly they are gone by then. What waits longer is found
 again."""
+_MOST_ABLE = 1_000
+"""Lanes that are remembered as judged."""
 _MOST_UNSERVED = 1_000
 """Pools that are noted because tasks wait for them that nobody serves; of more the sweep sees to what comes back."""
 _AT_ONCE, _TRIPS = 4, 16
@@ -82,6 +84,8 @@ class PermitDealer:
         self._unable: dict[bytes, float] = {}
         """Lanes with needs in which tasks of queues with limits wait that no living member can run, and until when that
         counts."""
+        self._able: set[bytes] = set()
+        """Some that count, because a living member can run them: to judge one anew may take a look at each worker."""
         self._unserved: dict[bytes, set[int]] = {}
         """Pools for which tasks wait that nobody serves, and in which of the partitions that were visited."""
         self._apart = Apart(clocks.shards)
@@ -119,6 +123,7 @@ class PermitDealer:
         self._by_members = served = Served.by(members) if members else None
         lanes = served.lanes() if served is not None else []
         now = local_ms()
+        self._able.clear()
         able = [lane for lane, until in self._unable.items() if until <= now or _can_run(served, lane)]
         if lanes != self._served or able:
             self._served, self._served_now = lanes, None
@@ -293,7 +298,10 @@ class PermitDealer:
         """Tasks wait in these lanes with needs, and counted. Those of lanes that nobody can run count no more;
         returns their queues."""
         room = permits.MOST_UNABLE - len(self._unable)
-        fresh = [lane for lane in lanes if lane not in self._unable and not _can_run(self._by_members, lane)][:room]
+        unknown = [lane for lane in lanes if lane not in self._able and lane not in self._unable]
+        fresh = [lane for lane in unknown if not _can_run(self._by_members, lane)][:room]
+        able = [lane for lane in unknown if lane not in fresh]
+        self._able.update(able[: _MOST_ABLE - len(self._able)])
         if fresh:
             self._unable |= dict.fromkeys(fresh, local_ms() + _UNABLE_MS)
             # Other partitions have counted them as well.
