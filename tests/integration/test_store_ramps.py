@@ -7,7 +7,10 @@ from typing import Any
 import pytest
 
 from delaybox.core.errors import PartAway
+from delaybox.core.lane import lane_of
 from delaybox.core.limit_keys import KeyLimit
+from delaybox.core.membership import Activity, ConnectedWorker, Member
+from delaybox.core.needs import WorkerNeeds
 from delaybox.core.queue import LiveRules, QueueRules, Ramp
 from delaybox.core.queue_limits import Rate, rate_of
 from delaybox.core.task import NewTask, Priority, TaskType
@@ -16,7 +19,7 @@ from delaybox.engine.ownership import Ownership
 from delaybox.engine.permit_dealer import PermitDealer
 from delaybox.engine.rules import RuleReader
 from delaybox.service.rules import Rules
-from delaybox.store import keys, ramps, rules
+from delaybox.store import keys, nodes, ramps, rules
 from tests.lab import Lab, leased
 
 TWO = rate_of("2/s")
@@ -253,6 +256,47 @@ async def test_a_task_that_nobody_takes_does_not_change_the_rules_all_the_time(b
     await lab.move(60_000)
     await bench.look()
     assert await bench.ramp() is None
+
+
+async def test_what_nobody_serves_makes_it_longer_for_ten_minutes(bench: Bench) -> None:
+    """A task of a function that no worker has, or with a label that none has, kept its queue at the rate for ever."""
+    lab = bench.lab
+    lane = lane_of(TaskType.WORKER, "mail", "send")
+    worker = ConnectedWorker(concurrency=9)
+    activity = Activity(types="w", lanes=(lane,), lane_count=1, workers=(worker,), worker_count=1)
+
+    async def alive() -> None:
+        await nodes.beat(lab.store, Member(id="a", seen_ms=lab.now, activity=activity))
+
+    await bench.set(paused=True, resume_rate=TWO)
+    for new in (call(), call(needs=WorkerNeeds(requires=("gpu",))), NewTask(type=TaskType.SHELL_CMD, queue="mail")):
+        await lab.add(new)
+    await lab.move(60_000)
+    await bench.set(paused=False)
+    await lab.move(590_000)
+    await alive()
+    await bench.look()
+    assert len(await bench.claim(lanes=(lane,))) == 1
+    assert await bench.ramp() is not None, "workers may be on their way"
+    await lab.move(70_000)
+    await alive()
+    await bench.look()
+    assert await bench.ramp() is None
+
+
+async def test_what_somebody_serves_makes_it_longer_for_as_long_as_it_waits(bench: Bench) -> None:
+    lab = bench.lab
+    lane = lane_of(TaskType.WORKER, "mail", "send")
+    await bench.set(paused=True, resume_rate=TWO)
+    await lab.add(call())
+    await lab.move(60_000)
+    await bench.set(paused=False)
+    for _ in range(3):
+        await lab.move(590_000)
+        activity = Activity(types="w", lanes=(lane,), lane_count=1, worker_count=1)
+        await nodes.beat(lab.store, Member(id="a", seen_ms=lab.now, activity=activity))
+        await bench.look()
+        assert await bench.ramp() is not None
 
 
 async def test_while_a_partition_is_away_a_ramp_goes_on_and_other_rules_are_copied(

@@ -124,7 +124,7 @@ class PermitDealer:
         lanes = served.lanes() if served is not None else []
         now = local_ms()
         self._able.clear()
-        able = [lane for lane, until in self._unable.items() if until <= now or _can_run(served, lane)]
+        able = [lane for lane, until in self._unable.items() if until <= now or served is None or served.has(lane)]
         if lanes != self._served or able:
             self._served, self._served_now = lanes, None
             for lane in able:
@@ -299,7 +299,8 @@ class PermitDealer:
         returns their queues."""
         room = permits.MOST_UNABLE - len(self._unable)
         unknown = [lane for lane in lanes if lane not in self._able and lane not in self._unable]
-        fresh = [lane for lane in unknown if not _can_run(self._by_members, lane)][:room]
+        served = self._by_members
+        fresh = [lane for lane in unknown if served is not None and not served.has(lane)][:room]
         able = [lane for lane in unknown if lane not in fresh]
         self._able.update(able[: _MOST_ABLE - len(self._able)])
         if fresh:
@@ -392,11 +393,3 @@ def _queue_of(name: bytes) -> bytes:
     """The queue of a name that pools have, of a queue or a limit key; as lanes spell it."""
     key = read_name(name)
     return name if key is None else key.queue
-
-
-def _can_run(served: Served | None, lane: bytes) -> bool:
-    """Whether anybody runs tasks of a lane with needs, as far as known."""
-    try:
-        return served is None or served.has(lane)
-    except ValueError:
-        return True  # a newer node's needs

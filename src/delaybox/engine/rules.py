@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from delaybox.core.errors import PartAway
 from delaybox.core.queue import LiveRules
 from delaybox.engine.ownership import Ownership
+from delaybox.service.served import Served, living
 from delaybox.store import ramps, rules
 from delaybox.store.rules import StoredRules
 from delaybox.store.store import Store
@@ -16,6 +17,9 @@ from delaybox.store.store import Store
 log = logging.getLogger("delaybox.engine")
 
 _LEAST_MS, _MOST_MS = 1_000, 60_000
+_UNSERVED_MS = 600_000
+"""So long after a pause tasks that nobody serves make its ramp longer: workers may be on their way. A task with a
+misspelt label would keep its queue at the resume rate for ever."""
 _EVERY_S = 0.5
 """With it a change is in force everywhere within a second."""
 _CHECKS = 12
@@ -47,13 +51,18 @@ class RuleReader:
         if not ramped or 0 not in self._ownership.kept:
             return False
         now, stored, changed = await self._store.ping(), self._live.stored, False
+        served: Served | None = None
         for queue, one in ramped:
             before = one.rules.ramp
             if before is None or before.until_ms > now:
                 continue
             own = replace(one.rules, ramp=None)
+            counts: Callable[[bytes], bool] = _every
+            if now - before.since_ms >= _UNSERVED_MS:
+                served = served or Served.by(await living(self._store))
+                counts = served.has
             try:
-                after = await ramps.ramp(self._store, stored, queue, own, before.since_ms, now)
+                after = await ramps.ramp(self._store, stored, queue, own, before.since_ms, now, counts)
             except PartAway:
                 # It is not known what is left there. The ramp goes on until it is; other rules are copied meanwhile.
                 continue
@@ -89,6 +98,10 @@ class RuleReader:
                 await rules.copy(self._store, found.behind, number, rules.codes(self._live.stored))
             self._kept = kept
         return _EVERY_S
+
+
+def _every(_: bytes) -> bool:
+    return True
 
 
 def _longer_ms(lasted_ms: int) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from delaybox.core.lane import ANY_QUEUE, WITH_PLACES, cost_of, lane_of, split, without_needs
+from delaybox.core.lane import ANY_QUEUE, WITH_PLACES, lane_of, split, without_needs
 from delaybox.core.membership import Activity, Member
 from delaybox.core.needs import MARK, NO_NEEDS, WorkerNeeds
 from delaybox.core.task import TaskType
@@ -73,17 +73,19 @@ class Served:
         if letter == TaskType.WORKER.value:
             among = self.workers
         elif letter in self.others:
-            if cost_of(lane) > 1:
-                return self._has_places(letter, lane)
             among = self.others[letter]
         else:
             return False
-        if among is None or lane in among:
+        if letter == TaskType.WORKER.value and (among is None or lane in among):
             return True
         try:
             parts = split(lane)
         except ValueError:
-            return True  # a newer node's task type
+            return True  # a newer node's task type, or needs
+        if letter != TaskType.WORKER.value and parts.needs.cost > 1:
+            return self._has_places(letter, lane)
+        if among is None or lane in among:
+            return True
         if parts.needs != NO_NEEDS:
             return self._has_needs(lane, parts.needs)
         return lane_of(parts.type, ANY_QUEUE, parts.name) in among

@@ -25,12 +25,19 @@ _AT_ONCE = 1_000
 
 
 async def ramp(
-    store: Store, stored: Mapping[str, QueueRules], queue: str, own: QueueRules, since_ms: int, now_ms: int
+    store: Store,
+    stored: Mapping[str, QueueRules],
+    queue: str,
+    own: QueueRules,
+    since_ms: int,
+    now_ms: int,
+    counts: Callable[[bytes], bool] = lambda _: True,
 ) -> Ramp | None:
     """The ramp of a queue whose pause ended at ``since_ms``; None where nothing of that time is left.
 
     ``stored``: the rules of all queues; ``own``: those that this one has from now on. With `OTHERS` it is that of all
-    queues without a pause rule of their own: as long as that of the queue that needs the longest. StoreUnavailable.
+    queues without a pause rule of their own: as long as that of the queue that needs the longest. ``counts``: whether
+    tasks of a lane make it longer. StoreUnavailable.
     """
     others = own if queue == OTHERS else stored.get(OTHERS, NO_RULES)
 
@@ -41,7 +48,7 @@ async def ramp(
         return stored.get(name, NO_RULES).paused is None if queue == OTHERS else name == queue
 
     spans = [0]
-    for name, count in (await _left(store, meant, effect, since_ms)).items():
+    for name, count in (await _left(store, meant, effect, since_ms, counts)).items():
         pace = replace(effect(name), ramp=Ramp(since_ms, since_ms)).pace
         if pace is not None:
             spans.append(math.ceil(count * pace.interval_ms / pace.count))
@@ -49,7 +56,11 @@ async def ramp(
 
 
 async def _left(
-    store: Store, meant: Callable[[str], bool], effect: Callable[[str], QueueRules], since_ms: int
+    store: Store,
+    meant: Callable[[str], bool],
+    effect: Callable[[str], QueueRules],
+    since_ms: int,
+    counts_: Callable[[bytes], bool],
 ) -> Counter[str]:
     """By queue, tasks that were due then and wait still: by their virtual deadlines, so some that became due within
     the queue's longest slack count too."""
@@ -64,12 +75,13 @@ async def _left(
 
     def add(key: str | bytes, lane: bytes) -> None:
         name = _queue(lane)
-        if meant(name):
+        if meant(name) and counts_(lane):
             counts[key] = name, since_ms + _longest(effect(name).slack or DEFAULT_SLACK)
 
     for tag in store.tags:
         for _ in keys.nears(tag):
-            left.update(name for name in (_queue(of_hint(hint)[1]) for hint in next(replies)) if meant(name))
+            lanes = (of_hint(hint)[1] for hint in next(replies))
+            left.update(_queue(lane) for lane in lanes if meant(_queue(lane)) and counts_(lane))
         for _, critical in keys.actives(tag):
             for lane in next(replies):
                 add(keys.ready(tag, lane, critical=critical), lane)
