@@ -6,10 +6,13 @@ import random
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from delaybox.core import ids
 from delaybox.core.lane import lane_of
 from delaybox.core.limit_keys import KeyLimit, name_of
+from delaybox.core.membership import Activity, ConnectedWorker, Member
+from delaybox.core.needs import NO_NEEDS, WorkerNeeds
 from delaybox.core.queue import LiveRules, QueueRules
 from delaybox.core.queue_limits import rate_of
 from delaybox.core.task import DeliveryMode, NewTask, OnConflict, Priority, TaskType
@@ -89,6 +92,54 @@ async def test_a_key_without_room_stands_in_nobodys_way(bench: Bench, guest: boo
     assert await lab.ready("wmail:send:critical") == [], "it costs claims nothing while it waits"
     await lab.index(lab.now // lab.store.bucket_ms)
     assert await lab.near(0, "w") == {}, "the scrubber knows where it stands"
+
+
+def listed(*lanes: bytes) -> list[Member]:
+    worker = ConnectedWorker(concurrency=9)
+    activity = Activity(types="w", lanes=lanes, lane_count=len(lanes), workers=(worker,), worker_count=1)
+    return [Member(id="a", seen_ms=1, activity=activity)]
+
+
+@pytest.mark.parametrize("needs", [NO_NEEDS, WorkerNeeds(requires=("gpu",))])
+async def test_what_stands_apart_and_nobody_serves_keeps_no_key_from_others(bench: Bench, needs: WorkerNeeds) -> None:
+    """Its worker is gone. It was the earliest, so it was let go first, a task a second, and the others waited."""
+    lab = bench.lab
+    name = "send" if needs.requires else "gone"
+    gone = lane_of(TaskType.WORKER, "mail", name + needs.text())
+    await bench.set(KeyLimit(by=BY, concurrency=1))
+    first = await lab.add(*(replace(call("acme"), name=name, needs=needs) for _ in range(30)))
+    assert await bench.claim(LEASE, lanes=(SEND, gone), guest=True, slots=9) == first[:1]
+    bench.dealer.listed(listed(SEND))
+    await lab.store.ack(0, LEASE, first[:1])
+    later = await lab.add(*(call("acme") for _ in range(9)))
+    await bench.settle(sweep=True)
+    await bench.settle(sweep=True)
+    for n, one in enumerate(later):
+        lease = LEASE[:-1] + bytes([n])
+        assert await bench.claim(lease, lanes=(SEND,), guest=True, slots=9) == [one]
+        await lab.store.ack(0, lease, [one])
+    # Its worker is back.
+    bench.dealer.listed(listed(SEND, gone))
+    await bench.settle(sweep=True)
+    assert not await lab.client.exists(keys.unserved(lab.tag))
+    await lab.move(1_001)
+    assert await bench.claim(LEASE, lanes=(SEND, gone), guest=True, slots=9) == first[1:2]
+    assert await lab.problems() == []
+
+
+async def test_lanes_that_nobody_serves_are_bounded(bench: Bench) -> None:
+    lab = bench.lab
+    await bench.set(KeyLimit(by=BY, concurrency=1))
+    new = [replace(call("acme"), name=f"gone{n}") for n in range(520)]
+    lanes = [lane_of(TaskType.WORKER, "mail", one.name) for one in new]
+    await lab.add(call("acme"), *new)
+    for at in range(0, 520, 20):
+        await bench.claim(lanes=(SEND, *lanes[at : at + 20]), guest=True, slots=40)
+    assert await lab.client.zcard(keys.apart(lab.tag)) == 520
+    bench.dealer.listed(listed(SEND))
+    await bench.settle(sweep=True)
+    assert await lab.client.zcard(keys.unserved(lab.tag)) == 500
+    assert 0 < await lab.client.pttl(keys.unserved(lab.tag)) <= 5_000
 
 
 @pytest.mark.parametrize("how", ["ack", "complete", "release", "lose", "reap"])

@@ -111,6 +111,11 @@ def apart(tag_: str) -> str:
     return f"{tag_}:apart"
 
 
+def unserved(tag_: str) -> str:
+    """Zset of lanes with tasks that stand apart and nobody serves -> until when that counts (ms)."""
+    return f"{tag_}:unserved"
+
+
 def apart_key(member: bytes) -> bytes:
     """The limit key that a member of `apart` names."""
     return member.partition(b"\0")[0]

@@ -25,6 +25,8 @@ local CAP_MS = 1000
 -- Critical tasks are ordered as if they had been due this much (ms) earlier.
 local AHEAD = 3600000
 local PART, STRAYS, NAMED = 100, 50, 64
+-- For how long it counts that nobody serves a lane, whose keys a sweep sees once a second; and of how many.
+local UNSERVED_MS, MOST_UNSERVED = 5000, 500
 local now = now_ms()
 local asked, order = {}, {}
 local function ask(pool)
@@ -34,7 +36,7 @@ local function ask(pool)
   end
   return asked[pool]
 end
-local keys = { K_CLOCK, permits().K, K_LIMITED, permits().HELD, permits().APART, permits().HELD_KEYS }
+local keys = { K_CLOCK, permits().K, K_LIMITED, permits().HELD, permits().APART, permits().HELD_KEYS, permits().UNSERVED }
 local lanes_end = 2 + tonumber(ARGV[2])
 for i = lanes_end + 1, #ARGV, 5 do
   local one = ask(ARGV[i])
@@ -95,6 +97,8 @@ end
 
 -- What waits of a queue, or of a limit key: how many tasks, and by when the first is ordered; whether some are served by nobody.
 local waits_of, named, with_needs = {}, {}, {}
+-- Lanes with tasks that stand apart: whether anybody serves them.
+local apart = {}
 local function waiting(queue)
   local known = waits_of[queue]
   if not known then
@@ -111,7 +115,10 @@ local function waiting(queue)
       end
     end
     if string.find(queue, '\1', 1, true) then
-      for _, set in ipairs(permits().sets(queue)) do look(set.key, set.lane, set.critical) end
+      for _, set in ipairs(permits().sets(queue)) do
+        apart[set.lane] = is_served(set.lane)
+        look(set.key, set.lane, set.critical)
+      end
     else
       for _, member in ipairs(permits().lanes(queue)) do
         local lane, critical = parked_parts(member)
@@ -181,6 +188,20 @@ for _, pool in ipairs(order) do
   end
   touched[queue] = true
   reports[#reports + 1] = { pool, b.budget, b.seq, want, int(waits.deadline), b.budget < had and 1 or 0, free_at, waits.others }
+end
+if next(apart) then
+  local known = redis.call('ZCARD', permits().UNSERVED)
+  for lane, is in pairs(apart) do
+    if is and known > 0 then
+      redis.call('ZREM', permits().UNSERVED, lane)
+    elseif not is and known < MOST_UNSERVED then
+      known = known + redis.call('ZADD', permits().UNSERVED, now + UNSERVED_MS, lane)
+    elseif not is then
+      redis.call('ZADD', permits().UNSERVED, 'XX', now + UNSERVED_MS, lane)
+    end
+  end
+  redis.call('PEXPIRE', permits().UNSERVED, UNSERVED_MS)
+  redis.call('ZREMRANGEBYSCORE', permits().UNSERVED, '-inf', now)
 end
 for queue in pairs(touched) do permits().look_again(queue, now, true) end
 -- Of many of them others each time.

@@ -6,6 +6,8 @@
 -- A limit key (core/limit_keys.py) is a pool's name too: queue, \1, what it goes by, \1, value. A task whose key has no room when a claim meets
 -- it moves from its lane's ready set to a set of its own: `waits:` and queue, key, NUL, '!' or '-', lane, which `apart` lists. There it costs
 -- nothing until its key is looked at again (`held:keys`).
+-- Of these lanes `unserved` lists those that nobody serves, until when that counts: what stands apart in them waits for its takers and
+-- keeps no permit from others.
 -- All of it stands in one table, which is made when a script asks for it: most scripts meet no limit, and pay nothing for this.
 -- rest: makes what claims add to it, and goes with that.
 
@@ -21,7 +23,7 @@ end
 permits.made = true
 local K_HELD = T .. ':held'
 local K_PERMITS = T .. ':permits'
-local K_APART, K_HELD_KEYS = T .. ':apart', T .. ':held:keys'
+local K_APART, K_HELD_KEYS, K_UNSERVED = T .. ':apart', T .. ':held:keys', T .. ':unserved'
 local function k_used(pool) return T .. ':used:' .. pool end
 local function k_waits(member) return T .. ':waits:' .. member end
 local FOREVER = 1e15
@@ -280,7 +282,7 @@ permits.budget = budget_of
 permits.freed = freed
 permits.hungry, permits.urgent = hungry, urgent
 permits.K, permits.k_used, permits.FOREVER = K_PERMITS, k_used, FOREVER
-permits.HELD, permits.HELD_KEYS, permits.APART = K_HELD, K_HELD_KEYS, K_APART
+permits.HELD, permits.HELD_KEYS, permits.APART, permits.UNSERVED = K_HELD, K_HELD_KEYS, K_APART, K_UNSERVED
 permits.k_waits, permits.has_place, permits.MOST_KNOWN, permits.WITHOUT_PLACE = k_waits, has_place, MOST_KNOWN, WITHOUT_PLACE
 return permits()
 end })

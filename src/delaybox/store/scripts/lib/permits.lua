@@ -11,13 +11,24 @@ permits.moves = 500
 -- As gather makes it.
 permits.using = { order = {}, by = {} }
 
+-- Lanes with tasks that stand apart which nobody serves now.
+local unserved
+local function is_unserved(lane, now)
+  if not unserved then
+    unserved = {}
+    for _, one in ipairs(redis.call('ZRANGE', permits.UNSERVED, now, '+inf', 'BYSCORE')) do unserved[one] = true end
+  end
+  return unserved[lane]
+end
+
 -- Tasks of a limit key are ready again: as many as there is room for, earliest first, critical ones before all. What is gone or was moved
 -- to another lane is left out.
 local function let_keys_go(name, room, now)
   local sets, keyed = sets_of(name), {}
   local function head(set)
     local first = redis.call('ZRANGE', set.key, 0, 0, 'WITHSCORES')[2]
-    set.at = first and tonumber(first) - (set.critical and AHEAD or 0) or nil
+    set.some = first
+    set.at = first and not is_unserved(set.lane, now) and tonumber(first) - (set.critical and AHEAD or 0) or nil
   end
   for _, set in ipairs(sets) do head(set) end
   while room > 0 and permits.moves > 0 do
@@ -45,15 +56,16 @@ local function let_keys_go(name, room, now)
     end
     head(best)
   end
-  local left = false
+  local left, more = false, false
   for _, set in ipairs(sets) do
     if set.moved then activate(set.lane, set.critical) end
-    if set.at then left = true else redis.call('ZREM', K_APART, set.member) end
+    if set.some then left = true else redis.call('ZREM', K_APART, set.member) end
+    more = more or set.at and room > 0
   end
   if #keyed > 0 then fair.enlist(keyed, permits.W) end
   -- What was let go may end without having used a permit, so the others are looked at again after a while.
   if not left then redis.call('ZREM', K_HELD_KEYS, name)
-  else redis.call('ZADD', K_HELD_KEYS, room > 0 and now or now + LOOK_AGAIN, name) end
+  else redis.call('ZADD', K_HELD_KEYS, more and now or now + LOOK_AGAIN, name) end
 end
 
 -- A limit key was looked at whose tasks stand apart. at, starving: as room_at returns them.
