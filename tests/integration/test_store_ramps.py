@@ -299,8 +299,9 @@ async def test_what_somebody_serves_makes_it_longer_for_as_long_as_it_waits(benc
         assert await bench.ramp() is not None
 
 
-async def test_while_a_partition_is_away_a_ramp_goes_on_and_other_rules_are_copied(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("what", ["partition", "members"])
+async def test_while_a_part_of_the_store_is_away_a_ramp_goes_on_and_other_rules_are_copied(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
     lab = bench.lab
     await bench.set(paused=True, resume_rate=TWO)
@@ -309,13 +310,16 @@ async def test_while_a_partition_is_away_a_ramp_goes_on_and_other_rules_are_copi
     await bench.set(paused=False)
     before = await bench.ramp()
     assert before is not None
-    await lab.move(before.until_ms + 1 - lab.now)
+    await lab.move(before.until_ms + 1 - lab.now + (600_000 if what == "members" else 0))
 
     async def away(*_: object) -> None:
         raise PartAway("a part of the store is on its way to another server")
 
     with monkeypatch.context() as patched:
-        patched.setattr(ramps, "_left", away)
+        if what == "members":
+            patched.setattr("delaybox.engine.rules.living", away)
+        else:
+            patched.setattr(ramps, "_left", away)
         await Rules(lab.store).set("post", QueueRules(paused=True))
         await bench.look()
         assert bench.live.of("post").paused and await bench.ramp() == before
@@ -323,4 +327,7 @@ async def test_while_a_partition_is_away_a_ramp_goes_on_and_other_rules_are_copi
         assert int(copied) == bench.live.version
     await bench.look()
     after = await bench.ramp()
-    assert after is not None and after.until_ms > before.until_ms, "nobody has taken any"
+    if what == "members":
+        assert after is None, "nobody serves what is left"
+    else:
+        assert after is not None and after.until_ms > before.until_ms, "nobody has taken any"

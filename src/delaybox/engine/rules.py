@@ -58,13 +58,14 @@ class RuleReader:
                 continue
             own = replace(one.rules, ramp=None)
             counts: Callable[[bytes], bool] = _every
-            if now - before.since_ms >= _UNSERVED_MS:
-                served = served or Served.by(await living(self._store))
-                counts = served.has
             try:
+                if now - before.since_ms >= _UNSERVED_MS:
+                    served = served or Served.by(await living(self._store))
+                    counts = served.has
                 after = await ramps.ramp(self._store, stored, queue, own, before.since_ms, now, counts)
             except PartAway:
-                # It is not known what is left there. The ramp goes on until it is; other rules are copied meanwhile.
+                # It is not known what is left, or who serves it. The ramp goes on until it is; other rules are copied
+                # meanwhile.
                 continue
             if after is not None:
                 after = replace(after, until_ms=max(after.until_ms, now + _longer_ms(now - after.since_ms)))
