@@ -242,6 +242,20 @@ async def test_a_worker_that_does_not_come_back_loses_its_tasks_to_another(rpc: 
     assert sorted((await gone.receive()).stale) == sorted(t.sequence for t in held)
 
 
+async def test_credit_that_a_worker_takes_back_is_confirmed_at_once(server: RealServer, prefix: str) -> None:
+    """A worker with sessions at several nodes divides its places anew when one joins. It gives none before it knows
+    that those which it took back are gone, and was told with the next heartbeat: it got no task for five seconds."""
+    async with rpc_process(server=server.settings, prefix=prefix, heartbeat_ms=600_000, lease_ms=5_000) as rpc:
+        worker = Worker(rpc)
+        await worker.connect()
+        for n in range(3):
+            await worker.send(credit=10)
+            await worker.send(drain=True)
+            message: Any = await asyncio.wait_for(worker.call.read(), PATIENCE_S)
+            assert message.seen == 2 * n + 2
+        worker.cut()
+
+
 async def test_a_silent_worker_is_given_up(server: RealServer, prefix: str, store: Store) -> None:
     async with rpc_process(server=server.settings, prefix=prefix, heartbeat_ms=500, lease_ms=2_000) as rpc:
         silent, other = Worker(rpc), Worker(rpc)

@@ -48,6 +48,7 @@ class Streams:
         self._on_progress = on_progress
         self._announce = announce
         self._open: set[_Stream] = set()
+        self._confirming: set[asyncio.Task[None]] = set()
 
     def end(self) -> None:
         """Ends every stream with a last confirmation, so that the workers go elsewhere."""
@@ -138,11 +139,20 @@ class Streams:
             async for message in requests:
                 stream.received()
                 self._receive(session, message)
+                if message.drain:
+                    confirming = asyncio.ensure_future(self._confirm(session, stream))
+                    self._confirming.add(confirming)
+                    confirming.add_done_callback(self._confirming.discard)
                 if stream.over:
                     return
             stream.ended_by_worker = True
         finally:
             stream.end()
+
+    async def _confirm(self, session: WorkerSession, stream: _Stream) -> None:
+        """A worker that took its credit back gives none, to no node, before that is confirmed."""
+        await session.received.wait(within_s=STORED_S)
+        stream.speak()
 
     def _receive(self, session: WorkerSession, message: worker_pb2.FromWorker) -> None:
         for report in message.progress:
@@ -183,8 +193,13 @@ class _Stream:
         self.replaced = True
         self.end()
 
+    def speak(self) -> None:
+        """Something must be written now."""
+        self._idle = True
+        self._wake.set()
+
     async def wait(self) -> bool:
-        """Returns when there may be something to write. True: a heartbeat is due, so something must be written."""
+        """Returns when there may be something to write. True: something must be written, such as a heartbeat."""
         await self._wake.wait()
         self._wake.clear()
         idle, self._idle = self._idle, False
@@ -198,8 +213,7 @@ class _Stream:
             self.silent = True
             self.end()
             return
-        self._idle = True
-        self._wake.set()
+        self.speak()
         self._timer = self._loop.call_later(self._beat_s, self._beat)
 
 
