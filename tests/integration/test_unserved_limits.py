@@ -129,8 +129,7 @@ async def test_lanes_that_nobody_can_run_are_bounded_and_looked_at_again(client:
     assert len(dealer._able) == _MOST_ABLE and able[-1] not in dealer._able
     assert dealer._note_unable(many) == set()
     # What is known has an end.
-    for one in many[:100]:
-        dealer._unable.update({one: 0.0})
+    dealer._unable |= dict.fromkeys(many[:100], 0.0)
     dealer.listed([Member(id="a", seen_ms=1, activity=activity)])
     assert dealer._unable.keys() == set(many[100:])
     # Commands need places alone.

@@ -57,7 +57,7 @@ class RuleReader:
             if before is None or before.until_ms > now:
                 continue
             own = replace(one.rules, ramp=None)
-            counts: Callable[[bytes], bool] = _every
+            counts: Callable[[bytes], bool] = ramps.every_lane
             try:
                 if now - before.since_ms >= _UNSERVED_MS:
                     served = served or Served.by(await living(self._store))
@@ -99,10 +99,6 @@ class RuleReader:
                 await rules.copy(self._store, found.behind, number, rules.codes(self._live.stored))
             self._kept = kept
         return _EVERY_S
-
-
-def _every(_: bytes) -> bool:
-    return True
 
 
 def _longer_ms(lasted_ms: int) -> int:

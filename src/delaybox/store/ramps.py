@@ -24,6 +24,11 @@ _LANES = 2_000
 _AT_ONCE = 1_000
 
 
+def every_lane(_: bytes) -> bool:
+    """That tasks of all lanes make a ramp longer."""
+    return True
+
+
 async def ramp(
     store: Store,
     stored: Mapping[str, QueueRules],
@@ -31,7 +36,7 @@ async def ramp(
     own: QueueRules,
     since_ms: int,
     now_ms: int,
-    counts: Callable[[bytes], bool] = lambda _: True,
+    counts: Callable[[bytes], bool] = every_lane,
 ) -> Ramp | None:
     """The ramp of a queue whose pause ended at ``since_ms``; None where nothing of that time is left.
 
@@ -44,11 +49,12 @@ async def ramp(
     def effect(name: str) -> QueueRules:
         return (own if name == queue else stored.get(name, NO_RULES)).over(others)
 
-    def meant(name: str) -> bool:
-        return stored.get(name, NO_RULES).paused is None if queue == OTHERS else name == queue
+    def meant(lane: bytes) -> bool:
+        name = _queue(lane)
+        return (stored.get(name, NO_RULES).paused is None if queue == OTHERS else name == queue) and counts(lane)
 
     spans = [0]
-    for name, count in (await _left(store, meant, effect, since_ms, counts)).items():
+    for name, count in (await _left(store, meant, effect, since_ms)).items():
         pace = replace(effect(name), ramp=Ramp(since_ms, since_ms)).pace
         if pace is not None:
             spans.append(math.ceil(count * pace.interval_ms / pace.count))
@@ -56,11 +62,7 @@ async def ramp(
 
 
 async def _left(
-    store: Store,
-    meant: Callable[[str], bool],
-    effect: Callable[[str], QueueRules],
-    since_ms: int,
-    counts_: Callable[[bytes], bool],
+    store: Store, meant: Callable[[bytes], bool], effect: Callable[[str], QueueRules], since_ms: int
 ) -> Counter[str]:
     """By queue, tasks that were due then and wait still: by their virtual deadlines, so some that became due within
     the queue's longest slack count too."""
@@ -74,14 +76,14 @@ async def _left(
     counts: dict[str | bytes, tuple[str, int]] = {}
 
     def add(key: str | bytes, lane: bytes) -> None:
-        name = _queue(lane)
-        if meant(name) and counts_(lane):
+        if meant(lane):
+            name = _queue(lane)
             counts[key] = name, since_ms + _longest(effect(name).slack or DEFAULT_SLACK)
 
     for tag in store.tags:
         for _ in keys.nears(tag):
             lanes = (of_hint(hint)[1] for hint in next(replies))
-            left.update(_queue(lane) for lane in lanes if meant(_queue(lane)) and counts_(lane))
+            left.update(_queue(lane) for lane in lanes if meant(lane))
         for _, critical in keys.actives(tag):
             for lane in next(replies):
                 add(keys.ready(tag, lane, critical=critical), lane)

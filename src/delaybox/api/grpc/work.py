@@ -13,6 +13,7 @@ from delaybox.core.lane import check_name, lane_of
 from delaybox.core.limits import MAX_LABELS, MAX_LANES, MAX_WAIT_MS, STREAM_MESSAGE_BYTES
 from delaybox.core.retry import RetryPolicy
 from delaybox.core.task import DEFAULT_QUEUE, TaskType
+from delaybox.targets.worker_confirmations import Confirmations
 from delaybox.targets.worker_gateway import Gateway
 from delaybox.targets.worker_lost import RESUME_S, SILENT_BEATS
 from delaybox.targets.worker_profile import DEFAULT_TAKES, Profile
@@ -48,7 +49,6 @@ class Streams:
         self._on_progress = on_progress
         self._announce = announce
         self._open: set[_Stream] = set()
-        self._confirming: set[asyncio.Task[None]] = set()
 
     def end(self) -> None:
         """Ends every stream with a last confirmation, so that the workers go elsewhere."""
@@ -140,19 +140,12 @@ class Streams:
                 stream.received()
                 self._receive(session, message)
                 if message.drain:
-                    confirming = asyncio.ensure_future(self._confirm(session, stream))
-                    self._confirming.add(confirming)
-                    confirming.add_done_callback(self._confirming.discard)
+                    stream.confirm(session.received)
                 if stream.over:
                     return
             stream.ended_by_worker = True
         finally:
             stream.end()
-
-    async def _confirm(self, session: WorkerSession, stream: _Stream) -> None:
-        """A worker that took its credit back gives none, to no node, before that is confirmed."""
-        await session.received.wait(within_s=STORED_S)
-        stream.speak()
 
     def _receive(self, session: WorkerSession, message: worker_pb2.FromWorker) -> None:
         for report in message.progress:
@@ -176,6 +169,8 @@ class _Stream:
         self.farewell = False
         """The node ends it, and says last how much is stored."""
         self.ended_by_worker = False
+        self._to_confirm = False
+        self._confirming: asyncio.Task[None] | None = None
         self._timer = self._loop.call_later(beat_s, self._beat)
 
     def ring(self) -> None:
@@ -193,8 +188,20 @@ class _Stream:
         self.replaced = True
         self.end()
 
-    def speak(self) -> None:
-        """Something must be written now."""
+    def confirm(self, received: Confirmations) -> None:
+        """Something is written as soon as what was received is confirmed: a worker that took its credit back gives
+        none, to no node, before that."""
+        self._to_confirm = True
+        if self._confirming is None or self._confirming.done():
+            self._confirming = asyncio.ensure_future(self._confirm(received))
+
+    async def _confirm(self, received: Confirmations) -> None:
+        while self._to_confirm:
+            self._to_confirm = False
+            await received.wait(within_s=STORED_S)
+            self._speak()
+
+    def _speak(self) -> None:
         self._idle = True
         self._wake.set()
 
@@ -207,13 +214,15 @@ class _Stream:
 
     def close(self) -> None:
         self._timer.cancel()
+        if self._confirming is not None:
+            self._confirming.cancel()
 
     def _beat(self) -> None:
         if self._loop.time() - self._received_at > SILENT_BEATS * self._beat_s:
             self.silent = True
             self.end()
             return
-        self.speak()
+        self._speak()
         self._timer = self._loop.call_later(self._beat_s, self._beat)
 
 

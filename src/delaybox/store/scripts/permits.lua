@@ -200,8 +200,10 @@ if next(apart) then
       redis.call('ZADD', permits().UNSERVED, 'XX', now + UNSERVED_MS, lane)
     end
   end
-  redis.call('PEXPIRE', permits().UNSERVED, UNSERVED_MS)
-  redis.call('ZREMRANGEBYSCORE', permits().UNSERVED, '-inf', now)
+  if known > 0 then
+    redis.call('PEXPIRE', permits().UNSERVED, UNSERVED_MS)
+    redis.call('ZREMRANGEBYSCORE', permits().UNSERVED, '-inf', now)
+  end
 end
 for queue in pairs(touched) do permits().look_again(queue, now, true) end
 -- Of many of them others each time.
